@@ -1,0 +1,105 @@
+//! Every upper bound of the system, in one place.
+//!
+//! A limit that a user can set has its default and its range here; one that follows from the bytes
+//! on disk or the wire is a constant.
+
+use std::time::Duration;
+
+/// Bytes of a topic's name.
+pub const TOPIC_NAME_BYTES_MAX: usize = 200;
+
+/// Partitions of one topic.
+pub const TOPIC_PARTITIONS_MAX: u32 = 10_000;
+
+/// Topics of one broker.
+pub const TOPICS_MAX: usize = 10_000;
+
+/// Partitions of one broker, over all topics.
+pub const PARTITIONS_MAX: usize = 20_000;
+
+/// Bytes of a batch with its header, by default.
+pub const BATCH_BYTES_DEFAULT: u32 = 1 << 20;
+
+/// The least that `max.batch.bytes` can be.
+pub const BATCH_BYTES_FLOOR: u32 = 1 << 10;
+
+/// Bytes of a batch with its header, at the most: what `max.batch.bytes` can be.
+pub const BATCH_BYTES_MAX: u32 = 64 << 20;
+
+/// Bytes of a segment file, at the most and by default: a protobuf message ends at 2 GiB.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// The least that `segment.bytes` can be.
+pub const SEGMENT_BYTES_FLOOR: u64 = 64 << 10;
+
+/// Bytes of a segment's label.
+pub const LABEL_BYTES_MAX: usize = 255;
+
+/// Bytes of log between two entries of an index.
+pub const INDEX_INTERVAL_BYTES: u64 = 32 << 10;
+
+/// Bytes of the end of an active segment that are kept in memory for readers, for each log.
+pub const TAIL_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of a log that may be written and not yet synced before its writer waits.
+pub const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+
+/// The same in a topic of `durability=page_cache`.
+pub const UNSYNCED_BYTES_PAGE_CACHE_MAX: u64 = 64 << 20;
+
+/// Bytes that one write to a log gathers.
+pub const WRITE_BYTES_MAX: usize = 4 << 20;
+
+/// How long what was written to a `page_cache` topic may stay unsynced.
+pub const PAGE_CACHE_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a change may take to reach the recovery-point file.
+pub const RECOVERY_POINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How far in the future a record's timestamp may lie, by default.
+pub const TIMESTAMP_AHEAD_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Bytes of batches in the answer to a fetch that does not say.
+pub const FETCH_BYTES_DEFAULT: u32 = 1 << 20;
+
+/// Bytes of a message to a client that does not say what it can receive: stock clients take 4 MiB.
+pub const MESSAGE_BYTES_DEFAULT: u32 = (4 << 20) - (64 << 10);
+
+/// Bytes of a message to a client, whatever it says.
+pub const MESSAGE_BYTES_MAX: u32 = BATCH_BYTES_MAX + (64 << 10);
+
+/// Bytes that a message has around its batches: names, numbers, lengths.
+pub const MESSAGE_ENVELOPE_BYTES: u32 = 1 << 10;
+
+/// Partitions in one fetch, and queries in one call for offsets.
+pub const FETCH_PARTITIONS_MAX: usize = 1_000;
+
+/// Batches in one unary produce request.
+pub const PRODUCE_BATCHES_MAX: usize = 1_000;
+
+/// How long a fetch may wait.
+pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Subscriptions on one consumer's stream.
+pub const SUBSCRIPTIONS_MAX: usize = 10_000;
+
+/// Bytes a consumer may have granted and not used.
+pub const CREDIT_BYTES_MAX: i64 = 1 << 30;
+
+/// How often a consumer's stream says that it lives.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Bytes of requests in flight on one produce stream.
+pub const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
+
+/// Requests in flight on one produce stream.
+pub const IN_FLIGHT_REQUESTS_MAX: u32 = 1_024;
+
+/// Bytes of requests and answers in memory over all connections, by default.
+pub const MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
+
+/// The least that the memory budget can be.
+pub const MEMORY_BYTES_FLOOR: u64 = 16 << 20;
+
+/// Open connections, by default.
+pub const CONNECTIONS_DEFAULT: usize = 4_096;
