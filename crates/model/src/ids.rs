@@ -76,9 +76,11 @@ impl LogId {
         self.0
     }
 
-    /// Reads what `Display` writes: 32 hexadecimal digits.
+    /// Reads what `Display` writes: the topic's id, a dash, the partition's number.
     pub fn parse(text: &str) -> Option<Self> {
-        parse_hex(text).map(Self)
+        let (topic, partition) = text.split_once('-')?;
+        let id = TopicId::parse(topic)?.log(PartitionIndex::new(partition.parse().ok()?));
+        (id.to_string() == text).then_some(id)
     }
 
     /// The topic and the partition that this log belongs to.
@@ -94,7 +96,8 @@ impl LogId {
 
 impl fmt::Display for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(&self.0, f)
+        let (topic, partition) = self.split();
+        write!(f, "{topic}-{partition}")
     }
 }
 
@@ -127,5 +130,6 @@ mod tests {
         assert_eq!(TopicId::parse(&topic.to_string()), Some(topic));
         assert_eq!(TopicId::parse("+f"), None);
         assert_eq!(LogId::parse(&topic.to_string()), None);
+        assert_eq!(LogId::parse(&format!("{topic}-007")), None);
     }
 }

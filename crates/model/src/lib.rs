@@ -6,6 +6,7 @@
 
 pub mod batch;
 mod epoch;
+mod gap;
 mod ids;
 pub mod limits;
 mod name;
@@ -15,6 +16,7 @@ mod timestamp;
 mod wire;
 
 pub use epoch::LeaderEpoch;
+pub use gap::{Gap, GapReason};
 pub use ids::{LogId, PartitionIndex, TopicId};
 pub use name::{NameError, TopicName};
 pub use offset::Offset;

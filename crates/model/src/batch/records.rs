@@ -130,7 +130,7 @@ fn decode_header(encoded: &[u8]) -> Option<HeaderView<'_>> {
     while !reader.is_empty() {
         match reader.tag().ok()? {
             (1, WireType::Length) => {
-                header.name = std::str::from_utf8(reader.bytes().ok()?).ok()?
+                header.name = std::str::from_utf8(reader.bytes().ok()?).ok()?;
             }
             (2, WireType::Length) => header.value = reader.bytes().ok()?,
             (_, wire_type) => reader.skip(wire_type).ok()?,

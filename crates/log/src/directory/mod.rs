@@ -1,0 +1,314 @@
+//! A data directory: its lock, its identity, its recovery points, and the logs in it.
+//!
+//! ```text
+//! identity                     makes it a data directory; written last when it is set up
+//! lock                         held by the one process that uses it
+//! recovery-points.a, .b        what is durably known of each log
+//! logs/<id>/<offset>.log       segments        .index beside sealed ones
+//! logs/<id>/*.aside            what recovery cut off; nothing reads it, nothing deletes it
+//! logs/<id>.deleted            on its way out
+//! ```
+//!
+//! Deliberately absent: knowledge of topics. A log has an opaque id and a label for people.
+
+mod identity;
+mod points;
+mod setup;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use taffrail_model::{LogId, Offset, Timestamp};
+
+use crate::log::{Log, LogConfig, create_segment, random_salt};
+use crate::maps::Maps;
+use crate::recovery::{OpenError, Opened, Recovery, recover};
+use crate::segment::{SegmentHeader, segment_path};
+use crate::shared::{Progress, Segments, Shared};
+use crate::vfs::{Lock, Vfs, read_file};
+
+use identity::Identity;
+pub use points::Point;
+pub(crate) use points::Points;
+
+const LOGS: &str = "logs";
+const LOCK: &str = "lock";
+const DELETED: &str = ".deleted";
+
+/// How to open a data directory.
+#[derive(Debug)]
+pub struct DirectoryOptions<'a> {
+    /// Where it is.
+    pub path: &'a Path,
+    /// Whether an empty directory may be made a data directory.
+    pub init: bool,
+    /// The logs that a new data directory begins with: id and label.
+    pub first_logs: &'a [(LogId, &'a str)],
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// A data directory that this process holds.
+#[derive(Debug)]
+pub struct Directory {
+    vfs: Arc<dyn Vfs>,
+    path: PathBuf,
+    id: String,
+    points: Arc<Points>,
+    loaded: BTreeMap<LogId, Point>,
+    maps: Arc<Maps>,
+    _lock: Box<dyn Lock>,
+}
+
+/// Why a data directory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// It is there, empty, and may be the mount point of a disk that is not mounted.
+    #[error(
+        "{path} exists and is empty: if it is meant to be a new data directory, say --init; \
+         if a disk should be mounted there, mount it"
+    )]
+    Empty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A set-up did not end.
+    #[error(
+        "the set-up of {path} was interrupted before it held any data: say --init to do it again"
+    )]
+    Unfinished {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It holds something else.
+    #[error("{path} is not a data directory of Taffrail: it holds {entry:?}; name another one")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Something in it.
+        entry: String,
+    },
+    /// Another process uses it.
+    #[error("{path} is in use by {holder}: stop that broker first, or name another directory")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// What the other process says of itself.
+        holder: String,
+    },
+    /// A newer version made it.
+    #[error("{path} has format {found}, which this version cannot read: use a newer Taffrail")]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Its identity cannot be understood.
+    #[error(
+        "{path} is damaged: it does not say what it belongs to; restore it from a backup \
+         (`taffrail inspect` shows what else is there)"
+    )]
+    Identity {
+        /// The identity file.
+        path: PathBuf,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// What it was about.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+impl Directory {
+    /// Opens a data directory, setting it up if there is none at all.
+    ///
+    /// On return it is locked, and every log's epoch is raised durably.
+    ///
+    /// # Errors
+    /// If it is in use, holds something else, is of a newer format, or is empty and `init` is not
+    /// said; nothing is changed then.
+    pub fn open(vfs: Arc<dyn Vfs>, options: &DirectoryOptions<'_>) -> Result<Self, DirectoryError> {
+        let path = options.path;
+        let io = |source| DirectoryError::Io { path: path.to_owned(), source };
+        setup::prepare(&vfs, options)?;
+        let lock = take_lock(vfs.as_ref(), path)?;
+        let id = match identity::read(vfs.as_ref(), path).map_err(io)? {
+            Some(Identity::Known(id)) => id,
+            Some(Identity::Newer(found)) => {
+                return Err(DirectoryError::Newer { path: path.to_owned(), found });
+            }
+            Some(Identity::Damaged) | None => {
+                return Err(DirectoryError::Identity { path: path.join(identity::NAME) });
+            }
+        };
+        let (points, loaded) = Points::open(Arc::clone(&vfs), path).map_err(io)?;
+        let (points, maps) = (Arc::new(points), Arc::default());
+        Ok(Self { vfs, path: path.to_owned(), id, points, loaded, maps, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its identity, 32 hexadecimal digits.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The logs that lie in it, whether or not anybody knows them.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn logs(&self) -> io::Result<Vec<LogId>> {
+        let entries = self.vfs.list(&self.path.join(LOGS))?;
+        Ok(entries.iter().filter_map(|entry| LogId::parse(&entry.name)).collect())
+    }
+
+    /// Creates a log. On return it and its first segment are durable.
+    ///
+    /// # Errors
+    /// If there is one already, or the disk refuses.
+    pub fn create_log(
+        &self,
+        id: LogId,
+        label: &str,
+        config: LogConfig,
+        now: Timestamp,
+    ) -> io::Result<Log> {
+        let path = self.log_path(id);
+        let active = create_log_files(self.vfs.as_ref(), &path, id, label, now)?;
+        let epoch = self.points.opened(
+            id,
+            taffrail_model::LeaderEpoch::ZERO,
+            Offset::ZERO,
+            Offset::ZERO,
+        )?;
+        let segments = Segments { sealed: Vec::new(), active: Arc::new(active) };
+        let progress = Progress::at(Offset::ZERO, Offset::ZERO);
+        let shared = Arc::new(Shared::new(
+            id,
+            path,
+            label.to_owned(),
+            epoch,
+            Arc::clone(&self.vfs),
+            Arc::clone(&self.maps),
+            Arc::clone(&self.points),
+            segments,
+            progress,
+        ));
+        Ok(Log::new(shared, config, now, None))
+    }
+
+    /// Opens a log: checks what the last stop may have left behind, repairs what may be repaired,
+    /// and says what it found.
+    ///
+    /// # Errors
+    /// If the log is not there, is not the one it should be, or cannot be read.
+    pub fn open_log(&self, id: LogId, config: LogConfig) -> Result<Opened, OpenError> {
+        let path = self.log_path(id);
+        let point = self.loaded.get(&id);
+        let recovery = recover(&self.vfs, &self.maps, &path, id, point)?;
+        let Recovery { segments, label, start, end, epoch, append_time, read_only, report } =
+            recovery;
+        let epoch = self
+            .points
+            .opened(id, epoch, start, end)
+            .map_err(|source| OpenError::Io { path: self.path.clone(), source })?;
+        let shared = Arc::new(Shared::new(
+            id,
+            path,
+            label,
+            epoch,
+            Arc::clone(&self.vfs),
+            Arc::clone(&self.maps),
+            Arc::clone(&self.points),
+            segments,
+            Progress::at(start, end),
+        ));
+        Ok(Opened { log: Log::new(shared, config, append_time, read_only), report })
+    }
+
+    /// Deletes a log and everything in it. May be called again after it was interrupted.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn delete_log(&self, id: LogId) -> io::Result<()> {
+        let path = self.log_path(id);
+        let logs = self.path.join(LOGS);
+        let doomed = logs.join(format!("{id}{DELETED}"));
+        match self.vfs.rename(&path, &doomed) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => self.vfs.sync_directory(&logs)?,
+        }
+        self.maps.forget(id);
+        match self.vfs.remove_directory(&doomed) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => self.vfs.sync_directory(&logs)?,
+        }
+        self.points.removed(id);
+        Ok(())
+    }
+
+    /// Makes the recovery points durable, if they changed.
+    ///
+    /// # Errors
+    /// If they cannot be written: what is known on disk stays as it was.
+    pub fn persist_points(&self) -> io::Result<()> {
+        self.points.persist()
+    }
+
+    fn log_path(&self, id: LogId) -> PathBuf {
+        self.path.join(LOGS).join(id.to_string())
+    }
+}
+
+/// Creates a log's directory and its first segment, durably.
+fn create_log_files(
+    vfs: &dyn Vfs,
+    path: &Path,
+    id: LogId,
+    label: &str,
+    now: Timestamp,
+) -> io::Result<crate::segment::ActiveSegment> {
+    vfs.create_directory(path)?;
+    let header = SegmentHeader {
+        salt: random_salt(vfs),
+        compacted: false,
+        base_offset: Offset::ZERO,
+        previous_end: Offset::ZERO,
+        gap_reason: None,
+        created: now,
+        log_id: id,
+        label: label.to_owned(),
+    };
+    let active = create_segment(vfs, segment_path(path, Offset::ZERO), header)?;
+    vfs.sync_directory(crate::vfs::parent(path))?;
+    Ok(active)
+}
+
+fn take_lock(vfs: &dyn Vfs, directory: &Path) -> Result<Box<dyn Lock>, DirectoryError> {
+    let path = directory.join(LOCK);
+    match vfs.lock(&path) {
+        Ok(Some(lock)) => {
+            // A courtesy to whoever is refused; the lock holds without it.
+            let _ = lock.annotate(&format!("process {}", std::process::id()));
+            Ok(lock)
+        }
+        Ok(None) => {
+            let note = read_file(vfs, &path, 4096).unwrap_or_default();
+            let holder = match String::from_utf8_lossy(&note).trim() {
+                "" => "another process".to_owned(),
+                note => note.to_owned(),
+            };
+            Err(DirectoryError::Locked { path: directory.to_owned(), holder })
+        }
+        Err(source) => Err(DirectoryError::Io { path, source }),
+    }
+}

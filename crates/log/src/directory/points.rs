@@ -1,0 +1,247 @@
+//! The recovery points: what is durably known of each log, in one small file.
+//!
+//! ```text
+//! magic 8 | generation 8 | boot id 16 | entries 4
+//! entry: log id 16 | recovery point 8 | leader epoch 4 | reserved end 8 | log start 8 | flags 1
+//! crc 4
+//! ```
+//!
+//! All little-endian; flag 1 is the clean mark. There are two copies, each replaced as a whole; the
+//! sound one of the higher generation counts. Written at most a second after a change and at a
+//! clean stop, and before a log that was just opened takes its first write.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use taffrail_model::{LeaderEpoch, LogId, Offset};
+
+use crate::vfs::{Vfs, read_file, replace_file};
+
+const MAGIC: [u8; 8] = *b"TAFFRPT1";
+const COPIES: [&str; 2] = ["recovery-points.a", "recovery-points.b"];
+const FIXED_BYTES: usize = 36;
+const ENTRY_BYTES: usize = 45;
+const FILE_BYTES_MAX: u64 = 64 << 20;
+const CLEAN: u8 = 1;
+
+/// What is durably known of a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Point {
+    /// The offset below which everything was on disk.
+    pub recovery_point: Offset,
+    /// The last opening.
+    pub leader_epoch: LeaderEpoch,
+    /// No offset at or above this was ever given out.
+    pub reserved_end: Offset,
+    /// Offset of the first record that is kept.
+    pub log_start: Offset,
+    /// Whether the log was closed after everything was synced.
+    pub is_clean: bool,
+}
+
+/// The recovery points of all logs in a directory.
+#[derive(Debug)]
+pub(crate) struct Points {
+    vfs: Arc<dyn Vfs>,
+    directory: PathBuf,
+    boot_id: [u8; 16],
+    state: Mutex<State>,
+    /// Held while the copies are written.
+    writing: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: BTreeMap<LogId, Point>,
+    /// Grows with each change.
+    generation: u64,
+    /// The generation that both copies hold.
+    durable_generation: u64,
+}
+
+impl Points {
+    /// Loads the points, and raises the epoch and takes back the clean mark of every log, durably:
+    /// from here on an end without a clean stop is seen as one. Also returns them as they were.
+    pub(crate) fn open(
+        vfs: Arc<dyn Vfs>,
+        directory: &Path,
+    ) -> io::Result<(Self, BTreeMap<LogId, Point>)> {
+        let copies = COPIES.map(|name| load(vfs.as_ref(), &directory.join(name)));
+        let newest = copies.into_iter().flatten().max_by_key(|(generation, _)| *generation);
+        let (generation, loaded) = newest.unwrap_or_default();
+        let entries = loaded.iter().map(|(id, point)| {
+            let leader_epoch = point.leader_epoch.next();
+            (*id, Point { leader_epoch, is_clean: false, ..*point })
+        });
+        let entries = entries.collect();
+        let state = State { entries, generation: generation + 1, durable_generation: generation };
+        let points = Self {
+            boot_id: vfs.boot_id().unwrap_or_default(),
+            directory: directory.to_owned(),
+            state: Mutex::new(state),
+            writing: Mutex::new(()),
+            vfs,
+        };
+        points.persist()?;
+        Ok((points, loaded))
+    }
+
+    /// Notes that a log is open in an epoch above `epoch_seen`, and starts at `log_start`; returns
+    /// the epoch. What is noted is durable on return.
+    pub(crate) fn opened(
+        &self,
+        id: LogId,
+        epoch_seen: LeaderEpoch,
+        log_start: Offset,
+        recovery_point: Offset,
+    ) -> io::Result<LeaderEpoch> {
+        let epoch = {
+            let mut state = self.state();
+            let known = state.entries.get(&id).copied();
+            let mut point = known.unwrap_or_default();
+            if known.is_none() || point.leader_epoch <= epoch_seen || point.is_clean {
+                point.leader_epoch = point.leader_epoch.max(epoch_seen).next();
+                state.generation += 1;
+            }
+            point.is_clean = false;
+            point.log_start = point.log_start.max(log_start);
+            point.recovery_point = point.recovery_point.max(recovery_point);
+            state.entries.insert(id, point);
+            point.leader_epoch
+        };
+        self.persist()?;
+        Ok(epoch)
+    }
+
+    /// Notes that everything below `end` is on disk.
+    pub(crate) fn reached(&self, id: LogId, end: Offset) {
+        self.change(id, |point| {
+            let changed = point.recovery_point < end;
+            point.recovery_point = point.recovery_point.max(end);
+            changed
+        });
+    }
+
+    /// Notes that a log was closed with everything below `end` on disk and nothing above it.
+    pub(crate) fn closed(&self, id: LogId, end: Offset) {
+        self.change(id, |point| {
+            point.recovery_point = end;
+            point.is_clean = true;
+            true
+        });
+    }
+
+    /// Forgets a log.
+    pub(crate) fn removed(&self, id: LogId) {
+        let mut state = self.state();
+        if state.entries.remove(&id).is_some() {
+            state.generation += 1;
+        }
+    }
+
+    /// Makes every change so far durable. Callers that meet share the work.
+    pub(crate) fn persist(&self) -> io::Result<()> {
+        let wanted = self.state().generation;
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (generation, bytes) = {
+            let state = self.state();
+            if state.durable_generation >= wanted {
+                return Ok(());
+            }
+            (state.generation, encode(state.generation, self.boot_id, &state.entries))
+        };
+        for name in COPIES {
+            replace_file(self.vfs.as_ref(), &self.directory.join(name), &bytes)?;
+        }
+        self.state().durable_generation = generation;
+        Ok(())
+    }
+
+    fn change(&self, id: LogId, change: impl FnOnce(&mut Point) -> bool) {
+        let mut state = self.state();
+        let State { entries, generation, .. } = &mut *state;
+        if change(entries.entry(id).or_default()) {
+            *generation += 1;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn load(vfs: &dyn Vfs, path: &Path) -> Option<(u64, BTreeMap<LogId, Point>)> {
+    decode(&read_file(vfs, path, FILE_BYTES_MAX).ok()?)
+}
+
+fn encode(generation: u64, boot_id: [u8; 16], entries: &BTreeMap<LogId, Point>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(FIXED_BYTES + entries.len() * ENTRY_BYTES + 4);
+    bytes.extend(MAGIC);
+    bytes.extend(generation.to_le_bytes());
+    bytes.extend(boot_id);
+    bytes.extend((entries.len() as u32).to_le_bytes());
+    for (id, point) in entries {
+        bytes.extend(id.bytes());
+        bytes.extend(point.recovery_point.get().to_le_bytes());
+        bytes.extend(point.leader_epoch.get().to_le_bytes());
+        bytes.extend(point.reserved_end.get().to_le_bytes());
+        bytes.extend(point.log_start.get().to_le_bytes());
+        bytes.push(if point.is_clean { CLEAN } else { 0 });
+    }
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<(u64, BTreeMap<LogId, Point>)> {
+    let (body, crc) = bytes.split_last_chunk::<4>()?;
+    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let (fixed, entries) = body.split_at_checked(FIXED_BYTES)?;
+    let count = u32::from_le_bytes(*fixed.last_chunk()?) as usize;
+    if !fixed.starts_with(&MAGIC) || entries.len() != count * ENTRY_BYTES {
+        return None;
+    }
+    let generation = get_u64(fixed, 8)?;
+    let entries = entries.chunks_exact(ENTRY_BYTES).map(|entry| {
+        let point = Point {
+            recovery_point: Offset::new(get_u64(entry, 16)?),
+            leader_epoch: LeaderEpoch::new(u32::from_le_bytes(*entry.get(24..)?.first_chunk()?)),
+            reserved_end: Offset::new(get_u64(entry, 28)?),
+            log_start: Offset::new(get_u64(entry, 36)?),
+            is_clean: *entry.last()? & CLEAN != 0,
+        };
+        Some((LogId::new(*entry.first_chunk()?), point))
+    });
+    Some((generation, entries.collect::<Option<_>>()?))
+}
+
+fn get_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_points_are_not_believed() {
+        let point = Point {
+            recovery_point: Offset::new(5),
+            leader_epoch: LeaderEpoch::new(2),
+            reserved_end: Offset::new(1 << 20),
+            log_start: Offset::new(1),
+            is_clean: true,
+        };
+        let entries = BTreeMap::from([(LogId::new([1; 16]), point)]);
+        let bytes = encode(9, [3; 16], &entries);
+        assert_eq!(decode(&bytes), Some((9, entries)));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&flipped), None, "bit {bit} went unnoticed");
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! A log: appends go in at the end, and offsets come out.
+//!
+//! One writer owns the [`Log`]; readers and syncers are handed out and work beside it.
+//! Invariants: `start <= durable end <= written end`; an offset is given out once; a batch is wholly
+//! in the file before the log's end moves over it; the old segment is synced before the first write
+//! to a new one. Only opening or creating a directory's log makes one.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use taffrail_model::batch::{BatchHeader, BatchKind, Compression, Salt};
+use taffrail_model::{LeaderEpoch, LogId, Offset, Timestamp, limits};
+
+use crate::index::Index;
+use crate::reader::LogReader;
+use crate::segment::{ActiveSegment, Group, SegmentHeader, Written, segment_path, write_index};
+use crate::shared::{Segments, Shared};
+use crate::sync::{LogSyncer, SyncError, sync_active};
+use crate::vfs::{Vfs, beside, write_full};
+
+/// Bytes that are allocated at once for what is written in small pieces.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// How a log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Bytes at which a segment is sealed and the next one begun.
+    pub segment_bytes: u64,
+    /// Age at which a segment that has records is sealed, when something is appended.
+    pub segment_age: Option<Duration>,
+    /// Bytes of the log's end that stay in memory.
+    pub tail_bytes_max: usize,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: limits::SEGMENT_BYTES_MAX,
+            segment_age: None,
+            tail_bytes_max: limits::TAIL_BYTES_MAX,
+        }
+    }
+}
+
+/// A batch to append: a payload that was checked, and what the check found.
+#[derive(Clone, Debug)]
+pub struct NewBatch {
+    /// The encoded records.
+    pub payload: Bytes,
+    /// CRC-32 of the payload.
+    pub records_crc: u32,
+    /// Number of records, at least 1.
+    pub record_count: u32,
+    /// The latest timestamp that a record states.
+    pub max_timestamp: Option<Timestamp>,
+    /// Whether some record states none.
+    pub has_unstamped: bool,
+    /// Whose it is.
+    pub kind: BatchKind,
+}
+
+/// Where a batch went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// The offset behind its last one.
+    pub end_offset: Offset,
+    /// When it was appended.
+    pub append_time: Timestamp,
+}
+
+/// Why batches were not appended.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// A sync failed before: nothing is taken until the log is opened anew.
+    #[error("the log is poisoned: {cause}; restart the broker to check what is on disk")]
+    Poisoned {
+        /// What happened first.
+        cause: String,
+    },
+    /// Damage leaves the log's end uncertain.
+    #[error("the log is read-only: {cause}")]
+    ReadOnly {
+        /// Why.
+        cause: String,
+    },
+    /// The disk is full. Nothing of the batch is in the log.
+    #[error("the disk is full: {path} cannot grow; free some space, then retry")]
+    StorageFull {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The disk refused. Nothing of the batch is in the log.
+    #[error("cannot write {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Arc<io::Error>,
+    },
+}
+
+/// A log and the right to append to it.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    config: LogConfig,
+    read_only: Option<String>,
+    append_time: Timestamp,
+    chunk: BytesMut,
+}
+
+impl Log {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        config: LogConfig,
+        append_time: Timestamp,
+        read_only: Option<String>,
+    ) -> Self {
+        Self { shared, config, read_only, append_time, chunk: BytesMut::new() }
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> LogId {
+        self.shared.id
+    }
+
+    /// The number of this opening.
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.shared.epoch
+    }
+
+    /// The offset that the next record gets.
+    pub fn end(&self) -> Offset {
+        self.shared.segments.load().active.written().end
+    }
+
+    /// Why it takes no appends, if that is so.
+    pub fn read_only(&self) -> Option<&str> {
+        self.read_only.as_deref().or_else(|| self.shared.poisoned())
+    }
+
+    /// A reader of this log.
+    pub fn reader(&self) -> LogReader {
+        LogReader::new(Arc::clone(&self.shared))
+    }
+
+    /// A syncer of this log.
+    pub fn syncer(&self) -> LogSyncer {
+        LogSyncer::new(Arc::clone(&self.shared))
+    }
+
+    /// Keeps the log in another way from now on.
+    pub fn configure(&mut self, config: LogConfig) {
+        self.config = config;
+    }
+
+    /// Appends batches, in order, with one write for each segment that they go to.
+    ///
+    /// On return what was appended is in the page cache, not on disk: see [`LogSyncer::sync`]. The
+    /// first value says where batches went; where it is shorter than `batches`, the error says why
+    /// the next one and all behind it are not in the log. `now` is clamped so that append times
+    /// never fall.
+    pub fn append(
+        &mut self,
+        batches: &[NewBatch],
+        now: Timestamp,
+    ) -> (Vec<Appended>, Option<AppendError>) {
+        let mut appended = Vec::with_capacity(batches.len());
+        if let Err(error) = self.check_writable() {
+            return (appended, Some(error));
+        }
+        self.append_time = self.append_time.max(now);
+        while let Some(rest) = batches.get(appended.len()..).filter(|rest| !rest.is_empty()) {
+            let fitting = self.fitting(rest);
+            let result = match rest.get(..fitting).filter(|fitting| !fitting.is_empty()) {
+                Some(group) => self.write(group, &mut appended),
+                None => self.roll(),
+            };
+            if let Err(error) = result {
+                return (appended, Some(error));
+            }
+        }
+        (appended, None)
+    }
+
+    /// Seals the active segment if it has records, and begins the next one.
+    ///
+    /// # Errors
+    /// If the segment cannot be synced or the next one cannot be created: nothing is changed then,
+    /// and it may be tried again unless the log is poisoned.
+    pub fn roll(&mut self) -> Result<(), AppendError> {
+        let shared = Arc::clone(&self.shared);
+        let _one = shared.sync.lock().unwrap_or_else(PoisonError::into_inner);
+        sync_active(&shared)
+            .map_err(|SyncError::Poisoned { cause }| AppendError::Poisoned { cause })?;
+        let segments = shared.segments.load_full();
+        let end = segments.active.written().end;
+        if end == segments.active.header.base_offset {
+            return Ok(());
+        }
+        let header = SegmentHeader {
+            salt: random_salt(shared.vfs.as_ref()),
+            compacted: false,
+            base_offset: end,
+            previous_end: end,
+            gap_reason: None,
+            created: self.append_time,
+            log_id: shared.id,
+            label: shared.label.clone(),
+        };
+        let path = segment_path(&shared.path, end);
+        let active = create_segment(shared.vfs.as_ref(), path.clone(), header)
+            .map_err(|error| write_error(path, error))?;
+        let sealed = segments.active.seal(Arc::clone(&shared.vfs), Arc::clone(&shared.maps));
+        // A cache: if it cannot be written, it is rebuilt when it is wanted.
+        let index = segments.active.index_file();
+        let _ = write_index(shared.vfs.as_ref(), &segments.active.path, &index);
+        let mut next = Segments::clone(&segments);
+        next.sealed.push(Arc::new(sealed));
+        next.active = Arc::new(active);
+        shared.segments.store(Arc::new(next));
+        Ok(())
+    }
+
+    /// Syncs everything and leaves a clean mark, so that the next opening need not check.
+    ///
+    /// The mark is durable once the directory's points are.
+    ///
+    /// # Errors
+    /// If the sync fails: the log is not marked clean.
+    pub fn close(self) -> Result<(), SyncError> {
+        let end = self.syncer().sync()?;
+        if self.read_only.is_none() {
+            let active = Arc::clone(&self.shared.segments.load().active);
+            let index = active.index_file();
+            let _ = write_index(self.shared.vfs.as_ref(), &active.path, &index);
+            self.shared.points.closed(self.shared.id, end);
+        }
+        Ok(())
+    }
+
+    fn check_writable(&self) -> Result<(), AppendError> {
+        if let Some(cause) = self.shared.poisoned() {
+            return Err(AppendError::Poisoned { cause: cause.to_owned() });
+        }
+        match &self.read_only {
+            Some(cause) => Err(AppendError::ReadOnly { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// How many of `batches` still go into the active segment; a segment takes at least one.
+    fn fitting(&self, batches: &[NewBatch]) -> usize {
+        let active = Arc::clone(&self.shared.segments.load().active);
+        let written = active.written();
+        let is_empty = written.end == active.header.base_offset;
+        let age = self.append_time.since(active.header.created);
+        if !is_empty && self.config.segment_age.is_some_and(|age_max| age >= age_max) {
+            return 0;
+        }
+        let mut position = written.position;
+        let fits = |batch: &&NewBatch| {
+            position += batch_bytes(batch) as u64;
+            position <= self.config.segment_bytes
+        };
+        let fitting = batches.iter().take_while(fits).count();
+        if is_empty { fitting.max(1) } else { fitting }
+    }
+
+    /// Writes batches to the active segment with one write.
+    fn write(
+        &mut self,
+        batches: &[NewBatch],
+        appended: &mut Vec<Appended>,
+    ) -> Result<(), AppendError> {
+        let active = Arc::clone(&self.shared.segments.load().active);
+        let written = active.written();
+        let (bytes, headers) = self.encode(batches, active.header.salt, written.end);
+        let outcome = write_full(active.file.as_ref(), written.position, &bytes);
+        let in_file = match &outcome {
+            Ok(()) => bytes.len(),
+            Err((in_file, _)) => *in_file,
+        };
+        let whole = whole_batches(&headers, in_file);
+        let (headers, whole_bytes) = (&headers[..whole.count], whole.bytes);
+        if let Some(last) = headers.last() {
+            let group = Group {
+                position: written.position,
+                base_offset: written.end,
+                end_offset: last.end_offset(),
+                bytes: bytes.slice(..whole_bytes),
+            };
+            active.note(group, headers, self.config.tail_bytes_max);
+            self.shared.progress.written_bytes.fetch_add(whole_bytes as u64, Ordering::AcqRel);
+            appended.extend(headers.iter().map(|header| Appended {
+                base_offset: header.base_offset,
+                end_offset: header.end_offset(),
+                append_time: header.append_time,
+            }));
+        }
+        let Err((_, error)) = outcome else { return Ok(()) };
+        self.cut(&active);
+        Err(write_error(active.path.clone(), error))
+    }
+
+    /// Cuts a batch that was written in part off the file, durably, or poisons the log.
+    fn cut(&self, active: &ActiveSegment) {
+        let _one = self.shared.sync.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = active.written().position;
+        let cut = active.file.set_length(position).and_then(|()| active.file.sync_data());
+        if let Err(error) = cut {
+            let path = active.path.display();
+            self.shared.poison(format!("cutting {path} back to byte {position} failed: {error}"));
+        }
+    }
+
+    /// Lays batches one behind the other, with the headers that they get.
+    fn encode(
+        &mut self,
+        batches: &[NewBatch],
+        salt: Salt,
+        mut offset: Offset,
+    ) -> (Bytes, Vec<BatchHeader>) {
+        let total: usize = batches.iter().map(batch_bytes).sum();
+        if self.chunk.capacity() < total {
+            let chunk_bytes = CHUNK_BYTES.min(self.config.tail_bytes_max / 4);
+            self.chunk = BytesMut::with_capacity(total.max(chunk_bytes));
+        }
+        let synced_end = self.shared.durable_end();
+        let mut headers = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let header = self.header(batch, offset, synced_end);
+            self.chunk.extend_from_slice(&header.encode(salt));
+            self.chunk.extend_from_slice(&batch.payload);
+            offset = header.end_offset();
+            headers.push(header);
+        }
+        (self.chunk.split().freeze(), headers)
+    }
+
+    fn header(&self, batch: &NewBatch, base_offset: Offset, synced_end: Offset) -> BatchHeader {
+        assert!(batch.record_count > 0, "a batch has records");
+        assert!(synced_end <= base_offset, "synced end {synced_end} > {base_offset}");
+        let unstamped = batch.has_unstamped.then_some(self.append_time);
+        BatchHeader {
+            base_offset,
+            last_offset_delta: batch.record_count - 1,
+            leader_epoch: self.shared.epoch,
+            producer_id: 0,
+            producer_epoch: 0,
+            base_sequence: 0,
+            append_time: self.append_time,
+            max_timestamp: batch.max_timestamp.max(unstamped).unwrap_or(self.append_time),
+            compression: Compression::None,
+            kind: batch.kind,
+            records_crc: batch.records_crc,
+            synced_end,
+            payload_bytes: batch.payload.len() as u32,
+        }
+    }
+}
+
+/// Creates the file of a segment, durably, and opens it. The file has its name only once its header
+/// is on disk.
+pub(crate) fn create_segment(
+    vfs: &dyn Vfs,
+    path: PathBuf,
+    header: SegmentHeader,
+) -> io::Result<ActiveSegment> {
+    let bytes = header.encode();
+    let beside = beside(&path);
+    match vfs.remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = vfs.create(&beside)?;
+    write_full(file.as_ref(), 0, &bytes).map_err(|(_, error)| error)?;
+    file.sync_data()?;
+    vfs.rename(&beside, &path)?;
+    vfs.sync_directory(crate::vfs::parent(&path))?;
+    let written = Written { position: bytes.len() as u64, end: header.base_offset };
+    Ok(ActiveSegment::new(header, bytes.len() as u64, path, file, Index::default(), written))
+}
+
+pub(crate) fn random_salt(vfs: &dyn Vfs) -> Salt {
+    let [a, b, c, d, ..] = vfs.random();
+    Salt::new(u32::from_le_bytes([a, b, c, d]))
+}
+
+fn batch_bytes(batch: &NewBatch) -> usize {
+    taffrail_model::batch::HEADER_BYTES + batch.payload.len()
+}
+
+struct Whole {
+    count: usize,
+    bytes: usize,
+}
+
+/// The batches that lie wholly within the first `in_file` bytes.
+fn whole_batches(headers: &[BatchHeader], in_file: usize) -> Whole {
+    let mut whole = Whole { count: 0, bytes: 0 };
+    for header in headers {
+        let end = whole.bytes + header.total_bytes();
+        if end > in_file {
+            break;
+        }
+        whole = Whole { count: whole.count + 1, bytes: end };
+    }
+    whole
+}
+
+fn write_error(path: PathBuf, error: io::Error) -> AppendError {
+    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return AppendError::StorageFull { path };
+    }
+    AppendError::Io { path, source: Arc::new(error) }
+}

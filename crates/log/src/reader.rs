@@ -1,0 +1,397 @@
+//! Reads a log: shared slices of what lies on disk.
+//!
+//! Readers take the list of segments as it is and never wait for the writer. What a read returns
+//! are whole batches, byte for byte as they were appended; what is missing or damaged is named with
+//! its exact range and never passed over in silence.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use taffrail_model::batch::Batch;
+use taffrail_model::{Gap, Offset, Timestamp};
+
+use crate::segment::{ActiveSegment, Scanned, Scanner, SealedSegment, SegmentHeader};
+use crate::shared::{Segments, Shared};
+use crate::trim::{Trim, trim};
+use crate::vfs::{File, read_bytes};
+
+/// What to read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadRequest {
+    /// The offset to begin at; the first batch may begin before it.
+    pub from: Offset,
+    /// The offset to stop before: what is not committed is not read.
+    pub limit: Offset,
+    /// Bytes to return at most; the first batch comes even if it is larger.
+    pub bytes_max: usize,
+}
+
+/// What was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Whole batches, as they lie on disk.
+    Batches {
+        /// One behind the other.
+        bytes: Bytes,
+        /// The offset behind the last one.
+        next: Offset,
+    },
+    /// There are no records in this range, and the log knows why.
+    Gap(Gap),
+    /// `from` has reached `limit`.
+    End,
+}
+
+/// Why nothing can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The log has no such offset.
+    #[error("offset {from} is outside of the log, which has {start} to {end}")]
+    OutOfRange {
+        /// What was asked for.
+        from: Offset,
+        /// Offset of the first record.
+        start: Offset,
+        /// The offset behind the last one.
+        end: Offset,
+    },
+    /// Records that should be there are damaged or missing.
+    #[error("offsets {from} to {to} are damaged at byte {position} of {path}: {cause}")]
+    DataLoss {
+        /// The first offset that cannot be read.
+        from: Offset,
+        /// The first one behind it that may be read again.
+        to: Offset,
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        position: u64,
+        /// What is wrong.
+        cause: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A record found by its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its timestamp.
+    pub timestamp: Timestamp,
+}
+
+/// Reads a log. Cheap to clone; keeps working while the log grows and rolls.
+#[derive(Clone, Debug)]
+pub struct LogReader {
+    shared: Arc<Shared>,
+}
+
+impl LogReader {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Offset of the first record.
+    pub fn start(&self) -> Offset {
+        self.shared.log_start()
+    }
+
+    /// The offset behind the last record that was written.
+    pub fn end(&self) -> Offset {
+        self.shared.segments.load().active.written().end
+    }
+
+    /// Bytes of all segments, and their number.
+    pub fn size(&self) -> (u64, usize) {
+        let segments = self.shared.segments.load();
+        let sealed: u64 = segments.sealed.iter().map(|segment| segment.length).sum();
+        (sealed + segments.active.written().position, segments.sealed.len() + 1)
+    }
+
+    /// Reads from memory alone; `None` if the disk is needed. Never blocks.
+    pub fn read_tail(&self, request: &ReadRequest) -> Option<Read> {
+        if request.from >= request.limit {
+            return (request.from == request.limit).then_some(Read::End);
+        }
+        let active = Arc::clone(&self.shared.segments.load().active);
+        if request.from < active.header.base_offset {
+            return None;
+        }
+        let groups = active.tail(request.from, request.bytes_max);
+        let (first, rest) = groups.split_first()?;
+        let joined = if rest.is_empty() {
+            first.bytes.clone()
+        } else {
+            let mut joined = BytesMut::with_capacity(groups.iter().map(|g| g.bytes.len()).sum());
+            for group in &groups {
+                joined.extend_from_slice(&group.bytes);
+            }
+            joined.freeze()
+        };
+        match trim(&joined, active.header.salt, first.base_offset, request, false) {
+            Trim::Found { range, next } => Some(Read::Batches { bytes: joined.slice(range), next }),
+            Trim::Partial { .. } | Trim::Damaged | Trim::Nothing => None,
+        }
+    }
+
+    /// Reads from wherever it lies. May wait for the disk.
+    ///
+    /// # Errors
+    /// If there is no such offset, if what lies there is damaged, or if it cannot be read.
+    pub fn read(&self, request: &ReadRequest) -> Result<Read, ReadError> {
+        let segments = self.shared.segments.load_full();
+        let (start, end) = (self.shared.log_start(), segments.active.written().end);
+        let from = request.from;
+        if from < start || from > end {
+            return Err(ReadError::OutOfRange { from, start, end });
+        }
+        if from >= request.limit.min(end) {
+            return Ok(Read::End);
+        }
+        if let Some(read) = self.read_tail(request) {
+            return Ok(read);
+        }
+        let Some(source) = Source::holding(&segments, from) else {
+            return Self::missing(&segments, from);
+        };
+        match source.read(request)? {
+            Some(read) => Ok(read),
+            None => Self::missing(&segments, from),
+        }
+    }
+
+    /// The first record below `limit` with a timestamp at or after `timestamp`, as Kafka defines
+    /// it: in the order of offsets, which need not be that of time. May wait for the disk.
+    ///
+    /// # Errors
+    /// If a segment that may hold it cannot be read. Damaged ranges are passed over.
+    pub fn find_timestamp(
+        &self,
+        timestamp: Timestamp,
+        limit: Offset,
+    ) -> Result<Option<Found>, ReadError> {
+        let segments = self.shared.segments.load_full();
+        let start = self.shared.log_start();
+        for source in Source::all(&segments) {
+            if source.end() <= start {
+                continue;
+            }
+            if let Some(found) = source.find_timestamp(timestamp, start)? {
+                return Ok((found.offset < limit).then_some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What to say of an offset that no segment holds.
+    fn missing(segments: &Segments, from: Offset) -> Result<Read, ReadError> {
+        let next = Source::all(segments).find(|source| source.header().base_offset > from);
+        let gap = next.as_ref().and_then(|source| source.header().gap());
+        if let Some(gap) = gap.filter(|gap| gap.from <= from) {
+            return Ok(Read::Gap(Gap { from, ..gap }));
+        }
+        let (to, path) = match &next {
+            Some(source) => (source.header().base_offset, source.path()),
+            None => (segments.active.written().end, segments.active.path.clone()),
+        };
+        let cause = "no segment holds them".into();
+        Err(ReadError::DataLoss { from, to, path, position: 0, cause })
+    }
+}
+
+/// A segment to read from.
+enum Source {
+    Sealed(Arc<SealedSegment>),
+    Active(Arc<ActiveSegment>),
+}
+
+impl Source {
+    fn all(segments: &Segments) -> impl Iterator<Item = Self> {
+        let sealed = segments.sealed.iter().map(|segment| Self::Sealed(Arc::clone(segment)));
+        sealed.chain(std::iter::once(Self::Active(Arc::clone(&segments.active))))
+    }
+
+    fn holding(segments: &Segments, offset: Offset) -> Option<Self> {
+        if offset >= segments.active.header.base_offset {
+            return Some(Self::Active(Arc::clone(&segments.active)));
+        }
+        let behind = segments.sealed.partition_point(|s| s.header.base_offset <= offset);
+        let segment = segments.sealed.get(behind.checked_sub(1)?)?;
+        (offset < segment.end_offset).then(|| Self::Sealed(Arc::clone(segment)))
+    }
+
+    fn header(&self) -> &SegmentHeader {
+        match self {
+            Self::Sealed(segment) => &segment.header,
+            Self::Active(segment) => &segment.header,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Sealed(segment) => segment.path.clone(),
+            Self::Active(segment) => segment.path.clone(),
+        }
+    }
+
+    fn end(&self) -> Offset {
+        match self {
+            Self::Sealed(segment) => segment.end_offset,
+            Self::Active(segment) => segment.written().end,
+        }
+    }
+
+    fn length(&self) -> u64 {
+        match self {
+            Self::Sealed(segment) => segment.length,
+            Self::Active(segment) => segment.written().position,
+        }
+    }
+
+    fn io(&self, source: io::Error) -> ReadError {
+        ReadError::Io { path: self.path(), source }
+    }
+
+    /// Where to begin to look for `offset`: a position, and the base offset of the batch there.
+    fn floor(&self, offset: Offset) -> Result<(u64, Offset), ReadError> {
+        let (entry, header_bytes) = match self {
+            Self::Sealed(segment) => {
+                let index = segment.index().map_err(|error| self.io(error))?;
+                (index.floor(offset), segment.header_bytes)
+            }
+            Self::Active(segment) => (segment.floor(offset), segment.header_bytes),
+        };
+        let begin = (header_bytes, self.header().base_offset);
+        Ok(entry.map_or(begin, |entry| (entry.position, entry.offset)))
+    }
+
+    fn bytes(&self, position: u64, length: usize) -> Result<(Bytes, bool), ReadError> {
+        let read = match self {
+            Self::Sealed(segment) => segment.read(position, length),
+            Self::Active(segment) => {
+                read_bytes(segment.file.as_ref(), position, length).map(|bytes| (bytes, false))
+            }
+        };
+        read.map_err(|error| self.io(error))
+    }
+
+    /// The batches that hold `request.from` and what follows; `None` if the segment has none.
+    fn read(&self, request: &ReadRequest) -> Result<Option<Read>, ReadError> {
+        let length = self.length();
+        let (mut position, mut expected) = self.floor(request.from)?;
+        let mut wanted = request.bytes_max + taffrail_model::limits::INDEX_INTERVAL_BYTES as usize;
+        while position < length {
+            let window = (wanted as u64).min(length - position) as usize;
+            let (bytes, is_sound) = self.bytes(position, window)?;
+            match trim(&bytes, self.header().salt, expected, request, !is_sound) {
+                Trim::Found { range, next } => {
+                    if let (Self::Sealed(segment), false) = (self, is_sound) {
+                        let verified = position + range.start as u64..position + range.end as u64;
+                        segment.mark_verified(verified);
+                    }
+                    return Ok(Some(Read::Batches { bytes: bytes.slice(range), next }));
+                }
+                // What is wanted is not wholly in the window: move there, and read all of it.
+                Trim::Partial { skipped, expected: next, batch_bytes } if bytes.len() == window => {
+                    position += skipped as u64;
+                    if position == length {
+                        return Ok(None);
+                    }
+                    if position + batch_bytes as u64 > length {
+                        return self.read_carefully(request);
+                    }
+                    expected = next;
+                    wanted = wanted.max(batch_bytes);
+                }
+                Trim::Nothing if bytes.len() == window => return Ok(None),
+                Trim::Partial { .. } | Trim::Damaged | Trim::Nothing => {
+                    return self.read_carefully(request);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// One batch, past any damage in front of it; or the damage, exactly.
+    fn read_carefully(&self, request: &ReadRequest) -> Result<Option<Read>, ReadError> {
+        let (position, expected) = self.floor(request.from)?;
+        let file = self.file()?;
+        let length = self.length();
+        let mut scanner = Scanner::new(file.as_ref(), self.header(), length, position, expected);
+        while let Some(scanned) = scanner.next().map_err(|error| self.io(error))? {
+            match scanned {
+                Scanned::Batch { header, .. } if header.end_offset() <= request.from => {}
+                Scanned::Batch { header, .. } if header.base_offset >= request.limit => {
+                    return Ok(Some(Read::End));
+                }
+                Scanned::Batch { position, header, .. } => {
+                    let bytes = read_bytes(file.as_ref(), position, header.total_bytes())
+                        .map_err(|error| self.io(error))?;
+                    return Ok(Some(Read::Batches { bytes, next: header.end_offset() }));
+                }
+                Scanned::Hole(hole) if hole.to.is_some_and(|to| to <= request.from) => {}
+                Scanned::Hole(hole) => {
+                    return Err(ReadError::DataLoss {
+                        from: hole.from.max(request.from),
+                        to: hole.to.unwrap_or(self.end()),
+                        path: self.path(),
+                        position: hole.position,
+                        cause: hole.cause,
+                    });
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn file(&self) -> Result<Arc<dyn File>, ReadError> {
+        match self {
+            Self::Sealed(segment) => segment.open().map_err(|error| self.io(error)),
+            Self::Active(segment) => Ok(Arc::clone(&segment.file)),
+        }
+    }
+
+    fn find_timestamp(
+        &self,
+        timestamp: Timestamp,
+        start: Offset,
+    ) -> Result<Option<Found>, ReadError> {
+        let (entry, max_timestamp) = match self {
+            Self::Sealed(segment) => {
+                let index = segment.index().map_err(|error| self.io(error))?;
+                (index.floor_timestamp(timestamp), index.max_timestamp())
+            }
+            Self::Active(segment) => (segment.floor_timestamp(timestamp), segment.max_timestamp()),
+        };
+        let Some(entry) = entry.filter(|_| max_timestamp >= timestamp) else { return Ok(None) };
+        let file = self.file()?;
+        let (length, header) = (self.length(), self.header());
+        let mut scanner = Scanner::new(file.as_ref(), header, length, entry.position, entry.offset);
+        while let Some(scanned) = scanner.next().map_err(|error| self.io(error))? {
+            let Scanned::Batch { header, payload, .. } = scanned else { continue };
+            if header.max_timestamp < timestamp || header.end_offset() <= start {
+                continue;
+            }
+            let batch = Batch { header, payload };
+            let reached = batch
+                .records()
+                .map_while(Result::ok)
+                .find(|record| record.timestamp >= timestamp && record.offset >= start);
+            if let Some(record) = reached {
+                let (offset, timestamp) = (record.offset, record.timestamp);
+                return Ok(Some(Found { offset, timestamp }));
+            }
+        }
+        Ok(None)
+    }
+}

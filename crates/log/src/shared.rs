@@ -1,0 +1,103 @@
+//! What a log's writer, syncer and readers share.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use arc_swap::ArcSwap;
+use taffrail_model::{LeaderEpoch, LogId, Offset};
+
+use crate::directory::Points;
+use crate::maps::Maps;
+use crate::segment::{ActiveSegment, SealedSegment};
+use crate::vfs::Vfs;
+
+/// What a log's writer, syncer and readers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) id: LogId,
+    pub(crate) path: PathBuf,
+    pub(crate) label: String,
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) maps: Arc<Maps>,
+    pub(crate) points: Arc<Points>,
+    pub(crate) segments: ArcSwap<Segments>,
+    /// Held by whoever syncs the active segment, cuts it or replaces it: one at a time.
+    pub(crate) sync: Mutex<()>,
+    pub(crate) progress: Progress,
+    poison: OnceLock<String>,
+}
+
+/// The files a log is made of, ascending. Replaced as a whole when a segment is sealed.
+#[derive(Clone, Debug)]
+pub(crate) struct Segments {
+    pub(crate) sealed: Vec<Arc<SealedSegment>>,
+    pub(crate) active: Arc<ActiveSegment>,
+}
+
+/// How far a log has come. Each number only grows.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) start: AtomicU64,
+    /// The offset below which everything is on disk.
+    pub(crate) durable_end: AtomicU64,
+    /// Bytes ever written to this opening of the log.
+    pub(crate) written_bytes: AtomicU64,
+    /// Bytes of these that are on disk.
+    pub(crate) durable_bytes: AtomicU64,
+}
+
+impl Progress {
+    pub(crate) fn at(start: Offset, end: Offset) -> Self {
+        Self {
+            start: AtomicU64::new(start.get()),
+            durable_end: AtomicU64::new(end.get()),
+            written_bytes: AtomicU64::new(0),
+            durable_bytes: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn unsynced_bytes(&self) -> u64 {
+        // Durable first: it is never ahead of what was written before it was read.
+        let durable = self.durable_bytes.load(Ordering::Acquire);
+        self.written_bytes.load(Ordering::Acquire).saturating_sub(durable)
+    }
+}
+
+impl Shared {
+    #[expect(clippy::too_many_arguments, reason = "its fields")]
+    pub(crate) fn new(
+        id: LogId,
+        path: PathBuf,
+        label: String,
+        epoch: LeaderEpoch,
+        vfs: Arc<dyn Vfs>,
+        maps: Arc<Maps>,
+        points: Arc<Points>,
+        segments: Segments,
+        progress: Progress,
+    ) -> Self {
+        let segments = ArcSwap::from_pointee(segments);
+        let (sync, poison) = (Mutex::new(()), OnceLock::new());
+        Self { id, path, label, epoch, vfs, maps, points, segments, sync, progress, poison }
+    }
+
+    pub(crate) fn log_start(&self) -> Offset {
+        Offset::new(self.progress.start.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn durable_end(&self) -> Offset {
+        Offset::new(self.progress.durable_end.load(Ordering::Acquire))
+    }
+
+    /// Why nothing may be written or believed any more, if that is so.
+    pub(crate) fn poisoned(&self) -> Option<&str> {
+        self.poison.get().map(String::as_str)
+    }
+
+    /// Ends all writing until the log is opened anew; the first cause stays.
+    pub(crate) fn poison(&self, cause: String) {
+        let _ = self.poison.set(cause);
+    }
+}
