@@ -1,0 +1,107 @@
+//! Topics and the broker itself.
+//!
+//! Answers are the contract's own messages: nothing of them is hidden or renamed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use taffrail_proto::v1;
+use taffrail_proto::v1::admin_service_client::AdminServiceClient;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::CallError;
+
+/// Calls to administer topics and to describe the broker. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    service: AdminServiceClient<Channel>,
+    server: Arc<str>,
+}
+
+/// Every call here fails with [`CallError`]: unreachable, or refused by the broker.
+impl Admin {
+    pub(crate) fn new(service: AdminServiceClient<Channel>, server: Arc<str>) -> Self {
+        Self { service, server }
+    }
+
+    /// Creates a topic; on return it is durable and takes records. `partitions` 0 means 1.
+    pub async fn create_topic(
+        &self,
+        name: &str,
+        partitions: u32,
+        settings: BTreeMap<String, String>,
+    ) -> Result<v1::Topic, CallError> {
+        let request = v1::CreateTopicRequest { name: name.to_owned(), partitions, settings };
+        let answer = self.service.clone().create_topic(request).await;
+        self.answer(answer)?.topic.ok_or(NO_TOPIC)
+    }
+
+    /// Describes a topic and where each of its partitions stands.
+    pub async fn describe_topic(
+        &self,
+        name: &str,
+    ) -> Result<(v1::Topic, Vec<v1::Partition>), CallError> {
+        let request = v1::DescribeTopicRequest { name: name.to_owned() };
+        let answer = self.service.clone().describe_topic(request).await;
+        let answer = self.answer(answer)?;
+        Ok((answer.topic.ok_or(NO_TOPIC)?, answer.partitions))
+    }
+
+    /// Lists all topics by name; the broker's own too with `include_internal`.
+    pub async fn list_topics(&self, include_internal: bool) -> Result<Vec<v1::Topic>, CallError> {
+        let request = v1::ListTopicsRequest { include_internal };
+        let answer = self.service.clone().list_topics(request).await;
+        Ok(self.answer(answer)?.topics)
+    }
+
+    /// Changes settings of a topic, all or none; an empty value goes back to the default.
+    pub async fn alter_topic(
+        &self,
+        name: &str,
+        settings: BTreeMap<String, String>,
+    ) -> Result<v1::Topic, CallError> {
+        let request = v1::AlterTopicRequest { name: name.to_owned(), settings };
+        let answer = self.service.clone().alter_topic(request).await;
+        self.answer(answer)?.topic.ok_or(NO_TOPIC)
+    }
+
+    /// Adds partitions, so that the topic has `partitions` of them.
+    pub async fn add_partitions(
+        &self,
+        name: &str,
+        partitions: u32,
+    ) -> Result<v1::Topic, CallError> {
+        let request = v1::AddPartitionsRequest { name: name.to_owned(), partitions };
+        let answer = self.service.clone().add_partitions(request).await;
+        self.answer(answer)?.topic.ok_or(NO_TOPIC)
+    }
+
+    /// Deletes a topic and its records, for good.
+    pub async fn delete_topic(&self, name: &str) -> Result<(), CallError> {
+        let request = v1::DeleteTopicRequest { name: name.to_owned() };
+        let answer = self.service.clone().delete_topic(request).await;
+        self.answer(answer).map(drop)
+    }
+
+    /// Lists the settings that a topic can have: name, type, default, meaning.
+    pub async fn describe_settings(&self) -> Result<Vec<v1::SettingInfo>, CallError> {
+        let answer = self.service.clone().describe_settings(v1::DescribeSettingsRequest {}).await;
+        Ok(self.answer(answer)?.settings)
+    }
+
+    /// Describes the broker: version, limits, uptime, data directory.
+    pub async fn describe_broker(&self) -> Result<v1::DescribeBrokerResponse, CallError> {
+        let answer = self.service.clone().describe_broker(v1::DescribeBrokerRequest {}).await;
+        self.answer(answer)
+    }
+
+    fn answer<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, CallError> {
+        match answer {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) => Err(CallError::from_status(&self.server, &status)),
+        }
+    }
+}
+
+const NO_TOPIC: CallError = CallError::Incomplete { field: "topic" };

@@ -1,0 +1,129 @@
+//! The connection to a broker, shared by everything that is made from it.
+//!
+//! One HTTP/2 connection per [`Client`], made at the first call and made again after it broke.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use taffrail_model::limits;
+use taffrail_proto::v1::admin_service_client::AdminServiceClient;
+use taffrail_proto::v1::log_service_client::LogServiceClient;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{AddressError, Admin, ConsumerBuilder, ProducerBuilder};
+
+/// Windows this wide keep a stream busy, and keep small unread frames from killing a connection.
+const WINDOW_BYTES: u32 = 16 << 20;
+/// Large frames are worth two fifths on bulk reads.
+const FRAME_BYTES: u32 = 1 << 20;
+/// The largest batch there can be and what is around it.
+const MESSAGE_BYTES_MAX: usize = limits::BATCH_BYTES_MAX as usize + (4 << 20);
+
+/// A connection to a broker. Cheap to clone; clones share the connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    server: Arc<str>,
+    channel: Channel,
+}
+
+/// Settings of a connection.
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    url: String,
+    connect_timeout: Duration,
+    keep_alive_interval: Duration,
+    keep_alive_timeout: Duration,
+}
+
+impl Client {
+    /// A client of the broker at `url`, such as `http://127.0.0.1:7245`.
+    ///
+    /// Nothing is sent before the first call, and nothing fails before it but a bad address. Call
+    /// it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// If `url` is not an address.
+    pub fn connect(url: &str) -> Result<Self, AddressError> {
+        Self::builder(url).build()
+    }
+
+    /// Settings for a client of the broker at `url`.
+    pub fn builder(url: &str) -> ClientBuilder {
+        ClientBuilder {
+            url: url.to_owned(),
+            connect_timeout: Duration::from_secs(5),
+            keep_alive_interval: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// The broker's address, as it was given.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Calls to administer topics and to describe the broker.
+    pub fn admin(&self) -> Admin {
+        let service = AdminServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        Admin::new(service, Arc::clone(&self.server))
+    }
+
+    /// Settings for a producer to `topic`.
+    pub fn producer(&self, topic: &str) -> ProducerBuilder {
+        ProducerBuilder::new(self.clone(), topic)
+    }
+
+    /// Settings for a consumer.
+    pub fn consumer(&self) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone())
+    }
+
+    pub(crate) fn log_service(&self) -> LogServiceClient<Channel> {
+        LogServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+impl ClientBuilder {
+    /// Sets how long making a connection may take; default 5 seconds.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets how often the connection is probed; default 10 seconds.
+    pub fn keep_alive_interval(mut self, interval: Duration) -> Self {
+        self.keep_alive_interval = interval;
+        self
+    }
+
+    /// Sets how long a probe may stay unanswered until the connection counts as broken; default 10
+    /// seconds.
+    pub fn keep_alive_timeout(mut self, timeout: Duration) -> Self {
+        self.keep_alive_timeout = timeout;
+        self
+    }
+
+    /// The client. Connects at the first call, and again whenever the connection broke.
+    ///
+    /// # Errors
+    /// If the address is not one.
+    pub fn build(self) -> Result<Client, AddressError> {
+        let url = if self.url.contains("://") { self.url } else { format!("http://{}", self.url) };
+        let endpoint = Endpoint::from_shared(url.clone())
+            .map_err(|cause| AddressError { url: url.clone(), cause })?
+            .connect_timeout(self.connect_timeout)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES)
+            .http2_keep_alive_interval(self.keep_alive_interval)
+            .keep_alive_timeout(self.keep_alive_timeout)
+            .keep_alive_while_idle(true)
+            .user_agent(concat!("taffrail-client/", env!("CARGO_PKG_VERSION")))
+            .map_err(|cause| AddressError { url: url.clone(), cause })?;
+        Ok(Client { server: url.into(), channel: endpoint.connect_lazy() })
+    }
+}

@@ -1,0 +1,54 @@
+//! The Rust client of Taffrail: append records, read them from any place, administer topics.
+//!
+//! ```no_run
+//! use taffrail_client::{Client, Position, Record};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect("http://127.0.0.1:7245")?;
+//!
+//! let producer = client.producer("orders").build().await?;
+//! let delivery = producer.send(Record::value(b"one rudder").key(b"customer 7")).await?;
+//! let placed = delivery.await?; // committed: on disk, unless the topic says otherwise
+//! println!("partition {}, offset {:?}", placed.partition, placed.offset);
+//!
+//! let mut consumer =
+//!     client.consumer().topic("orders").from(Position::Earliest).build().await?;
+//! while let Some(batch) = consumer.next_batch().await {
+//!     for record in batch?.records() {
+//!         let record = record?;
+//!         println!("{} {:?}", record.offset, record.value);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What it does for you beyond the bare calls: batches, partitions by key, keeps order through
+//! refusals, pushes back when memory is full, sends again what surely was not applied (and nothing
+//! else), checks checksums, reconnects, and resumes at exactly the next offset.
+//!
+//! Deliberately absent: any knowledge of the broker's insides, and retries of what may have been
+//! applied: those outcomes are reported as unknown.
+
+mod admin;
+mod client;
+mod consumer;
+mod error;
+mod position;
+mod producer;
+mod retry;
+
+pub use admin::Admin;
+pub use client::{Client, ClientBuilder};
+pub use consumer::{
+    ConsumeError, ConsumedBatch, Consumer, ConsumerBuilder, Event, PartitionPlace, Until,
+};
+pub use error::{AddressError, CallError, ServerError, StartError};
+pub use position::{FoundOffset, OffsetQuery, Position};
+pub use producer::{
+    Acks, Delivery, Placed, ProduceError, Producer, ProducerBuilder, ProducerStats, Record,
+};
+pub use taffrail_model::batch::{Batch, HeaderView, RecordView};
+pub use taffrail_model::{NameError, Offset, PartitionIndex, Timestamp, TopicName};
+/// The messages of the contract, as answers of [`Admin`] have them.
+pub use taffrail_proto::v1 as proto;

@@ -1,0 +1,166 @@
+//! Keeps a produce stream open, takes its answers, and minds the time.
+//!
+//! One task per producer. All decisions are `state`'s; here is only the I/O around them. Ends when
+//! the producer is closed and nothing is left to deliver.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use taffrail_model::{Offset, PartitionIndex, limits};
+use taffrail_proto::v1;
+use tonic::{Status, Streaming};
+
+use super::ProduceError;
+use super::shared::{Requests, Shared};
+use crate::retry::{self, Backoff};
+use crate::{CallError, Client, ServerError};
+
+/// How often unanswered requests are looked through.
+const OVERDUE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a closed producer waits for the broker to end the stream.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no stream any more.
+enum Ended {
+    /// Closed and everything delivered.
+    Done,
+    /// It broke, or could not be opened.
+    Broken(CallError),
+}
+
+/// Runs until the producer is closed and everything is settled.
+pub(super) async fn run(client: Client, shared: Arc<Shared>) {
+    let mut attempts = 0;
+    loop {
+        let (ended, has_worked) = run_stream(&client, &shared).await;
+        let Ended::Broken(error) = ended else { return };
+        attempts = if has_worked { 1 } else { attempts + 1 };
+        tracing::warn!(topic = %shared.topic, %error, attempts, "the produce stream broke");
+        let cause = error.to_string();
+        shared.lock().broken(&cause);
+        if let CallError::Refused(refusal) = error
+            && retry::is_final_for_stream(&refusal)
+        {
+            shared.lock().fail_all(&ProduceError::Refused(refusal));
+        }
+        shared.announce_room();
+        let pause = Backoff::CONNECTION.delay(attempts, retry::dice());
+        if minding_time(&shared, &cause, tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Opens a stream and serves it until it ends; also says whether it ever worked.
+async fn run_stream(client: &Client, shared: &Arc<Shared>) -> (Ended, bool) {
+    const CONNECTING: &str = "no connection to the broker";
+    let broken = |status: &Status| Ended::Broken(CallError::from_status(client.server(), status));
+    let open = async {
+        let mut service = client.log_service();
+        let answer = service.produce_stream(Requests::new(Arc::clone(shared))).await?;
+        let mut answers = answer.into_inner();
+        let first = answers.message().await?;
+        Ok::<_, Status>((answers, first))
+    };
+    let (mut answers, first) = match minding_time(shared, CONNECTING, open).await {
+        None => return (Ended::Done, false),
+        Some(Ok(opened)) => opened,
+        Some(Err(status)) => return (broken(&status), false),
+    };
+    let limits = first.and_then(|first| first.limits).unwrap_or_default();
+    let bytes_max = match limits.max_in_flight_bytes {
+        0 => limits::IN_FLIGHT_BYTES_MAX,
+        stated => stated,
+    };
+    let requests_max = match limits.max_in_flight_requests {
+        0 => limits::IN_FLIGHT_REQUESTS_MAX,
+        stated => stated,
+    };
+    let sender = shared.lock().opened(bytes_max, requests_max);
+    sender.inspect(std::task::Waker::wake_by_ref);
+    loop {
+        let answer = match minding_time(shared, CONNECTING, next_answer(shared, &mut answers)).await
+        {
+            None => {
+                finish(shared, answers).await;
+                return (Ended::Done, true);
+            }
+            Some(Ok(answer)) => answer,
+            Some(Err(status)) => return (broken(&status), true),
+        };
+        take_answer(shared, answer);
+        shared.announce_room();
+    }
+}
+
+/// The next answer; an error if the stream ended, or answers nothing for too long.
+async fn next_answer(
+    shared: &Shared,
+    answers: &mut Streaming<v1::ProduceStreamResponse>,
+) -> Result<v1::ProduceStreamResponse, Status> {
+    let ended = || Status::unavailable("the broker ended the stream");
+    loop {
+        tokio::select! {
+            answer = answers.message() => return answer?.ok_or_else(ended),
+            () = tokio::time::sleep(OVERDUE_CHECK_INTERVAL) => {
+                if shared.lock().is_overdue(Instant::now()) {
+                    return Err(Status::unavailable("no answer within the delivery timeout"));
+                }
+            }
+        }
+    }
+}
+
+/// Ends the requests and waits for the broker to end its answers, so that what was handed to the
+/// connection without acknowledgement leaves it.
+async fn finish(shared: &Shared, mut answers: Streaming<v1::ProduceStreamResponse>) {
+    shared.wake_sender();
+    let rest = async {
+        while let Ok(Some(answer)) = answers.message().await {
+            take_answer(shared, answer);
+        }
+    };
+    if tokio::time::timeout(FINISH_TIMEOUT, rest).await.is_err() {
+        tracing::debug!(topic = %shared.topic, "the broker did not end the produce stream");
+    }
+}
+
+fn take_answer(shared: &Shared, answer: v1::ProduceStreamResponse) {
+    let v1::ProduceStreamResponse { number, result, .. } = answer;
+    let Some(result) = result else { return };
+    let partition = result.partition.map(PartitionIndex::new);
+    let outcome = match result.error {
+        None => Ok(Offset::new(result.base_offset)),
+        Some(error) => Err(ServerError::from(error)),
+    };
+    let sender = shared.lock().answered(number, outcome, partition, Instant::now());
+    sender.inspect(std::task::Waker::wake_by_ref);
+}
+
+/// Waits for `work`, and meanwhile does what is due; `cause` is said of what is late.
+///
+/// `None`: the producer is closed and nothing is left to deliver.
+async fn minding_time<F: Future>(shared: &Shared, cause: &str, work: F) -> Option<F::Output> {
+    let mut work = pin!(work);
+    loop {
+        let (sender, due) = shared.lock().tick(Instant::now(), cause);
+        sender.inspect(std::task::Waker::wake_by_ref);
+        if shared.lock().is_finished() {
+            return None;
+        }
+        let timer = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            output = &mut work => return Some(output),
+            () = timer => shared.announce_room(),
+            () = shared.driver.notified() => {}
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Appends records to a topic: batches, order, back-pressure, and what became of each record.
+//!
+//! Records are encoded straight into their partition's open batch; nothing is allocated or sent per
+//! record. One stream carries all partitions. What the broker refuses for a passing reason is sent
+//! again in order; what may have been appended never is.
+//!
+//! ```text
+//! send -> accumulator -> state -> shared::Requests -> (connection)
+//!            ^                                            |
+//!            +------- driver: answers, time <-------------+
+//! ```
+
+mod accumulator;
+mod delivery;
+mod driver;
+mod error;
+mod in_flight;
+mod record;
+mod settings;
+mod shared;
+mod state;
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use accumulator::{Accepted, Accumulator, NotAccepted};
+pub use delivery::{Delivery, Placed};
+pub use error::ProduceError;
+pub use record::Record;
+pub use settings::{Acks, ProducerBuilder};
+use settings::{Settings, TopicFacts};
+use shared::Shared;
+use taffrail_model::TopicName;
+
+use crate::Client;
+
+/// Appends records to one topic. Share it among tasks by reference or in an `Arc`.
+///
+/// Records for the same partition are appended in the order in which `send` took them. Dropping it
+/// delivers in the background what was taken; [`Self::close`] waits for that.
+pub struct Producer {
+    shared: Arc<Shared>,
+    topic: TopicName,
+    partitions: u32,
+    driver: Option<JoinHandle<()>>,
+}
+
+/// Counts of a producer, since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProducerStats {
+    /// Records taken.
+    pub accepted_records: u64,
+    /// Records acknowledged; without acknowledgement: handed to the connection.
+    pub delivered_records: u64,
+    /// Bytes of the delivered records as they are stored.
+    pub delivered_bytes: u64,
+    /// Records that failed.
+    pub failed_records: u64,
+    /// Batches that the broker refused although nobody waited for its word ([`Acks::None`]).
+    pub refused_batches: u64,
+    /// Bytes of records that are neither delivered nor failed.
+    pub buffered_bytes: usize,
+}
+
+impl Producer {
+    fn start(client: Client, facts: TopicFacts, settings: Settings) -> Self {
+        let topic = facts.topic.clone();
+        let partitions = facts.partitions;
+        let accumulator = Accumulator::new(facts, settings);
+        let shared = Arc::new(Shared::new(topic.as_str().into(), settings.acks, accumulator));
+        let driver = tokio::spawn(driver::run(client, Arc::clone(&shared)));
+        Self { shared, topic, partitions, driver: Some(driver) }
+    }
+
+    /// The topic it appends to.
+    pub fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// The number of the topic's partitions when the producer was started.
+    pub fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    /// Takes a record; waits while the buffer is full.
+    ///
+    /// On return the record is in the producer's memory only: await the [`Delivery`] to learn what
+    /// became of it. Cancelled while it waits for room, it has taken nothing.
+    ///
+    /// # Errors
+    /// If the record is too large, names a partition that is not there, or the producer is closed.
+    pub async fn send(&self, record: Record<'_>) -> Result<Delivery, ProduceError> {
+        let accepted = match self.try_accept(&record) {
+            Ok(accepted) => accepted,
+            Err(NotAccepted::Failed(error)) => return Err(error),
+            Err(NotAccepted::Full) => self.accept_when_room(&record).await?,
+        };
+        let Accepted { delivery, has_sealed, sender, rearm } = accepted;
+        if rearm {
+            self.shared.driver.notify_one();
+        }
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        if has_sealed {
+            // Lets the connection send, where a busy caller shares its thread.
+            tokio::task::yield_now().await;
+        }
+        Ok(delivery)
+    }
+
+    fn try_accept(&self, record: &Record<'_>) -> Result<Accepted, NotAccepted> {
+        self.shared.lock().accept(record)
+    }
+
+    async fn accept_when_room(&self, record: &Record<'_>) -> Result<Accepted, ProduceError> {
+        loop {
+            let mut room = std::pin::pin!(self.shared.room.notified());
+            room.as_mut().enable();
+            match self.try_accept(record) {
+                Ok(accepted) => return Ok(accepted),
+                Err(NotAccepted::Failed(error)) => return Err(error),
+                Err(NotAccepted::Full) => room.await,
+            }
+        }
+    }
+
+    /// Sends what is collected now, and waits until everything that was taken before is delivered.
+    ///
+    /// # Errors
+    /// The first failure since the last flush, whether its delivery was awaited or not.
+    pub async fn flush(&self) -> Result<(), ProduceError> {
+        let unsettled = {
+            let mut accumulator = self.shared.lock();
+            accumulator.seal_all();
+            accumulator.unsettled()
+        };
+        self.shared.wake_sender();
+        for delivery in unsettled {
+            // Its failure, if it has one, is among those kept.
+            drop(delivery.await);
+        }
+        match self.shared.lock().take_failure() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    /// Delivers what was taken and ends the stream.
+    ///
+    /// # Errors
+    /// The first failure since the last flush.
+    pub async fn close(mut self) -> Result<(), ProduceError> {
+        self.begin_close();
+        if let Some(driver) = self.driver.take() {
+            // It ends by itself; were it to panic, its records would still be reported below.
+            drop(driver.await);
+        }
+        match self.shared.lock().take_failure() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts so far.
+    pub fn stats(&self) -> ProducerStats {
+        self.shared.lock().stats()
+    }
+
+    fn begin_close(&self) {
+        {
+            let mut accumulator = self.shared.lock();
+            accumulator.seal_all();
+            accumulator.close();
+        }
+        self.shared.wake_sender();
+        self.shared.driver.notify_one();
+        self.shared.room.notify_waiters();
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.begin_close();
+    }
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer")
+            .field("topic", &self.topic)
+            .field("stats", &self.stats())
+            .finish()
+    }
+}

@@ -1,0 +1,138 @@
+//! How a producer behaves.
+
+use std::time::Duration;
+
+use taffrail_model::batch::HEADER_BYTES;
+use taffrail_model::{TopicName, limits};
+use taffrail_proto::v1;
+
+use super::Producer;
+use crate::{Client, StartError};
+
+/// What a producer waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acks {
+    /// For the broker's word that the batch is committed: on disk, unless the topic says otherwise.
+    #[default]
+    Committed,
+    /// For nothing: fire and forget. Deliveries complete when the batch is handed to the
+    /// connection; refusals are only counted, see [`Producer::stats`].
+    None,
+}
+
+impl From<Acks> for v1::Acks {
+    fn from(acks: Acks) -> Self {
+        match acks {
+            Acks::Committed => Self::Committed,
+            Acks::None => Self::None,
+        }
+    }
+}
+
+/// Settings of a producer; [`ProducerBuilder::build`] starts it.
+#[derive(Clone, Debug)]
+pub struct ProducerBuilder {
+    client: Client,
+    topic: String,
+    settings: Settings,
+}
+
+/// What can be set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) batch_bytes: usize,
+    pub(super) batch_bytes_busy: usize,
+    pub(super) linger: Duration,
+    pub(super) buffer_bytes: usize,
+    pub(super) acks: Acks,
+    pub(super) delivery_timeout: Duration,
+}
+
+/// What is known of the topic, and what follows from it for batches.
+#[derive(Clone, Debug)]
+pub(super) struct TopicFacts {
+    pub(super) topic: TopicName,
+    pub(super) partitions: u32,
+    /// Bytes that a payload may have.
+    pub(super) payload_bytes_max: usize,
+}
+
+impl ProducerBuilder {
+    pub(crate) fn new(client: Client, topic: &str) -> Self {
+        let settings = Settings {
+            batch_bytes: 60 << 10,
+            batch_bytes_busy: 1 << 20,
+            linger: Duration::from_millis(5),
+            buffer_bytes: 32 << 20,
+            acks: Acks::Committed,
+            delivery_timeout: Duration::from_secs(60),
+        };
+        Self { client, topic: topic.to_owned(), settings }
+    }
+
+    /// Sets the bytes at which a batch is full; default 60 KiB.
+    ///
+    /// A little below 64 KiB is what loopback connections like best. While the broker is behind,
+    /// batches grow further: see [`Self::batch_bytes_busy`].
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.settings.batch_bytes = bytes.max(1);
+        self
+    }
+
+    /// Sets the bytes at which a batch is full while several of its partition wait to be sent;
+    /// default 1 MiB. Never more than the topic's `max.batch.bytes`.
+    pub fn batch_bytes_busy(mut self, bytes: usize) -> Self {
+        self.settings.batch_bytes_busy = bytes.max(1);
+        self
+    }
+
+    /// Sets how long a batch waits for more records while another one of its partition is in
+    /// flight; default 5 ms. With nothing in flight it goes at once.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.settings.linger = linger;
+        self
+    }
+
+    /// Sets the bytes of records that may wait, be in flight, or wait for room; default 32 MiB.
+    /// [`Producer::send`] waits while there is no room.
+    pub fn buffer_bytes(mut self, bytes: usize) -> Self {
+        self.settings.buffer_bytes = bytes.max(1);
+        self
+    }
+
+    /// Sets what the producer waits for; default [`Acks::Committed`].
+    pub fn acks(mut self, acks: Acks) -> Self {
+        self.settings.acks = acks;
+        self
+    }
+
+    /// Sets how long a batch may wait to be sent, refusals that pass included, and how long an
+    /// answer may take; default 60 s.
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.delivery_timeout = timeout;
+        self
+    }
+
+    /// Asks for the topic's partitions and starts the producer.
+    ///
+    /// Partitions that are added later are not seen by this producer.
+    ///
+    /// # Errors
+    /// If the topic does not exist or the broker cannot be reached.
+    pub async fn build(self) -> Result<Producer, StartError> {
+        let name = TopicName::parse(&self.topic)?;
+        let (topic, _) = self.client.admin().describe_topic(name.as_str()).await?;
+        let batch_bytes_max = topic
+            .settings
+            .iter()
+            .find(|setting| setting.name == "max.batch.bytes")
+            .and_then(|setting| setting.value.parse().ok())
+            .unwrap_or(limits::BATCH_BYTES_DEFAULT as usize);
+        let facts = TopicFacts {
+            topic: name,
+            partitions: topic.partitions.max(1),
+            payload_bytes_max: batch_bytes_max.saturating_sub(HEADER_BYTES).max(1),
+        };
+        Ok(Producer::start(self.client, facts, self.settings))
+    }
+}

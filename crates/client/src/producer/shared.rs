@@ -1,0 +1,114 @@
+//! What the producer's handles, its stream of requests and its driver share.
+//!
+//! One lock, held for as long as a record is copied and never across an await.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use futures_util::Stream;
+use taffrail_model::batch::records_crc;
+use taffrail_proto::v1;
+use tokio::sync::Notify;
+
+use super::accumulator::{Accumulator, SealedBatch};
+use super::settings::Acks;
+use super::state::Outgoing;
+
+/// Shared by handles, requests and driver.
+pub(super) struct Shared {
+    pub(super) topic: Arc<str>,
+    pub(super) acks: Acks,
+    accumulator: Mutex<Accumulator>,
+    /// There is room again.
+    pub(super) room: Notify,
+    /// The driver must look at its timers, or at whether it should end.
+    pub(super) driver: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(topic: Arc<str>, acks: Acks, accumulator: Accumulator) -> Self {
+        Self {
+            topic,
+            acks,
+            accumulator: Mutex::new(accumulator),
+            room: Notify::new(),
+            driver: Notify::new(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Accumulator> {
+        self.accumulator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes who sends: something changed for it.
+    pub(super) fn wake_sender(&self) {
+        let sender = self.lock().take_sender();
+        sender.inspect(Waker::wake_by_ref);
+    }
+
+    /// Lets those go on who wait for room, if there is some.
+    pub(super) fn announce_room(&self) {
+        if self.lock().has_room() {
+            self.room.notify_waiters();
+        }
+    }
+}
+
+/// The requests of one stream: pulled by the connection when it can take another one, so that
+/// batches go on filling until that moment.
+pub(super) struct Requests {
+    shared: Arc<Shared>,
+}
+
+impl Requests {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn request(&self, outgoing: Outgoing<SealedBatch>) -> v1::ProduceStreamRequest {
+        let Outgoing { number, lane, resumes_after, batch } = outgoing;
+        let batch = v1::RecordBatch {
+            records_crc: Some(records_crc(&batch.payload)),
+            payload: Some(v1::record_batch::Payload::Records(batch.payload)),
+            ..Default::default()
+        };
+        v1::ProduceStreamRequest {
+            number,
+            batch: Some(v1::ProduceBatch {
+                topic: self.shared.topic.to_string(),
+                placement: Some(v1::produce_batch::Placement::Partition(lane as u32)),
+                batch: Some(batch),
+                expected_next_offset: None,
+            }),
+            acks: v1::Acks::from(self.shared.acks).into(),
+            resumes_after,
+        }
+    }
+}
+
+impl Stream for Requests {
+    type Item = v1::ProduceStreamRequest;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let now = Instant::now();
+        let (outgoing, is_finished) = {
+            let mut accumulator = self.shared.lock();
+            let outgoing = accumulator.next(now, context.waker());
+            if let Some(outgoing) = &outgoing
+                && self.shared.acks == Acks::None
+            {
+                accumulator.handed_over(outgoing.number, now);
+            }
+            (outgoing, accumulator.is_finished())
+        };
+        let Some(outgoing) = outgoing else {
+            return if is_finished { Poll::Ready(None) } else { Poll::Pending };
+        };
+        if self.shared.acks == Acks::None {
+            self.shared.announce_room();
+        }
+        Poll::Ready(Some(self.request(outgoing)))
+    }
+}

@@ -1,0 +1,217 @@
+//! Tables: what is pushed and answered, and what is sent and settled then.
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(100), max: Duration::from_millis(100) };
+
+/// A pipeline and a clock that only the test moves.
+struct Bench {
+    pipeline: Pipeline<&'static str>,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(lanes: usize, requests_max: u32) -> Self {
+        let mut pipeline = Pipeline::new(lanes, TIMEOUT, BACKOFF);
+        pipeline.opened(1 << 20, requests_max);
+        Self { pipeline, now: Instant::now() }
+    }
+
+    fn push(&mut self, lane: usize, batches: &[&'static str]) {
+        for batch in batches {
+            self.pipeline.push(lane, batch, 10, self.now + TIMEOUT);
+        }
+    }
+
+    /// Sends what can be sent: number, batch, what it resumes after.
+    #[track_caller]
+    fn expect_sent(&mut self, expected: &[(u64, &str, u64)]) {
+        let sent: Vec<_> = std::iter::from_fn(|| self.pipeline.next(self.now))
+            .map(|out| (out.number, out.batch, out.resumes_after))
+            .collect();
+        assert_eq!(sent, expected);
+    }
+
+    fn placed(&mut self, number: u64) -> Option<&'static str> {
+        let settled = self.pipeline.answered(number, None, self.now)?;
+        assert_eq!(settled.failure, None);
+        Some(settled.batch)
+    }
+
+    fn refuse(&mut self, number: u64, reason: &str) -> Option<Settled<&'static str>> {
+        self.pipeline.answered(number, Some(error(reason)), self.now)
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+        self.pipeline.wake(self.now);
+    }
+}
+
+fn error(reason: &str) -> ServerError {
+    ServerError {
+        reason: reason.to_owned(),
+        message: "no".to_owned(),
+        metadata: std::collections::BTreeMap::new(),
+        retry_after: None,
+    }
+}
+
+#[test]
+fn batches_go_out_in_order_within_the_limits_and_lanes_take_turns() {
+    let mut bench = Bench::new(2, 3);
+    bench.push(0, &["a", "b", "c"]);
+    bench.push(1, &["x"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "x", 0), (3, "b", 0)]);
+    assert_eq!(bench.placed(2), Some("x"));
+    bench.expect_sent(&[(4, "c", 0)]);
+    assert_eq!([1, 3, 4].map(|number| bench.placed(number)), [Some("a"), Some("b"), Some("c")]);
+    assert_eq!(bench.pipeline.unsettled(), 0);
+    assert!(bench.pipeline.is_idle(0) && bench.pipeline.is_idle(1));
+}
+
+#[test]
+fn a_refusal_that_passes_is_sent_again_before_what_followed_it() {
+    let mut bench = Bench::new(2, 10);
+    bench.push(0, &["a", "b", "c"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    assert_eq!(bench.placed(1), Some("a"));
+    assert_eq!(bench.refuse(2, "OVERLOADED"), None);
+    bench.push(0, &["d"]);
+    bench.push(1, &["x"]);
+    bench.expect_sent(&[(4, "x", 0)]);
+    assert_eq!(bench.refuse(3, "PRECEDING_FAILED"), None);
+    bench.expect_sent(&[]);
+    assert!(bench.pipeline.next_wake().is_some(), "the lane waits");
+    bench.pass(100);
+    bench.expect_sent(&[(5, "b", 2), (6, "c", 0), (7, "d", 0)]);
+    assert_eq!(bench.pipeline.unsettled(), 4);
+}
+
+#[test]
+fn a_final_refusal_fails_its_batch_alone_and_the_rest_goes_on_at_once() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a", "b"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0)]);
+    let refused = ProduceError::Refused(error("BATCH_TOO_LARGE"));
+    let settled = Settled { batch: "a", failure: Some(refused) };
+    assert_eq!(bench.refuse(1, "BATCH_TOO_LARGE"), Some(settled));
+    assert_eq!(bench.refuse(2, "PRECEDING_FAILED"), None);
+    bench.expect_sent(&[(3, "b", 1)]);
+    assert_eq!(bench.placed(3), Some("b"));
+}
+
+#[test]
+fn a_final_refusal_with_nothing_behind_it_is_resumed_after_later() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a"]);
+    bench.expect_sent(&[(1, "a", 0)]);
+    assert!(bench.refuse(1, "CORRUPT_BATCH").is_some());
+    bench.push(0, &["b", "c"]);
+    bench.expect_sent(&[(2, "b", 1), (3, "c", 0)]);
+}
+
+#[test]
+fn a_refused_resumption_is_resumed_after_in_turn() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a", "b"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0)]);
+    bench.refuse(1, "STORAGE_FULL");
+    bench.refuse(2, "PRECEDING_FAILED");
+    bench.pass(100);
+    bench.expect_sent(&[(3, "a", 1), (4, "b", 0)]);
+    bench.refuse(3, "STORAGE_FULL");
+    bench.refuse(4, "PRECEDING_FAILED");
+    bench.pass(100);
+    bench.expect_sent(&[(5, "a", 3), (6, "b", 0)]);
+}
+
+#[test]
+fn a_second_refusal_while_halted_keeps_the_order_and_the_first_number() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a", "b", "c"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    bench.refuse(1, "OVERLOADED");
+    bench.refuse(2, "OVERLOADED");
+    bench.refuse(3, "PRECEDING_FAILED");
+    bench.pass(100);
+    bench.expect_sent(&[(4, "a", 1), (5, "b", 0), (6, "c", 0)]);
+}
+
+#[test]
+fn an_unknown_result_is_never_sent_again() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a", "b"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0)]);
+    let settled = bench.refuse(1, "RESULT_UNKNOWN").expect("settled");
+    assert!(matches!(settled.failure, Some(ProduceError::ResultUnknown { .. })));
+    bench.refuse(2, "PRECEDING_FAILED");
+    bench.expect_sent(&[(3, "b", 1)]);
+}
+
+#[test]
+fn a_refusal_after_the_deadline_fails_with_its_cause() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a"]);
+    bench.expect_sent(&[(1, "a", 0)]);
+    bench.pass(10_000);
+    let settled = bench.refuse(1, "OVERLOADED").expect("settled");
+    let cause = "no (OVERLOADED)".to_owned();
+    assert_eq!(settled.failure, Some(ProduceError::TimedOut { timeout: TIMEOUT, cause }));
+}
+
+#[test]
+fn what_waits_too_long_expires_in_order() {
+    let mut bench = Bench::new(1, 1);
+    bench.push(0, &["a", "b"]);
+    bench.pass(5_000);
+    bench.push(0, &["c"]);
+    bench.expect_sent(&[(1, "a", 0)]);
+    bench.pass(5_000);
+    let expired: Vec<_> =
+        bench.pipeline.expire(bench.now, "full").into_iter().map(|s| s.batch).collect();
+    assert_eq!(expired, ["b"]);
+    assert!(bench.pipeline.is_overdue(bench.now), "the first one was sent and not answered");
+    assert_eq!(bench.pipeline.unsettled(), 2);
+}
+
+#[test]
+fn a_broken_stream_loses_only_what_was_sent_and_not_answered() {
+    let mut bench = Bench::new(2, 3);
+    bench.push(0, &["a", "b"]);
+    bench.push(1, &["x", "y"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "x", 0), (3, "b", 0)]);
+    bench.placed(1);
+    assert_eq!(bench.pipeline.broken(), ["b", "x"]);
+    bench.expect_sent(&[]);
+    bench.pipeline.opened(1 << 20, 3);
+    bench.expect_sent(&[(1, "y", 0)]);
+    assert_eq!(bench.placed(3), None, "an answer of the old stream");
+    assert_eq!(bench.pipeline.unsettled(), 1);
+}
+
+#[test]
+fn what_was_sent_behind_a_refusal_survives_a_broken_stream() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a", "b", "c"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    bench.refuse(1, "OVERLOADED");
+    assert!(bench.pipeline.broken().is_empty());
+    bench.pipeline.opened(1 << 20, 10);
+    bench.pass(100);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+}
+
+#[test]
+fn refusals_that_nobody_waits_for_are_resumed_after() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a", "b"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0)]);
+    assert_eq!((bench.placed(1), bench.placed(2)), (Some("a"), Some("b")));
+    bench.pipeline.refused_unasked(0, 1, "STORAGE_FULL");
+    bench.pipeline.refused_unasked(0, 2, "PRECEDING_FAILED");
+    bench.push(0, &["c", "d"]);
+    bench.expect_sent(&[(3, "c", 1), (4, "d", 0)]);
+}

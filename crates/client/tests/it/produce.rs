@@ -1,0 +1,185 @@
+//! The producer's promises: order through refusals, no silent retries, back-pressure, flush.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use taffrail_client::{
+    Acks, Client, Offset, PartitionIndex, ProduceError, Producer, ProducerBuilder, Record, Until,
+};
+
+use crate::fake_broker::{FakeBroker, Plan};
+
+/// A producer whose every record is a batch of its own.
+fn one_by_one(broker: &FakeBroker) -> ProducerBuilder {
+    let client = Client::connect(&broker.url).expect("an address");
+    client.producer("t").batch_bytes(1).batch_bytes_busy(1)
+}
+
+async fn send_numbers(producer: &Producer, count: u32) -> Vec<Result<u64, ProduceError>> {
+    let mut deliveries = Vec::new();
+    for number in 0..count {
+        let record = number.to_string();
+        deliveries.push(producer.send(Record::value(record.as_bytes())).await.expect("taken"));
+    }
+    let mut offsets = Vec::new();
+    for delivery in deliveries {
+        offsets.push(delivery.await.map(|placed| placed.offset.expect("acknowledged").get()));
+    }
+    offsets
+}
+
+/// All values in the topic, by partition.
+async fn values(broker: &FakeBroker) -> HashMap<u32, Vec<String>> {
+    let client = Client::connect(&broker.url).expect("an address");
+    let consumer = client.consumer().topic("t").until(Until::HighWatermark);
+    let mut consumer = consumer.build().await.expect("starts");
+    let mut values: HashMap<u32, Vec<String>> = HashMap::new();
+    while let Some(batch) = consumer.next_batch().await {
+        let batch = batch.expect("sound");
+        let of_partition = values.entry(batch.partition.get()).or_default();
+        for record in batch.records() {
+            let value = record.expect("sound").value.expect("has one");
+            of_partition.push(String::from_utf8_lossy(value).into_owned());
+        }
+    }
+    values
+}
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+#[tokio::test]
+async fn every_record_gets_its_offset_and_small_records_share_batches() {
+    let broker = FakeBroker::start(1, Plan::default()).await;
+    let client = Client::connect(&broker.url).expect("an address");
+    let producer = client.producer("t").build().await.expect("starts");
+    let offsets = send_numbers(&producer, 20_000).await;
+    assert!(offsets.into_iter().eq((0..20_000).map(Ok)));
+    let stats = producer.stats();
+    assert_eq!(
+        (stats.delivered_records, stats.failed_records, stats.buffered_bytes),
+        (20_000, 0, 0)
+    );
+    producer.close().await.expect("nothing failed");
+    assert_eq!(values(&broker).await[&0], numbers(0..20_000));
+}
+
+#[tokio::test]
+async fn order_holds_through_refusals_that_pass() {
+    let refuse = HashMap::from([(3, "OVERLOADED"), (40, "STORAGE_FULL"), (41, "OVERLOADED")]);
+    let plan = Plan { refuse, max_in_flight_requests: 7, ..Default::default() };
+    let broker = FakeBroker::start(1, plan).await;
+    let producer = one_by_one(&broker).build().await.expect("starts");
+    let offsets = send_numbers(&producer, 200).await;
+    assert!(offsets.into_iter().eq((0..200).map(Ok)));
+    assert_eq!(values(&broker).await[&0], numbers(0..200));
+    assert_eq!(broker.streams(), 2, "one of the producer, one of the consumer");
+}
+
+#[tokio::test]
+async fn a_final_refusal_fails_one_batch_and_no_other() {
+    let plan = Plan { refuse: HashMap::from([(3, "BATCH_TOO_LARGE")]), ..Default::default() };
+    let broker = FakeBroker::start(1, plan).await;
+    let producer = one_by_one(&broker).build().await.expect("starts");
+    let offsets = send_numbers(&producer, 10).await;
+    assert!(matches!(&offsets[2], Err(ProduceError::Refused(e)) if e.reason == "BATCH_TOO_LARGE"));
+    assert_eq!(offsets.iter().filter(|offset| offset.is_ok()).count(), 9);
+    let mut expected = numbers(0..10);
+    expected.remove(2);
+    assert_eq!(values(&broker).await[&0], expected);
+    assert!(matches!(producer.flush().await, Err(ProduceError::Refused(_))));
+    producer.flush().await.expect("said once");
+}
+
+#[tokio::test]
+async fn a_broken_stream_leaves_unknown_results_and_the_rest_goes_on() {
+    let plan = Plan { break_after: [5].into(), max_in_flight_requests: 2, ..Default::default() };
+    let broker = FakeBroker::start(1, plan).await;
+    let producer = one_by_one(&broker).build().await.expect("starts");
+    let offsets = send_numbers(&producer, 20).await;
+    let unknown: Vec<usize> = (0..20)
+        .filter(|i| matches!(offsets[*i], Err(ProduceError::ResultUnknown { .. })))
+        .collect();
+    assert!(unknown.contains(&4), "it was appended and not answered: {offsets:?}");
+    assert!(unknown.len() <= 2, "only what was in flight: {unknown:?}");
+    assert_eq!(offsets.iter().filter(|offset| offset.is_ok()).count(), 20 - unknown.len());
+    let stored = values(&broker).await.remove(&0).expect("has records");
+    let mut once = stored.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), stored.len(), "nothing was appended twice");
+}
+
+#[tokio::test]
+async fn keys_and_partitions_place_records_and_the_rest_is_spread() {
+    let broker = FakeBroker::start(4, Plan::default()).await;
+    let producer = one_by_one(&broker).build().await.expect("starts");
+    for number in 0..40 {
+        let value = number.to_string();
+        let record = Record::value(value.as_bytes());
+        drop(producer.send(record.partition(PartitionIndex::new(2))).await.expect("taken"));
+        drop(producer.send(record.key(b"same")).await.expect("taken"));
+        drop(producer.send(record).await.expect("taken"));
+    }
+    let wrong = Record::value(b"x").partition(PartitionIndex::new(4));
+    let error = producer.send(wrong).await.expect_err("no such partition");
+    assert!(matches!(error, ProduceError::NoSuchPartition { partitions: 4, .. }));
+    producer.close().await.expect("nothing failed");
+    let values = values(&broker).await;
+    assert_eq!(values.values().map(Vec::len).sum::<usize>(), 120);
+    assert!(values.len() == 4 && values[&2].len() >= 50, "{values:?}");
+}
+
+#[tokio::test]
+async fn without_acknowledgement_everything_leaves_before_close_returns() {
+    let plan = Plan { refuse: HashMap::from([(2, "STORAGE_FULL")]), ..Default::default() };
+    let broker = FakeBroker::start(1, plan).await;
+    let producer = one_by_one(&broker).acks(Acks::None).build().await.expect("starts");
+    for number in 0..50 {
+        let value = number.to_string();
+        let placed = producer.send(Record::value(value.as_bytes())).await.expect("taken").await;
+        assert_eq!(placed.expect("handed over").offset, None);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let closed = producer.close().await;
+    assert!(matches!(closed, Err(ProduceError::Refused(_))), "{closed:?}");
+    let stored = values(&broker).await.remove(&0).expect("has records");
+    assert_eq!(stored[0], "0");
+    assert_eq!(stored.last().map(String::as_str), Some("49"), "it resumed after the refusal");
+}
+
+#[tokio::test]
+async fn a_full_buffer_makes_senders_wait_and_a_dead_broker_fails_in_time() {
+    let broker = FakeBroker::start(1, Plan::default()).await;
+    let client = Client::connect(&broker.url).expect("an address");
+    let builder = client.producer("t").buffer_bytes(2_000).batch_bytes(500);
+    let producer = builder.build().await.expect("starts");
+    let offsets = send_numbers(&producer, 5_000).await;
+    assert!(offsets.into_iter().eq((0..5_000).map(Ok)));
+
+    let plan = Plan { break_after: (1..100).collect(), ..Default::default() };
+    let broker = FakeBroker::start(1, plan).await;
+    let client = Client::connect(&broker.url).expect("an address");
+    let timeout = Duration::from_millis(400);
+    let builder = client.producer("t").delivery_timeout(timeout).buffer_bytes(50);
+    let producer = builder.build().await.expect("starts");
+    for _ in 0..5 {
+        let delivery = producer.send(Record::value(&[7; 40])).await.expect("taken");
+        let error = delivery.await.expect_err("the broker only breaks");
+        assert!(matches!(error, ProduceError::ResultUnknown { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn records_too_large_for_a_batch_are_refused_at_once() {
+    let broker = FakeBroker::start(1, Plan::default()).await;
+    let client = Client::connect(&broker.url).expect("an address");
+    let producer = client.producer("t").build().await.expect("starts");
+    let huge = vec![0; 2 << 20];
+    let error = producer.send(Record::value(&huge)).await.expect_err("too large");
+    assert!(matches!(error, ProduceError::RecordTooLarge { .. }));
+    let large = vec![0; 900 << 10];
+    let placed = producer.send(Record::value(&large)).await.expect("taken").await;
+    assert_eq!(placed.expect("appended").offset, Some(Offset::ZERO));
+}
