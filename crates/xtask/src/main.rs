@@ -1,16 +1,48 @@
 //! What developers run: `cargo xtask ci | test | lint | fix | codegen`.
+//!
+//! `ci` is everything a change has to pass; `fix` and `codegen` are the only ones that write
+//! anything but `target/`. Nothing has to be installed by hand: tools beyond the Rust toolchain are
+//! fetched into `target/`, and where that fails the summary says what was skipped.
 
 mod codegen;
-
-use std::path::{Path, PathBuf};
+mod fix;
+mod lint;
+mod process;
+mod python;
+mod report;
+mod test;
+mod workspace;
 
 use anyhow::Result;
 use clap::Parser;
+
+use report::Report;
+use workspace::{Workspace, root};
 
 /// What developers run.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask")]
 enum Command {
+    /// Everything a change has to pass: lint and test.
+    Ci {
+        /// Also what takes long: more cases, and tools that have to be compiled first.
+        #[arg(long)]
+        deep: bool,
+    },
+    /// Runs every test, each suite within its budget.
+    Test {
+        /// More cases, larger budgets.
+        #[arg(long)]
+        deep: bool,
+    },
+    /// Checks form: format, lints, generated files, documentation, spelling, dependencies.
+    Lint {
+        /// Compiles the tools that are missing.
+        #[arg(long)]
+        deep: bool,
+    },
+    /// Formats, applies what clippy suggests, and makes the generated files anew.
+    Fix,
     /// Makes the generated files anew.
     Codegen {
         /// Only says whether they are up to date.
@@ -21,13 +53,17 @@ enum Command {
 
 fn main() -> Result<()> {
     let root = root();
+    let mut report = Report::default();
     match Command::parse() {
-        Command::Codegen { check: true } => codegen::check(&root),
-        Command::Codegen { check: false } => codegen::write(&root),
+        Command::Ci { deep } => {
+            lint::lint(&mut report, &root, deep);
+            test::test(&mut report, &Workspace::load()?, deep);
+        }
+        Command::Test { deep } => test::test(&mut report, &Workspace::load()?, deep),
+        Command::Lint { deep } => lint::lint(&mut report, &root, deep),
+        Command::Fix => fix::fix(&mut report, &root),
+        Command::Codegen { check: true } => return codegen::check(&root),
+        Command::Codegen { check: false } => return codegen::write(&root),
     }
-}
-
-/// The folder of the workspace.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(PathBuf::from).unwrap_or_default()
+    report.finish()
 }
