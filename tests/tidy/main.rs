@@ -9,6 +9,7 @@ mod arrows;
 mod contract;
 mod docs;
 mod files;
+mod seams;
 mod source;
 mod tree;
 
