@@ -13,11 +13,13 @@ mod report;
 mod test;
 mod workspace;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Parser;
 
 use report::Report;
-use workspace::{Workspace, root};
+use workspace::root;
 
 /// What developers run.
 #[derive(Debug, Parser)]
@@ -51,19 +53,19 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let root = root();
     let mut report = Report::default();
     match Command::parse() {
         Command::Ci { deep } => {
             lint::lint(&mut report, &root, deep);
-            test::test(&mut report, &Workspace::load()?, deep);
+            test::test(&mut report, &root, deep);
         }
-        Command::Test { deep } => test::test(&mut report, &Workspace::load()?, deep),
+        Command::Test { deep } => test::test(&mut report, &root, deep),
         Command::Lint { deep } => lint::lint(&mut report, &root, deep),
         Command::Fix => fix::fix(&mut report, &root),
-        Command::Codegen { check: true } => return codegen::check(&root),
-        Command::Codegen { check: false } => return codegen::write(&root),
+        Command::Codegen { check: true } => codegen::check(&root)?,
+        Command::Codegen { check: false } => codegen::write(&root)?,
     }
-    report.finish()
+    Ok(report.finish())
 }
