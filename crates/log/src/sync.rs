@@ -48,6 +48,11 @@ impl LogSyncer {
         self.shared.durable_end()
     }
 
+    /// Whether a sync failed, so that no other will be believed.
+    pub fn is_poisoned(&self) -> bool {
+        self.shared.poisoned().is_some()
+    }
+
     /// Bytes written and not yet on disk.
     pub fn unsynced_bytes(&self) -> u64 {
         self.shared.progress.unsynced_bytes()

@@ -162,6 +162,15 @@ impl Directory {
         &self.id
     }
 
+    /// Random bytes for the identity of something new in it.
+    pub fn random_id<const N: usize>(&self) -> [u8; N] {
+        let mut id = [0; N];
+        for chunk in id.chunks_mut(16) {
+            chunk.copy_from_slice(&self.vfs.random()[..chunk.len()]);
+        }
+        id
+    }
+
     /// The logs that lie in it, whether or not anybody knows them.
     ///
     /// # Errors

@@ -1,0 +1,78 @@
+//! How a broker is set up.
+
+use std::time::Duration;
+
+use taffrail_model::limits;
+
+/// How a broker is set up. Every bound has a default that suits a small machine.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// Bytes of requests and answers in memory, over all connections.
+    pub memory_bytes: u64,
+    /// Bytes that the ends of all logs take in memory, so that tailing readers need no disk.
+    pub tail_bytes: u64,
+    /// Threads that write to logs.
+    pub writer_threads: usize,
+    /// Threads that sync logs: so many syncs may hang before others wait.
+    pub committer_threads: usize,
+    /// Threads that read from logs what is not in memory.
+    pub reader_threads: usize,
+    /// How far in the future a record's timestamp may lie.
+    pub timestamp_ahead: Duration,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            memory_bytes: limits::MEMORY_BYTES_DEFAULT,
+            tail_bytes: limits::MEMORY_BYTES_DEFAULT / 2,
+            writer_threads: 2,
+            committer_threads: 8,
+            reader_threads: 4,
+            timestamp_ahead: limits::TIMESTAMP_AHEAD_DEFAULT,
+        }
+    }
+}
+
+/// Why a broker cannot be set up so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Too little memory.
+    #[error("{found} bytes of memory are too few: give at least {min}")]
+    Memory {
+        /// What was given.
+        found: u64,
+        /// The least.
+        min: u64,
+    },
+    /// A kind of threads that there must be.
+    #[error("{name} must be 1 to 256, not {found}")]
+    Threads {
+        /// The setting.
+        name: &'static str,
+        /// What was given.
+        found: usize,
+    },
+}
+
+impl BrokerConfig {
+    /// Checks the values against one another and the limits.
+    ///
+    /// # Errors
+    /// On the first value that cannot be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.memory_bytes < limits::MEMORY_BYTES_FLOOR {
+            let (found, min) = (self.memory_bytes, limits::MEMORY_BYTES_FLOOR);
+            return Err(ConfigError::Memory { found, min });
+        }
+        let threads = [
+            ("writer_threads", self.writer_threads),
+            ("committer_threads", self.committer_threads),
+            ("reader_threads", self.reader_threads),
+        ];
+        match threads.into_iter().find(|(_, count)| !(1..=256).contains(count)) {
+            Some((name, found)) => Err(ConfigError::Threads { name, found }),
+            None => Ok(()),
+        }
+    }
+}

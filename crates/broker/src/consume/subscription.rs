@@ -1,0 +1,42 @@
+//! Where one subscription stands.
+
+use std::sync::Arc;
+
+use taffrail_model::Offset;
+
+use crate::partition::Partition;
+
+/// Where one subscription stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// Its number.
+    pub subscription: u64,
+    /// Offset of the first record of its partition.
+    pub log_start: Offset,
+    /// End of what readers may see of it.
+    pub high_watermark: Offset,
+    /// The next offset that will be sent.
+    pub next: Offset,
+}
+
+/// A subscription, as the session keeps it.
+#[derive(Clone, Debug)]
+pub(super) struct Active {
+    pub(super) partition: Arc<Partition>,
+    pub(super) next: Offset,
+    pub(super) message_bytes_max: usize,
+    pub(super) is_paused: bool,
+    /// Whether it waits for its partition's end to move.
+    pub(super) is_idle: bool,
+}
+
+impl Active {
+    pub(super) fn describe(&self, subscription: u64) -> Subscription {
+        Subscription {
+            subscription,
+            log_start: self.partition.log_start(),
+            high_watermark: self.partition.high_watermark(),
+            next: self.next,
+        }
+    }
+}

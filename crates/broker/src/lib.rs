@@ -1,0 +1,44 @@
+//! What a broker does, behind one API: [`Broker`].
+//!
+//! Asynchronous, and the same for every front end: no sockets, no protobuf, no HTTP, and no file is
+//! opened here. Each room is a folder with a door; rooms meet in `broker.rs` and nowhere else.
+//!
+//! - `catalog/`: which topics exist, and how they are kept
+//! - `partition/`: the hot path: append, commit, fetch
+//! - `produce/`: a producer's requests, in order
+//! - `consume/`: a consumer's stream: positions and credit
+//! - `coordinator/`: runs a state machine whose state is itself a log
+
+mod broker;
+mod catalog;
+mod clock;
+mod config;
+mod consume;
+mod coordinator;
+mod fetch;
+mod memory;
+mod metrics;
+mod nearest;
+mod partition;
+mod produce;
+mod start;
+mod topics;
+mod work;
+
+pub use broker::{Broker, TopicDescription};
+pub use catalog::{
+    CatalogError, Durability, SETTINGS, SettingError, SettingInfo, SettingValue, Topic,
+    TopicSettings,
+};
+pub use clock::{Clock, Stopwatch, SystemClock};
+pub use config::{BrokerConfig, ConfigError};
+pub use consume::{ConsumeCommand, ConsumeEvent, ConsumeSession, Position, Subscription};
+pub use fetch::{FetchError, FetchPartition, FetchRequest, FetchResult, Fetched, OffsetFound};
+pub use memory::{Charge, MemoryBudget};
+pub use metrics::{Histogram, Metrics};
+pub use partition::{PartitionDescription, PartitionStatus};
+pub use produce::{
+    Acks, IncomingBatch, Outcome, Placement, ProduceBatch, ProduceError, ProduceSession, Produced,
+    StreamRequest,
+};
+pub use start::StartError;

@@ -1,0 +1,156 @@
+//! Makes what was written committed: one sync for everybody who waits, and the next group gathers
+//! meanwhile. That is the group commit; there is no timer.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use taffrail_log::{Appended, SyncError};
+use taffrail_model::Offset;
+
+use super::{OpenLog, Partition};
+use crate::clock::Stopwatch;
+use crate::produce::{ProduceError, Produced, Reply};
+
+/// A request that is decided and not answered.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// It is answered once everything below this is committed.
+    pub(super) end: Offset,
+    /// Where its batch went, or why it was refused.
+    pub(super) outcome: Result<Appended, ProduceError>,
+    pub(super) reply: Reply,
+    pub(super) arrived: Stopwatch,
+}
+
+/// What waits to be committed, ascending by offset.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    turn: Turn,
+}
+
+/// Where a partition stands in the committers' queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Turn {
+    #[default]
+    Idle,
+    /// It waits for a committer.
+    Scheduled,
+    /// A committer has it.
+    Running,
+    /// A committer has it, and more was written since.
+    RunningAgain,
+}
+
+impl Queue {
+    pub(super) fn wait(&self, waiting: Vec<Waiting>) {
+        self.state().waiting.extend(waiting);
+    }
+
+    fn take_below(&self, end: Offset) -> Vec<Waiting> {
+        let mut state = self.state();
+        let covered = state.waiting.iter().take_while(|waiting| waiting.end <= end).count();
+        state.waiting.drain(..covered).collect()
+    }
+
+    fn take_all(&self) -> VecDeque<Waiting> {
+        std::mem::take(&mut self.state().waiting)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Partition {
+    /// Gives the partition to a committer, if none has it that will see what was written.
+    pub(super) fn schedule_commit(self: &Arc<Self>) {
+        let schedule = {
+            let mut state = self.commits.state();
+            let idle = state.turn == Turn::Idle;
+            match state.turn {
+                Turn::Idle => state.turn = Turn::Scheduled,
+                Turn::Running => state.turn = Turn::RunningAgain,
+                Turn::Scheduled | Turn::RunningAgain => {}
+            }
+            idle
+        };
+        if schedule {
+            self.threads.committers.push(Arc::clone(self));
+        }
+    }
+
+    /// Lets a committer have the partition within the interval of lazy syncs.
+    pub(super) fn schedule_lazy_commit(self: &Arc<Self>) {
+        if !self.lazy_sync.swap(true, Ordering::AcqRel) {
+            self.threads.lazy.push(Arc::clone(self));
+        }
+    }
+
+    /// The interval has passed.
+    pub(super) fn lazy_commit(self: &Arc<Self>) {
+        self.lazy_sync.store(false, Ordering::Release);
+        self.schedule_commit();
+    }
+
+    /// Syncs what was written and answers who waits; called by a committer thread.
+    pub(super) fn commit(self: &Arc<Self>) {
+        self.commits.state().turn = Turn::Running;
+        if let Some(open) = self.open_log() {
+            self.sync(open);
+        }
+        let again = {
+            let mut state = self.commits.state();
+            let again = state.turn == Turn::RunningAgain;
+            state.turn = if again { Turn::Scheduled } else { Turn::Idle };
+            again
+        };
+        if again {
+            self.threads.committers.push(Arc::clone(self));
+        }
+        // A writer that waited for this sync goes on.
+        self.schedule_append();
+    }
+
+    fn sync(&self, open: &OpenLog) {
+        let stopwatch = Stopwatch::start();
+        let result = open.syncer.sync();
+        self.threads.metrics.sync_seconds.record(stopwatch.elapsed());
+        match result {
+            Ok(end) => self.commit_written(end),
+            Err(SyncError::Poisoned { cause }) => {
+                let (topic, partition) = (&self.topic, self.index);
+                tracing::error!(%topic, %partition, cause, "sync failed: the partition is read-only");
+                for Waiting { outcome, reply, .. } in self.commits.take_all() {
+                    let unknown = || ProduceError::ResultUnknown { cause: cause.clone() };
+                    reply.send(Err(outcome.err().unwrap_or_else(unknown)));
+                }
+            }
+        }
+    }
+
+    /// Everything below `end` is committed: readers see it, and who waits is answered.
+    pub(super) fn commit_written(&self, end: Offset) {
+        self.watermark.send_if_modified(|watermark| {
+            let moved = *watermark < end;
+            *watermark = end.max(*watermark);
+            moved
+        });
+        for Waiting { outcome, reply, arrived, .. } in self.commits.take_below(end) {
+            reply.send(outcome.map(|appended| {
+                self.threads.metrics.produce_seconds.record(arrived.elapsed());
+                Produced {
+                    base_offset: appended.base_offset,
+                    append_time: appended.append_time,
+                    high_watermark: end,
+                }
+            }));
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Reads a partition, never beyond the high watermark: from memory where the tail is, on a reader
+//! thread otherwise.
+
+use std::sync::Arc;
+
+use taffrail_log::{Found, LogReader, Read, ReadError, ReadRequest};
+use taffrail_model::{Offset, Timestamp};
+use tokio::sync::oneshot;
+
+use super::Partition;
+use crate::metrics::add;
+
+/// Why nothing can be read from a partition.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PartitionReadError {
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    #[error("the partition is being checked after an unclean stop: retry in a moment")]
+    Recovering,
+    #[error("the partition is offline: {cause}")]
+    Offline { cause: String },
+    #[error("the broker is stopping: connect again in a moment")]
+    Stopping,
+}
+
+impl Partition {
+    /// Reads committed batches from `from` on, some `bytes_max` of them.
+    pub(crate) async fn read(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Read, PartitionReadError> {
+        let reader = self.reader()?;
+        let request = ReadRequest { from, limit: self.high_watermark(), bytes_max };
+        let read = if let Some(read) = reader.read_tail(&request) {
+            add(&self.threads.metrics.tail_reads, 1);
+            read
+        } else {
+            add(&self.threads.metrics.disk_reads, 1);
+            let reader = reader.clone();
+            self.on_reader_thread(move || reader.read(&request)).await??
+        };
+        if let Read::Batches { bytes, .. } = &read {
+            add(&self.threads.metrics.fetches, 1);
+            add(&self.threads.metrics.fetched_bytes, bytes.len() as u64);
+        }
+        Ok(read)
+    }
+
+    /// The first committed record with a timestamp at or after `timestamp`.
+    pub(crate) async fn find_timestamp(
+        &self,
+        timestamp: Timestamp,
+    ) -> Result<Option<Found>, PartitionReadError> {
+        let (reader, limit) = (self.reader()?.clone(), self.high_watermark());
+        Ok(self.on_reader_thread(move || reader.find_timestamp(timestamp, limit)).await??)
+    }
+
+    /// Whether the partition can be read at all.
+    pub(crate) fn readable(&self) -> Result<(), PartitionReadError> {
+        self.reader().map(drop)
+    }
+
+    fn reader(&self) -> Result<&LogReader, PartitionReadError> {
+        match self.log.get() {
+            Some(Ok(open)) => Ok(&open.reader),
+            Some(Err(cause)) => Err(PartitionReadError::Offline { cause: cause.clone() }),
+            None => Err(PartitionReadError::Recovering),
+        }
+    }
+
+    async fn on_reader_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PartitionReadError> {
+        let (done, result) = oneshot::channel();
+        let work = move || drop(done.send(work()));
+        Arc::clone(&self.threads).readers.push(Box::new(work));
+        result.await.map_err(|_| PartitionReadError::Stopping)
+    }
+}

@@ -1,0 +1,226 @@
+//! A partition: the hot path from a checked batch to its commit, and back out to readers.
+//!
+//! ```text
+//! submit -> queue -> writer thread: order, offsets, Log::append -> committer thread: one sync for
+//! everybody who waits -> high watermark moves, readers wake -> acks
+//! ```
+//!
+//! Guarantees: batches are appended in the order of `submit`; the high watermark is the end of what
+//! is committed and never falls; nobody sees a record beyond it; an ack is sent only once the
+//! watermark covers its batch. Only this room touches a `Log`, and never on a runtime's worker.
+
+mod appender;
+mod committer;
+mod fetcher;
+mod threads;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use arc_swap::ArcSwap;
+use taffrail_log::{Log, LogConfig, LogReader, LogSyncer};
+use taffrail_model::{LogId, Offset, PartitionIndex, TopicName};
+use tokio::sync::watch;
+
+use crate::catalog::TopicSettings;
+
+pub(crate) use appender::{AppendRequest, Order};
+pub(crate) use fetcher::PartitionReadError;
+pub(crate) use threads::{LogThreads, ThreadsConfig};
+
+/// A partition. It is there from the moment its topic is known; its log may still be opening.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    pub(crate) topic: TopicName,
+    pub(crate) index: PartitionIndex,
+    pub(crate) log_id: LogId,
+    pub(crate) settings: ArcSwap<TopicSettings>,
+    log: OnceLock<Result<OpenLog, String>>,
+    appends: appender::Queue,
+    commits: committer::Queue,
+    /// Whether a lazy sync is on its way.
+    lazy_sync: AtomicBool,
+    watermark: watch::Sender<Offset>,
+    threads: Arc<LogThreads>,
+}
+
+/// The log of a partition that could be opened.
+#[derive(Debug)]
+struct OpenLog {
+    /// Locked by the writer thread that has the partition, and by whoever closes it.
+    log: Mutex<Option<Log>>,
+    reader: LogReader,
+    syncer: LogSyncer,
+    leader_epoch: u32,
+}
+
+/// What a partition does now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartitionStatus {
+    /// It reads and writes.
+    Online,
+    /// Its log is being checked.
+    Recovering,
+    /// It reads but takes nothing.
+    ReadOnly {
+        /// Why.
+        cause: String,
+    },
+    /// Its log cannot be opened.
+    Offline {
+        /// Why.
+        cause: String,
+    },
+}
+
+/// Where a partition stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionDescription {
+    /// Its number.
+    pub partition: PartitionIndex,
+    /// What it does now.
+    pub status: PartitionStatus,
+    /// Offset of the first record.
+    pub log_start: Offset,
+    /// End of what readers may see.
+    pub high_watermark: Offset,
+    /// End of what is written.
+    pub log_end: Offset,
+    /// Bytes on disk.
+    pub size_bytes: u64,
+    /// Number of segment files.
+    pub segments: u32,
+    /// Number of this opening of the log.
+    pub leader_epoch: u32,
+}
+
+impl Partition {
+    pub(crate) fn new(
+        topic: TopicName,
+        index: PartitionIndex,
+        log_id: LogId,
+        settings: TopicSettings,
+        threads: Arc<LogThreads>,
+    ) -> Self {
+        Self {
+            topic,
+            index,
+            log_id,
+            settings: ArcSwap::from_pointee(settings),
+            log: OnceLock::new(),
+            appends: appender::Queue::default(),
+            commits: committer::Queue::default(),
+            lazy_sync: AtomicBool::new(false),
+            watermark: watch::Sender::new(Offset::ZERO),
+            threads,
+        }
+    }
+
+    /// Gives the partition its log, all of which is on disk, or the reason why it has none. From
+    /// here on it reads and writes.
+    pub(crate) fn open(self: &Arc<Self>, log: Result<Log, String>) {
+        let log = log.map(|log| {
+            self.watermark.send_replace(log.end());
+            OpenLog {
+                reader: log.reader(),
+                syncer: log.syncer(),
+                leader_epoch: log.leader_epoch().get(),
+                log: Mutex::new(Some(log)),
+            }
+        });
+        assert!(self.log.set(log).is_ok(), "a partition's log is opened once");
+        // Readers that wait for the log look again.
+        self.watermark.send_modify(|_| {});
+    }
+
+    /// Tells of every move of the high watermark; also of the log's opening.
+    pub(crate) fn watch(&self) -> watch::Receiver<Offset> {
+        self.watermark.subscribe()
+    }
+
+    /// End of what readers may see.
+    pub(crate) fn high_watermark(&self) -> Offset {
+        *self.watermark.borrow()
+    }
+
+    /// Offset of the first record.
+    pub(crate) fn log_start(&self) -> Offset {
+        self.open_log().map_or(Offset::ZERO, |log| log.reader.start())
+    }
+
+    /// Keeps the log as the topic's settings say, from now on.
+    pub(crate) fn configure(&self, settings: TopicSettings) {
+        let config = settings.log_config(self.threads.tail_bytes_max());
+        self.settings.store(Arc::new(settings));
+        if let Some(open) = self.open_log()
+            && let Some(log) = open.lock().as_mut()
+        {
+            log.configure(config);
+        }
+    }
+
+    /// How the log is to be kept.
+    pub(crate) fn log_config(&self) -> LogConfig {
+        self.settings.load().log_config(self.threads.tail_bytes_max())
+    }
+
+    pub(crate) fn describe(&self) -> PartitionDescription {
+        let high_watermark = self.high_watermark();
+        let mut description = PartitionDescription {
+            partition: self.index,
+            status: self.status(),
+            log_start: Offset::ZERO,
+            high_watermark,
+            log_end: high_watermark,
+            size_bytes: 0,
+            segments: 0,
+            leader_epoch: 0,
+        };
+        if let Some(log) = self.open_log() {
+            let (size_bytes, segments) = log.reader.size();
+            description.log_start = log.reader.start();
+            description.log_end = log.reader.end();
+            description.size_bytes = size_bytes;
+            description.segments = segments as u32;
+            description.leader_epoch = log.leader_epoch;
+        }
+        description
+    }
+
+    /// Ends the partition's writing: everything is synced, and the log is marked clean unless
+    /// something failed before. Called on a log thread, when nothing is submitted any more.
+    pub(crate) fn close(&self) {
+        let Some(log) = self.open_log().and_then(|open| open.lock().take()) else { return };
+        let read_only = log.read_only().map(str::to_owned);
+        if let Err(error) = log.close() {
+            tracing::error!(topic = %self.topic, partition = %self.index, %error, "not closed cleanly");
+        } else if let Some(cause) = read_only {
+            tracing::warn!(topic = %self.topic, partition = %self.index, cause, "closed read-only");
+        }
+    }
+
+    fn status(&self) -> PartitionStatus {
+        match self.log.get() {
+            None => PartitionStatus::Recovering,
+            Some(Err(cause)) => PartitionStatus::Offline { cause: cause.clone() },
+            Some(Ok(open)) => match open.read_only() {
+                Some(cause) => PartitionStatus::ReadOnly { cause },
+                None => PartitionStatus::Online,
+            },
+        }
+    }
+
+    fn open_log(&self) -> Option<&OpenLog> {
+        self.log.get()?.as_ref().ok()
+    }
+}
+
+impl OpenLog {
+    fn lock(&self) -> MutexGuard<'_, Option<Log>> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_only(&self) -> Option<String> {
+        self.lock().as_ref()?.read_only().map(str::to_owned)
+    }
+}

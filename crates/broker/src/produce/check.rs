@@ -1,0 +1,52 @@
+//! Whether a batch may be stored at all: everything that can be said without its partition's log.
+
+use std::time::Duration;
+
+use taffrail_log::NewBatch;
+use taffrail_model::Timestamp;
+use taffrail_model::batch::{BatchKind, Compression, HEADER_BYTES, records_crc, scan};
+
+use super::{IncomingBatch, ProduceError};
+
+/// What batches must keep to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchRules {
+    pub(crate) bytes_max: u32,
+    pub(crate) timestamp_ahead: Duration,
+    pub(crate) now: Timestamp,
+}
+
+/// Checks a batch from outside, each byte of it.
+pub(crate) fn check(batch: &IncomingBatch, rules: &BatchRules) -> Result<NewBatch, ProduceError> {
+    let bytes = (HEADER_BYTES + batch.payload.len()) as u64;
+    if bytes > u64::from(rules.bytes_max) {
+        return Err(ProduceError::BatchTooLarge { found: bytes, max: u64::from(rules.bytes_max) });
+    }
+    if batch.is_control {
+        return Err(ProduceError::ControlBatch);
+    }
+    if batch.producer_id != 0 {
+        return Err(ProduceError::UnsupportedProducer);
+    }
+    if batch.is_compressed || batch.compression != i32::from(Compression::None.code()) {
+        return Err(ProduceError::UnsupportedCompression { compression: batch.compression });
+    }
+    let computed = records_crc(&batch.payload);
+    if let Some(found) = batch.records_crc.filter(|found| *found != computed) {
+        return Err(ProduceError::CorruptBatch { found, computed });
+    }
+    let summary = scan(&batch.payload)?;
+    let latest = rules.now.plus(rules.timestamp_ahead);
+    if let Some(found) = summary.max_timestamp.filter(|found| *found > latest) {
+        let ahead_ms = u64::try_from(rules.timestamp_ahead.as_millis()).unwrap_or(u64::MAX);
+        return Err(ProduceError::TimestampAhead { found, now: rules.now, ahead_ms });
+    }
+    Ok(NewBatch {
+        payload: batch.payload.clone(),
+        records_crc: computed,
+        record_count: summary.record_count,
+        max_timestamp: summary.max_timestamp,
+        has_unstamped: summary.has_unstamped,
+        kind: BatchKind::Data,
+    })
+}

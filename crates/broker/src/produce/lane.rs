@@ -1,0 +1,52 @@
+//! Keeps the order of one stream in one partition.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::ProduceError;
+
+/// What one stream knows of one partition: whether something was refused, and what.
+///
+/// Only the partition's writer asks and tells, in the order of its queue.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    refused: Mutex<Option<u64>>,
+}
+
+impl Lane {
+    /// Whether a request may go on.
+    pub(crate) fn admit(&self, resumes_after: u64) -> Result<(), ProduceError> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match *refused {
+            Some(number) if number != resumes_after => {
+                Err(ProduceError::PrecedingFailed { refused: number })
+            }
+            _ => {
+                *refused = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes note that a request was refused; the first one stays.
+    pub(crate) fn refuse(&self, number: u64) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get_or_insert(number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_refusal_only_the_one_that_knows_of_it_goes_on() {
+        let lane = Lane::default();
+        assert!(lane.admit(0).is_ok());
+        lane.refuse(4);
+        lane.refuse(5);
+        assert!(matches!(lane.admit(0), Err(ProduceError::PrecedingFailed { refused: 4 })));
+        assert!(matches!(lane.admit(5), Err(ProduceError::PrecedingFailed { refused: 4 })));
+        assert!(lane.admit(4).is_ok());
+        assert!(lane.admit(0).is_ok());
+    }
+}

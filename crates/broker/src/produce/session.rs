@@ -1,0 +1,170 @@
+//! One producer's stream of requests: finds partitions, checks batches, keeps lanes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use taffrail_log::NewBatch;
+use taffrail_model::{LogId, PartitionIndex, TopicName, partition_for_key};
+use tokio::sync::mpsc;
+
+use super::reply::{Flight, InFlight, Outcome, Reply};
+use super::{Acks, BatchRules, Lane, Placement, ProduceBatch, ProduceError, check};
+use crate::broker::Broker;
+use crate::clock::Stopwatch;
+use crate::memory::Charge;
+use crate::partition::{AppendRequest, Order, Partition};
+
+/// One producer's stream of requests.
+///
+/// Requests are appended in the order of [`Self::submit`]. Outcomes come through the channel that
+/// the session was made with, in order for each partition. When the session is dropped the channel
+/// ends behind the last outcome.
+#[derive(Debug)]
+pub struct ProduceSession {
+    broker: Arc<Broker>,
+    outcomes: mpsc::UnboundedSender<Outcome>,
+    lanes: HashMap<LogId, Arc<Lane>>,
+    flight: Arc<Flight>,
+    spread: u32,
+}
+
+/// One request of a stream.
+#[derive(Debug)]
+pub struct StreamRequest {
+    /// The producer's number for it.
+    pub number: u64,
+    /// The batch.
+    pub batch: ProduceBatch,
+    /// Whether the producer waits for good news.
+    pub acks: Acks,
+    /// The refusal that the producer knows of.
+    pub resumes_after: u64,
+}
+
+impl ProduceSession {
+    pub(crate) fn new(broker: Arc<Broker>, outcomes: mpsc::UnboundedSender<Outcome>) -> Self {
+        broker.metrics().produce_streams.fetch_add(1, Ordering::Relaxed);
+        let (lanes, flight) = (HashMap::new(), Arc::default());
+        Self { broker, outcomes, lanes, flight, spread: 0 }
+    }
+
+    /// Takes a request. Never waits: what is too much is refused.
+    pub fn submit(&mut self, request: StreamRequest) {
+        let StreamRequest { number, batch, acks, resumes_after } = request;
+        let arrived = Stopwatch::start();
+        let bytes = batch.batch.payload.len();
+        let in_flight = InFlight::count(&self.flight, bytes as u64);
+        let (in_flight, overload) = match in_flight {
+            Ok(in_flight) => (Some(in_flight), None),
+            Err(error) => (None, Some(error)),
+        };
+        let to = self.outcomes.clone();
+        let mut reply = Reply { number, partition: None, acks, to, in_flight };
+        let partition = match self.place(&batch) {
+            Ok(partition) => partition,
+            Err(error) => return reply.send(Err(error)),
+        };
+        reply.partition = Some(partition.index);
+        let order = Order { lane: self.lane(&partition), number, resumes_after };
+        let expected = batch.expected_next_offset;
+        let checked = match overload {
+            Some(error) => Err(error),
+            None => self.admit(&partition, &batch),
+        };
+        let (batch, charge) = match checked {
+            Ok((batch, charge)) => (Ok(batch), Some(charge)),
+            Err(error) => (Err(error), None),
+        };
+        partition.submit(AppendRequest { batch, expected, order, reply, charge, arrived });
+    }
+
+    /// Checks a batch and takes its memory from the budget.
+    fn admit(
+        &self,
+        partition: &Partition,
+        batch: &ProduceBatch,
+    ) -> Result<(NewBatch, Charge), ProduceError> {
+        if self.broker.is_stopping() {
+            return Err(ProduceError::Stopping);
+        }
+        let budget = self.broker.memory();
+        let overloaded = || {
+            let what = "bytes of all requests";
+            ProduceError::Overloaded { what, limit: budget.bytes_max() }
+        };
+        let charge = budget.try_charge(batch.batch.payload.len()).ok_or_else(overloaded)?;
+        let rules = BatchRules {
+            bytes_max: partition.settings.load().batch_bytes_max,
+            timestamp_ahead: self.broker.config().timestamp_ahead,
+            now: self.broker.now(),
+        };
+        Ok((check(&batch.batch, &rules)?, charge))
+    }
+
+    /// The partition that a batch goes to.
+    fn place(&mut self, batch: &ProduceBatch) -> Result<Arc<Partition>, ProduceError> {
+        let name = TopicName::parse(&batch.topic)?;
+        if name.is_internal() {
+            return Err(ProduceError::InternalTopic { topic: batch.topic.clone() });
+        }
+        let topics = self.broker.topics();
+        let topic = topics.get(&name).ok_or_else(|| ProduceError::UnknownTopic {
+            topic: batch.topic.clone(),
+            nearest: topics.nearest(&name),
+        })?;
+        let partitions = topic.partitions.len() as u32;
+        let index = match &batch.placement {
+            Placement::Partition(index) => *index,
+            Placement::Key(key) => partition_for_key(key, partitions),
+            Placement::Spread => {
+                self.spread = self.spread.wrapping_add(1);
+                PartitionIndex::new(self.spread.checked_rem(partitions).unwrap_or(0))
+            }
+        };
+        let partition = topic.partitions.get(index.get() as usize);
+        partition.cloned().ok_or_else(|| ProduceError::UnknownPartition {
+            topic: batch.topic.clone(),
+            partition: index,
+            partitions,
+        })
+    }
+
+    fn lane(&mut self, partition: &Partition) -> Arc<Lane> {
+        Arc::clone(self.lanes.entry(partition.log_id).or_default())
+    }
+}
+
+impl Drop for ProduceSession {
+    fn drop(&mut self) {
+        self.broker.metrics().produce_streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Every request of a unary call, in order; what has no answer when the channel ends has an unknown
+/// fate.
+pub(crate) async fn produce_all(
+    broker: &Arc<Broker>,
+    batches: Vec<ProduceBatch>,
+    acks: Acks,
+) -> Vec<Outcome> {
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    let mut session = ProduceSession::new(Arc::clone(broker), sender);
+    let mut results: Vec<_> = (0..batches.len()).map(|_| None).collect();
+    for (number, batch) in (1..).zip(batches) {
+        session.submit(StreamRequest { number, batch, acks, resumes_after: 0 });
+    }
+    drop(session);
+    while let Some(outcome) = outcomes.recv().await {
+        if let Some(slot) = results.get_mut(outcome.number as usize - 1) {
+            *slot = Some(outcome);
+        }
+    }
+    let unknown = |number| Outcome {
+        number,
+        partition: None,
+        acks,
+        result: Err(ProduceError::ResultUnknown { cause: "the broker is stopping".into() }),
+    };
+    (1..).zip(results).map(|(number, outcome)| outcome.unwrap_or_else(|| unknown(number))).collect()
+}

@@ -1,0 +1,237 @@
+//! Starts a broker: opens the directory, replays the catalog, opens every log.
+
+use std::io;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use arc_swap::ArcSwap;
+use std::path::Path;
+use taffrail_log::vfs::Vfs;
+use taffrail_log::{Directory, DirectoryError, DirectoryOptions, OpenError, Opened};
+use taffrail_model::{LogId, PartitionIndex, TopicId, TopicName, limits};
+use tokio::sync::{Mutex, watch};
+
+use crate::broker::Broker;
+use crate::catalog::{Catalog, CatalogError, Topic, TopicSettings};
+use crate::clock::{Clock, Stopwatch};
+use crate::config::{BrokerConfig, ConfigError};
+use crate::coordinator::{Coordinator, JournalError};
+use crate::memory::MemoryBudget;
+use crate::metrics::Metrics;
+use crate::partition::{LogThreads, Partition, ThreadsConfig};
+use crate::topics::{ServedTopic, Topics};
+
+/// The topic that holds the catalog, and its id.
+const CATALOG: &str = "__catalog";
+const CATALOG_ID: TopicId = TopicId::new([0; TopicId::BYTES]);
+const CATALOG_LABEL: &str = "__catalog/0";
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its set-up cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its directory cannot be opened.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Its catalog cannot be opened.
+    #[error("the catalog cannot be opened: {0}")]
+    CatalogLog(#[from] OpenError),
+    /// Its catalog cannot be understood.
+    #[error("the catalog cannot be read: {cause}; `taffrail inspect` shows what is there")]
+    Catalog {
+        /// Why not.
+        cause: String,
+    },
+    /// The machine has no threads left.
+    #[error("cannot start the log threads: {0}")]
+    Threads(io::Error),
+}
+
+impl From<JournalError> for StartError {
+    fn from(error: JournalError) -> Self {
+        Self::Catalog { cause: error.to_string() }
+    }
+}
+
+impl From<CatalogError> for StartError {
+    fn from(error: CatalogError) -> Self {
+        Self::Catalog { cause: error.to_string() }
+    }
+}
+
+impl Broker {
+    /// Starts a broker on the directory at `path`.
+    ///
+    /// On return it knows every topic and serves requests; partitions whose logs are still being
+    /// checked say so. `init` allows an empty directory to be made a data directory.
+    ///
+    /// # Errors
+    /// If the directory is not one, is in use, or its catalog cannot be read.
+    pub async fn start(
+        vfs: Arc<dyn Vfs>,
+        clock: Arc<dyn Clock>,
+        path: &Path,
+        init: bool,
+        config: BrokerConfig,
+    ) -> Result<Arc<Self>, StartError> {
+        config.validate()?;
+        let first_logs = [(catalog_log(), CATALOG_LABEL)];
+        let options = DirectoryOptions { path, init, first_logs: &first_logs, now: clock.now() };
+        let directory = Arc::new(Directory::open(vfs, &options)?);
+        let metrics = Arc::<Metrics>::default();
+        let threads = LogThreads::start(ThreadsConfig {
+            writers: config.writer_threads,
+            committers: config.committer_threads,
+            readers: config.reader_threads,
+            tail_bytes: config.tail_bytes,
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+        });
+        let threads = threads.map_err(StartError::Threads)?;
+        let (topic, partition) = open_catalog(&directory, &threads)?;
+        let (catalog, known) = Coordinator::start(Arc::clone(&partition)).await?;
+        let internal = ServedTopic { topic, partitions: vec![partition] };
+        let broker = Arc::new(Self {
+            memory: MemoryBudget::new(config.memory_bytes),
+            config,
+            clock,
+            directory,
+            threads,
+            catalog,
+            topics: ArcSwap::from_pointee(Topics::default().with(internal)),
+            changing: Mutex::new(()),
+            metrics,
+            stopping: watch::Sender::new(false),
+            is_closed: AtomicBool::new(false),
+            started: Stopwatch::start(),
+        });
+        broker.serve_known(&known)?;
+        for (id, partitions) in known.doomed() {
+            broker.finish_delete(id, partitions).await;
+        }
+        keep_points(&broker)?;
+        Ok(broker)
+    }
+
+    /// Serves the topics of the catalog; their logs are opened on log threads.
+    fn serve_known(&self, known: &Catalog) -> Result<(), StartError> {
+        let mut topics = Topics::clone(&self.topics.load());
+        let mut named = vec![catalog_log()];
+        for topic in known.topics() {
+            let topic = topic?;
+            self.threads.count_logs(topic.partitions as isize);
+            let partition = |index| {
+                let (index, threads) = (PartitionIndex::new(index), Arc::clone(&self.threads));
+                let log = topic.id.log(index);
+                named.push(log);
+                Arc::new(Partition::new(topic.name.clone(), index, log, topic.settings, threads))
+            };
+            let partitions: Vec<_> = (0..topic.partitions).map(partition).collect();
+            topics = topics.with(ServedTopic { topic, partitions });
+        }
+        for partition in topics.all().flat_map(|served| &served.partitions) {
+            if partition.log_id != catalog_log() {
+                let (directory, partition) = (Arc::clone(&self.directory), Arc::clone(partition));
+                self.threads.run(move || open_partition(&directory, &partition));
+            }
+        }
+        named.extend(known.doomed().into_iter().flat_map(|(id, partitions)| {
+            (0..partitions).map(move |index| id.log(PartitionIndex::new(index)))
+        }));
+        self.topics.store(Arc::new(topics));
+        self.report_unnamed(&named);
+        Ok(())
+    }
+
+    /// Says which logs lie in the directory that no topic names. Nothing is deleted.
+    fn report_unnamed(&self, named: &[LogId]) {
+        let on_disk = match self.directory.logs() {
+            Ok(on_disk) => on_disk,
+            Err(error) => return tracing::warn!(%error, "cannot list the data directory"),
+        };
+        for log in on_disk.iter().filter(|log| !named.contains(log)) {
+            tracing::warn!(%log, "a log lies in the data directory that no topic names; it is left alone");
+        }
+    }
+}
+
+fn catalog_log() -> LogId {
+    CATALOG_ID.log(PartitionIndex::new(0))
+}
+
+/// Opens the catalog's log, before anything else.
+fn open_catalog(
+    directory: &Arc<Directory>,
+    threads: &Arc<LogThreads>,
+) -> Result<(Topic, Arc<Partition>), StartError> {
+    let name = TopicName::parse(CATALOG).expect("a valid name");
+    let settings =
+        TopicSettings { batch_bytes_max: limits::BATCH_BYTES_MAX, ..TopicSettings::default() };
+    threads.count_logs(1);
+    let Opened { log, report } =
+        directory.open_log(catalog_log(), settings.log_config(threads.tail_bytes_max()))?;
+    if !report.damage.is_empty() || log.read_only().is_some() {
+        let cause = format!("{:?} {}", report.damage, log.read_only().unwrap_or_default());
+        return Err(StartError::Catalog { cause });
+    }
+    let topic = Topic {
+        name: name.clone(),
+        id: CATALOG_ID,
+        partitions: 1,
+        overrides: std::collections::BTreeMap::new(),
+        settings,
+        created: taffrail_model::Timestamp::default(),
+    };
+    let index = PartitionIndex::new(0);
+    let partition = Partition::new(name, index, catalog_log(), settings, Arc::clone(threads));
+    let partition = Arc::new(partition);
+    partition.open(Ok(log));
+    Ok((topic, partition))
+}
+
+/// Opens a partition's log on a log thread, and says what was found.
+fn open_partition(directory: &Directory, partition: &Arc<Partition>) {
+    let config = partition.log_config();
+    let (topic, index) = (&partition.topic, partition.index);
+    match directory.open_log(partition.log_id, config) {
+        Ok(Opened { log, report }) => {
+            for damage in &report.damage {
+                let (from, to, position) = (damage.from, damage.to, damage.position);
+                let path = damage.path.display();
+                tracing::error!(%topic, partition = %index, %from, %to, %path, position, cause = damage.cause, "records are damaged or missing");
+            }
+            for path in &report.moved_aside {
+                let path = path.display();
+                tracing::warn!(%topic, partition = %index, %path, "a torn tail was moved aside");
+            }
+            if !report.was_clean {
+                let (scanned, rewritten) = (report.scanned_bytes, report.rewritten_bytes);
+                tracing::info!(%topic, partition = %index, end = %log.end(), scanned, rewritten, "recovered");
+            }
+            partition.open(Ok(log));
+        }
+        Err(error) => {
+            tracing::error!(%topic, partition = %index, %error, "the partition is offline");
+            partition.open(Err(error.to_string()));
+        }
+    }
+}
+
+/// Writes the recovery points at an interval, if they changed, as long as there is a broker.
+fn keep_points(broker: &Arc<Broker>) -> Result<(), StartError> {
+    let broker: Weak<Broker> = Arc::downgrade(broker);
+    let keep = move || {
+        loop {
+            thread::sleep(limits::RECOVERY_POINT_INTERVAL);
+            let Some(broker) = broker.upgrade() else { return };
+            if let Err(error) = broker.directory.persist_points() {
+                tracing::warn!(%error, "the recovery points could not be written");
+            }
+        }
+    };
+    let keeper = thread::Builder::new().name("log-points".into()).stack_size(256 << 10);
+    keeper.spawn(keep).map(drop).map_err(StartError::Threads)
+}

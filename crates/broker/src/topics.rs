@@ -1,0 +1,55 @@
+//! The topics that the broker serves, as every request looks them up.
+//!
+//! A picture of the catalog and the partitions behind it, replaced as a whole: whoever looks
+//! something up never waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use taffrail_model::TopicName;
+
+use crate::catalog::Topic;
+use crate::nearest::nearest;
+use crate::partition::Partition;
+
+/// All topics, the broker's own included.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Topics {
+    topics: BTreeMap<TopicName, Arc<ServedTopic>>,
+}
+
+/// A topic and its partitions, from 0.
+#[derive(Clone, Debug)]
+pub(crate) struct ServedTopic {
+    pub(crate) topic: Topic,
+    pub(crate) partitions: Vec<Arc<Partition>>,
+}
+
+impl Topics {
+    pub(crate) fn get(&self, name: &TopicName) -> Option<&Arc<ServedTopic>> {
+        self.topics.get(name)
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<ServedTopic>> {
+        self.topics.values()
+    }
+
+    /// A topic whose name is similar.
+    pub(crate) fn nearest(&self, name: &TopicName) -> Option<String> {
+        nearest(name.as_str(), self.topics.keys().map(TopicName::as_str))
+    }
+
+    #[must_use]
+    pub(crate) fn with(&self, served: ServedTopic) -> Self {
+        let mut next = self.clone();
+        next.topics.insert(served.topic.name.clone(), Arc::new(served));
+        next
+    }
+
+    #[must_use]
+    pub(crate) fn without(&self, name: &TopicName) -> Self {
+        let mut next = self.clone();
+        next.topics.remove(name);
+        next
+    }
+}

@@ -1,0 +1,130 @@
+//! `taffrail.v1.AdminService`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use taffrail_broker::{Broker, SETTINGS, TopicDescription};
+use taffrail_model::limits;
+use taffrail_proto::v1;
+use taffrail_proto::v1::admin_service_server::AdminService;
+use tonic::{Request, Response, Status};
+
+use crate::convert;
+use crate::status::Explain;
+
+/// Serves `AdminService`.
+pub(crate) struct Service {
+    broker: Arc<Broker>,
+}
+
+impl Service {
+    pub(crate) const fn new(broker: Arc<Broker>) -> Self {
+        Self { broker }
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Service {
+    async fn create_topic(
+        &self,
+        request: Request<v1::CreateTopicRequest>,
+    ) -> Result<Response<v1::CreateTopicResponse>, Status> {
+        let v1::CreateTopicRequest { name, partitions, settings } = request.into_inner();
+        let created = self.broker.create_topic(&name, partitions.max(1), settings).await;
+        let topic = Some(topic(&created.map_err(refused)?));
+        Ok(Response::new(v1::CreateTopicResponse { topic }))
+    }
+
+    async fn describe_topic(
+        &self,
+        request: Request<v1::DescribeTopicRequest>,
+    ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
+        let description = self.broker.describe_topic(&request.into_inner().name);
+        Ok(Response::new(convert::description(&description.map_err(refused)?)))
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<v1::ListTopicsRequest>,
+    ) -> Result<Response<v1::ListTopicsResponse>, Status> {
+        let topics = self.broker.list_topics(request.into_inner().include_internal);
+        let topics = topics.iter().map(convert::topic).collect();
+        Ok(Response::new(v1::ListTopicsResponse { topics }))
+    }
+
+    async fn alter_topic(
+        &self,
+        request: Request<v1::AlterTopicRequest>,
+    ) -> Result<Response<v1::AlterTopicResponse>, Status> {
+        let v1::AlterTopicRequest { name, settings } = request.into_inner();
+        let altered = self.broker.alter_topic(&name, settings).await.map_err(refused)?;
+        Ok(Response::new(v1::AlterTopicResponse { topic: Some(topic(&altered)) }))
+    }
+
+    async fn add_partitions(
+        &self,
+        request: Request<v1::AddPartitionsRequest>,
+    ) -> Result<Response<v1::AddPartitionsResponse>, Status> {
+        let v1::AddPartitionsRequest { name, partitions } = request.into_inner();
+        let altered = self.broker.add_partitions(&name, partitions).await.map_err(refused)?;
+        Ok(Response::new(v1::AddPartitionsResponse { topic: Some(topic(&altered)) }))
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<v1::DeleteTopicRequest>,
+    ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
+        self.broker.delete_topic(&request.into_inner().name).await.map_err(refused)?;
+        Ok(Response::new(v1::DeleteTopicResponse {}))
+    }
+
+    async fn describe_settings(
+        &self,
+        _: Request<v1::DescribeSettingsRequest>,
+    ) -> Result<Response<v1::DescribeSettingsResponse>, Status> {
+        let settings = SETTINGS.iter().map(|info| v1::SettingInfo {
+            name: info.name.to_owned(),
+            r#type: info.kind.to_owned(),
+            default_value: info.default.to_owned(),
+            description: info.description.to_owned(),
+        });
+        Ok(Response::new(v1::DescribeSettingsResponse { settings: settings.collect() }))
+    }
+
+    async fn describe_broker(
+        &self,
+        _: Request<v1::DescribeBrokerRequest>,
+    ) -> Result<Response<v1::DescribeBrokerResponse>, Status> {
+        let topics = self.broker.list_topics(false);
+        Ok(Response::new(v1::DescribeBrokerResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            data_directory: self.broker.directory().path().display().to_string(),
+            directory_id: self.broker.directory().id().to_owned(),
+            uptime_ms: self.broker.uptime().as_millis() as u64,
+            topics: topics.len() as u32,
+            partitions: topics.iter().map(|topic| topic.partitions).sum(),
+            limits: broker_limits(&self.broker),
+        }))
+    }
+}
+
+fn topic(description: &TopicDescription) -> v1::Topic {
+    convert::topic(&description.topic)
+}
+
+fn refused(error: taffrail_broker::CatalogError) -> Status {
+    error.explain().into_status()
+}
+
+fn broker_limits(broker: &Broker) -> BTreeMap<String, u64> {
+    let limits = [
+        ("memory_bytes", broker.memory().bytes_max()),
+        ("topics", limits::TOPICS_MAX as u64),
+        ("partitions", limits::PARTITIONS_MAX as u64),
+        ("topic_partitions", u64::from(limits::TOPIC_PARTITIONS_MAX)),
+        ("batch_bytes", u64::from(limits::BATCH_BYTES_MAX)),
+        ("in_flight_bytes", limits::IN_FLIGHT_BYTES_MAX),
+        ("in_flight_requests", u64::from(limits::IN_FLIGHT_REQUESTS_MAX)),
+    ];
+    limits.map(|(name, value)| (name.to_owned(), value)).into()
+}

@@ -1,0 +1,46 @@
+//! The gRPC front end: converts, calls the broker, converts back.
+//!
+//! Decides nothing and keeps no state; another front end beside it would not change the broker.
+
+mod admin_service;
+mod convert;
+mod log_service;
+mod status;
+
+use std::sync::Arc;
+
+use taffrail_broker::Broker;
+use taffrail_proto::v1::DESCRIPTOR_SET;
+use taffrail_proto::v1::admin_service_server::AdminServiceServer;
+use taffrail_proto::v1::log_service_server::LogServiceServer;
+use tonic::service::Routes;
+
+/// Everything that is served over gRPC: our services, health and reflection.
+///
+/// A message from a client may have `request_bytes_max`.
+///
+/// # Errors
+/// If the contract that is compiled in cannot be read.
+pub async fn routes(
+    broker: Arc<Broker>,
+    request_bytes_max: usize,
+) -> Result<axum::Router, tonic_reflection::server::Error> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let log = LogServiceServer::new(log_service::Service::new(Arc::clone(&broker)))
+        .max_decoding_message_size(request_bytes_max)
+        .max_encoding_message_size(usize::MAX);
+    let admin = AdminServiceServer::new(admin_service::Service::new(broker));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<LogServiceServer<log_service::Service>>().await;
+    reporter.set_serving::<AdminServiceServer<admin_service::Service>>().await;
+    let routes = Routes::new(log)
+        .add_service(admin)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(routes.prepare().into_axum_router())
+}

@@ -1,0 +1,234 @@
+//! What each error is called on the wire: one reason, one code, the numbers a caller needs.
+//!
+//! docs/errors.md is this file as a table. No `_` arm: a new error does not compile until it has a
+//! name here.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use taffrail_broker::{CatalogError, FetchError, ProduceError, SettingError};
+use taffrail_proto::v1;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+const DOMAIN: &str = "taffrail";
+
+/// When to try again what was refused for being too much.
+const RETRY_SOON: Duration = Duration::from_millis(50);
+/// When to try again what needs somebody or something to finish first.
+const RETRY_LATER: Duration = Duration::from_secs(1);
+
+/// An error as it goes over the wire.
+#[derive(Debug)]
+pub(crate) struct Explained {
+    reason: &'static str,
+    code: Code,
+    message: String,
+    metadata: Vec<(&'static str, String)>,
+    retry_after: Option<Duration>,
+}
+
+impl Explained {
+    fn new(reason: &'static str, code: Code, message: &dyn Display) -> Self {
+        let (message, metadata) = (message.to_string(), Vec::new());
+        Self { reason, code, message, metadata, retry_after: None }
+    }
+
+    /// A request that makes no sense.
+    pub(crate) fn invalid(message: &str) -> Self {
+        Self::new("INVALID_REQUEST", Code::InvalidArgument, &message)
+    }
+
+    /// A command about a subscription that makes no sense.
+    pub(crate) fn rejected(message: &str) -> Self {
+        Self::new("INVALID_SUBSCRIPTION", Code::InvalidArgument, &message)
+    }
+
+    fn with(mut self, name: &'static str, value: impl Display) -> Self {
+        self.metadata.push((name, value.to_string()));
+        self
+    }
+
+    fn retry(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// For one part of an answer.
+    pub(crate) fn into_error(self) -> v1::Error {
+        let metadata = self.metadata.into_iter().map(|(name, value)| (name.to_owned(), value));
+        v1::Error {
+            reason: self.reason.to_owned(),
+            message: self.message,
+            metadata: metadata.collect(),
+            retry_after_ms: self.retry_after.map(|after| after.as_millis() as u32),
+        }
+    }
+
+    /// For a call as a whole.
+    pub(crate) fn into_status(self) -> Status {
+        let metadata: HashMap<_, _> =
+            self.metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mut details = ErrorDetails::new();
+        details.set_error_info(self.reason, DOMAIN, metadata);
+        if self.retry_after.is_some() {
+            details.set_retry_info(self.retry_after);
+        }
+        Status::with_error_details(self.code, self.message, details)
+    }
+}
+
+/// Something that has a name on the wire.
+pub(crate) trait Explain {
+    fn explain(&self) -> Explained;
+}
+
+impl Explain for ProduceError {
+    fn explain(&self) -> Explained {
+        let new = |reason, code| Explained::new(reason, code, self);
+        match self {
+            Self::Name(_) => new("INVALID_TOPIC_NAME", Code::InvalidArgument),
+            Self::UnknownTopic { topic, .. } => {
+                new("UNKNOWN_TOPIC", Code::NotFound).with("topic", topic)
+            }
+            Self::UnknownPartition { topic, partition, partitions } => {
+                new("UNKNOWN_PARTITION", Code::NotFound)
+                    .with("topic", topic)
+                    .with("partition", partition)
+                    .with("partitions", partitions)
+            }
+            Self::InternalTopic { topic } => {
+                new("INTERNAL_TOPIC", Code::PermissionDenied).with("topic", topic)
+            }
+            Self::BatchTooLarge { found, max } => {
+                new("BATCH_TOO_LARGE", Code::InvalidArgument).with("found", found).with("max", max)
+            }
+            Self::UnsupportedCompression { compression } => {
+                new("UNSUPPORTED_COMPRESSION", Code::InvalidArgument)
+                    .with("compression", compression)
+            }
+            Self::ControlBatch => new("CONTROL_BATCH", Code::InvalidArgument),
+            Self::UnsupportedProducer => new("UNSUPPORTED_PRODUCER", Code::InvalidArgument),
+            Self::CorruptBatch { found, computed } => new("CORRUPT_BATCH", Code::InvalidArgument)
+                .with("found", found)
+                .with("computed", computed),
+            Self::InvalidRecords(_) => new("INVALID_RECORDS", Code::InvalidArgument),
+            Self::TimestampAhead { found, now, ahead_ms } => {
+                new("TIMESTAMP_AHEAD", Code::InvalidArgument)
+                    .with("found", found)
+                    .with("now", now)
+                    .with("ahead_ms", ahead_ms)
+            }
+            Self::OffsetMismatch { expected, actual } => {
+                new("OFFSET_MISMATCH", Code::FailedPrecondition)
+                    .with("expected", expected)
+                    .with("actual", actual)
+            }
+            Self::PrecedingFailed { refused } => {
+                new("PRECEDING_FAILED", Code::Aborted).with("refused", refused)
+            }
+            Self::Overloaded { limit, .. } => {
+                new("OVERLOADED", Code::ResourceExhausted).with("limit", limit).retry(RETRY_SOON)
+            }
+            Self::Recovering => new("PARTITION_RECOVERING", Code::Unavailable).retry(RETRY_SOON),
+            Self::ReadOnly { cause } => {
+                new("PARTITION_READ_ONLY", Code::FailedPrecondition).with("cause", cause)
+            }
+            Self::Offline { cause } => {
+                new("PARTITION_OFFLINE", Code::FailedPrecondition).with("cause", cause)
+            }
+            Self::StorageFull { path } => new("STORAGE_FULL", Code::ResourceExhausted)
+                .with("path", path.display())
+                .retry(RETRY_LATER),
+            Self::Io { path, .. } => {
+                new("STORAGE_ERROR", Code::Internal).with("path", path.display())
+            }
+            Self::ResultUnknown { .. } => new("RESULT_UNKNOWN", Code::Unknown),
+            Self::Stopping => new("STOPPING", Code::Unavailable).retry(RETRY_LATER),
+        }
+    }
+}
+
+impl Explain for FetchError {
+    fn explain(&self) -> Explained {
+        let new = |reason, code| Explained::new(reason, code, self);
+        match self {
+            Self::Name(_) => new("INVALID_TOPIC_NAME", Code::InvalidArgument),
+            Self::UnknownTopic { topic, .. } => {
+                new("UNKNOWN_TOPIC", Code::NotFound).with("topic", topic)
+            }
+            Self::UnknownPartition { topic, partition, partitions } => {
+                new("UNKNOWN_PARTITION", Code::NotFound)
+                    .with("topic", topic)
+                    .with("partition", partition)
+                    .with("partitions", partitions)
+            }
+            Self::OffsetOutOfRange { offset, start, end } => {
+                new("OFFSET_OUT_OF_RANGE", Code::OutOfRange)
+                    .with("offset", offset)
+                    .with("start", start)
+                    .with("end", end)
+            }
+            Self::DataLoss { topic, partition, from, to, .. } => new("DATA_LOSS", Code::DataLoss)
+                .with("topic", topic)
+                .with("partition", partition)
+                .with("from", from)
+                .with("to", to),
+            Self::MessageTooSmall { batch_bytes, message_bytes_max } => {
+                new("MESSAGE_TOO_SMALL", Code::InvalidArgument)
+                    .with("batch_bytes", batch_bytes)
+                    .with("max_message_bytes", message_bytes_max)
+            }
+            Self::Recovering => new("PARTITION_RECOVERING", Code::Unavailable).retry(RETRY_SOON),
+            Self::Offline { cause } => {
+                new("PARTITION_OFFLINE", Code::FailedPrecondition).with("cause", cause)
+            }
+            Self::Io { .. } => new("STORAGE_ERROR", Code::Internal),
+            Self::Stopping => new("STOPPING", Code::Unavailable).retry(RETRY_LATER),
+        }
+    }
+}
+
+impl Explain for CatalogError {
+    fn explain(&self) -> Explained {
+        let new = |reason, code| Explained::new(reason, code, self);
+        match self {
+            Self::Name(_) => new("INVALID_TOPIC_NAME", Code::InvalidArgument),
+            Self::InternalName(topic) => {
+                new("INTERNAL_TOPIC", Code::PermissionDenied).with("topic", topic)
+            }
+            Self::TopicExists(topic) => {
+                new("TOPIC_EXISTS", Code::AlreadyExists).with("topic", topic)
+            }
+            Self::UnknownTopic { topic, .. } => {
+                new("UNKNOWN_TOPIC", Code::NotFound).with("topic", topic)
+            }
+            Self::PartitionCount { found, max } => {
+                new("INVALID_PARTITION_COUNT", Code::InvalidArgument)
+                    .with("found", found)
+                    .with("max", max)
+            }
+            Self::FewerPartitions { topic, found } => {
+                new("INVALID_PARTITION_COUNT", Code::InvalidArgument)
+                    .with("topic", topic)
+                    .with("found", found)
+            }
+            Self::Full { found, max, .. } => {
+                new("LIMIT_REACHED", Code::ResourceExhausted).with("found", found).with("max", max)
+            }
+            Self::Setting(SettingError::Unknown { name, .. }) => {
+                new("UNKNOWN_SETTING", Code::InvalidArgument).with("name", name)
+            }
+            Self::Setting(SettingError::Value { name, .. }) => {
+                new("INVALID_SETTING", Code::InvalidArgument).with("name", name)
+            }
+            Self::Setting(SettingError::BatchExceedsSegment { .. }) => {
+                new("INVALID_SETTING", Code::InvalidArgument).with("name", "segment.bytes")
+            }
+            Self::Files { topic, .. } => new("STORAGE_ERROR", Code::Internal).with("topic", topic),
+            Self::Storage(error) => error.explain(),
+            Self::Damaged { .. } => new("DATA_LOSS", Code::DataLoss).with("topic", "__catalog"),
+        }
+    }
+}
