@@ -3,7 +3,6 @@
 import zlib
 
 from client import (
-    CALL_SECONDS,
     batch_of,
     check_error,
     damaged,
