@@ -166,6 +166,7 @@ pub enum FetchError {
 
 /// Answers a fetch.
 pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> Vec<FetchResult> {
+    let mut stopping = broker.stopping();
     let deadline = Instant::now() + request.wait_max.min(limits::FETCH_WAIT_MAX);
     let partitions: Vec<_> =
         request.partitions.iter().map(|p| broker.partition(&p.topic, p.partition)).collect();
@@ -181,8 +182,14 @@ pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> Vec<FetchR
             })
             .collect();
         let (results, is_enough) = fetch_once(broker, request, &partitions).await;
-        if is_enough || timeout_at(deadline, moves.next()).await.is_err() {
+        if is_enough {
             return results;
+        }
+        tokio::select! {
+            moved = timeout_at(deadline, moves.next()) => if moved.is_err() {
+                return results;
+            },
+            _ = stopping.changed() => return results,
         }
     }
 }

@@ -64,9 +64,16 @@ impl LogService for Service {
         let mut requests = request.into_inner();
         let (mut session, outcomes) = self.broker.produce_session();
         let (invalid, refusals) = mpsc::channel(1);
+        let mut stopping = self.broker.stopping();
         tokio::spawn(async move {
-            // Ends when the client closes its side or is gone; what is in flight is answered.
-            while let Some(Ok(request)) = requests.next().await {
+            // Ends when the client closes its side or is gone, or the broker stops; what is in
+            // flight is answered.
+            loop {
+                let request = tokio::select! {
+                    request = requests.next() => request,
+                    _ = stopping.changed() => return,
+                };
+                let Some(Ok(request)) = request else { return };
                 match stream_request(request) {
                     Ok(request) => session.submit(request),
                     Err(error) => {

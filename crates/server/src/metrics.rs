@@ -1,0 +1,159 @@
+//! The text of `/metrics`, in the OpenMetrics format: read from the broker's counters when asked.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use taffrail_broker::{Broker, Histogram, PartitionStatus};
+
+use crate::accept::Connections;
+
+/// The metrics of a broker as text.
+pub(crate) fn text(
+    broker: &Arc<Broker>,
+    connections: &Arc<Connections>,
+) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("taffrail");
+    let (broker, connections) = (Arc::clone(broker), Arc::clone(connections));
+    registry.register_collector(Box::new(Snapshot { broker, connections }));
+    let mut out = String::new();
+    text::encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    broker: Arc<Broker>,
+    connections: Arc<Connections>,
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut encoder;
+        self.counters(out)?;
+        self.gauges(out)?;
+        self.histograms(out)?;
+        self.partitions(out)
+    }
+}
+
+impl Snapshot {
+    fn counters(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics = self.broker.metrics();
+        let counters: [(&str, &str, &AtomicU64); 8] = [
+            ("produced_batches", "Batches that were appended", &metrics.produced_batches),
+            ("produced_records", "Records that were appended", &metrics.produced_records),
+            ("produced_bytes", "Bytes of records that were appended", &metrics.produced_bytes),
+            ("refused_batches", "Batches that were refused", &metrics.refused_batches),
+            ("reads", "Reads that found records", &metrics.fetches),
+            ("read_bytes", "Bytes of batches that were read", &metrics.fetched_bytes),
+            ("reads_from_memory", "Reads served from memory", &metrics.tail_reads),
+            ("reads_from_files", "Reads that went to files", &metrics.disk_reads),
+        ];
+        for (name, help, counter) in counters {
+            let counter = ConstCounter::new(counter.load(Ordering::Relaxed));
+            counter.encode(out.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let refused = ConstCounter::new(self.connections.failed());
+        let help = "Connections that ended with an error";
+        refused.encode(out.encode_descriptor(
+            "connection_errors",
+            help,
+            None,
+            refused.metric_type(),
+        )?)
+    }
+
+    fn gauges(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics = self.broker.metrics();
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let gauges = [
+            ("connections", "Open connections", self.connections.open()),
+            ("connections_max", "Open connections at the most", self.connections.max()),
+            ("produce_streams", "Open streams of producers", load(&metrics.produce_streams)),
+            ("consume_streams", "Open streams of consumers", load(&metrics.consume_streams)),
+            (
+                "memory_budget_used_bytes",
+                "Bytes of requests and answers in memory",
+                self.broker.memory().used_bytes(),
+            ),
+            (
+                "memory_budget_bytes",
+                "Bytes of requests and answers at the most",
+                self.broker.memory().bytes_max(),
+            ),
+            ("process_resident_memory_bytes", "Memory of the process", resident_bytes()),
+            ("uptime_seconds", "Since when the broker runs", self.broker.uptime().as_secs()),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(out.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+
+    fn histograms(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics = self.broker.metrics();
+        let histograms: [(&str, &str, &Histogram); 3] = [
+            ("produce_seconds", "From a batch's arrival to its commit", &metrics.produce_seconds),
+            ("sync_seconds", "How long syncs take", &metrics.sync_seconds),
+            ("write_seconds", "How long writes take", &metrics.write_seconds),
+        ];
+        for (name, help, histogram) in histograms {
+            let buckets = histogram.buckets();
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let mut metric = out.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            metric.encode_histogram::<NoLabelSet>(
+                histogram.sum_seconds(),
+                count,
+                &buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn partitions(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let topics = self.broker.describe_all();
+        let rows: Vec<_> = topics
+            .iter()
+            .flat_map(|topic| {
+                topic.partitions.iter().map(move |partition| (&topic.topic.name, partition))
+            })
+            .collect();
+        type Value = fn(&taffrail_broker::PartitionDescription) -> u64;
+        let gauges: [(&str, &str, Value); 5] = [
+            ("log_start_offset", "Offset of the first record", |p| p.log_start.get()),
+            ("log_high_watermark", "End of what readers may see", |p| p.high_watermark.get()),
+            ("log_end_offset", "End of what is written", |p| p.log_end.get()),
+            ("log_size_bytes", "Bytes on disk", |p| p.size_bytes),
+            ("partition_online", "1 if it reads and writes", |p| {
+                u64::from(p.status == PartitionStatus::Online)
+            }),
+        ];
+        for (name, help, value) in gauges {
+            let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (topic, partition) in &rows {
+                let labels =
+                    [("topic", topic.to_string()), ("partition", partition.partition.to_string())];
+                let gauge = ConstGauge::new(i64::try_from(value(partition)).unwrap_or(i64::MAX));
+                gauge.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Memory of this process, as the kernel counts it.
+fn resident_bytes() -> u64 {
+    const PAGE_BYTES: u64 = 4096;
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0) * PAGE_BYTES
+}
