@@ -1,5 +1,6 @@
 //! Reads several partitions for one request, and waits where there is nothing yet.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use taffrail_log::{Found, Read, ReadError};
 use taffrail_model::{Gap, NameError, Offset, PartitionIndex, Timestamp, limits};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::sleep;
 
 use crate::broker::Broker;
 use crate::consume::Position;
@@ -167,7 +168,7 @@ pub enum FetchError {
 /// Answers a fetch.
 pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> Vec<FetchResult> {
     let mut stopping = broker.stopping();
-    let deadline = Instant::now() + request.wait_max.min(limits::FETCH_WAIT_MAX);
+    let mut expiry = pin!(sleep(request.wait_max.min(limits::FETCH_WAIT_MAX)));
     let partitions: Vec<_> =
         request.partitions.iter().map(|p| broker.partition(&p.topic, p.partition)).collect();
     loop {
@@ -186,9 +187,8 @@ pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> Vec<FetchR
             return results;
         }
         tokio::select! {
-            moved = timeout_at(deadline, moves.next()) => if moved.is_err() {
-                return results;
-            },
+            Some(_) = moves.next() => {}
+            () = &mut expiry => return results,
             _ = stopping.changed() => return results,
         }
     }

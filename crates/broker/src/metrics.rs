@@ -33,6 +33,8 @@ pub struct Metrics {
     pub write_seconds: Histogram,
     /// Consumers' streams that are open.
     pub consume_streams: AtomicU64,
+    /// Producers' streams and unary requests since the start.
+    pub sessions: AtomicU64,
     /// Producers' streams that are open.
     pub produce_streams: AtomicU64,
 }

@@ -51,7 +51,9 @@ impl LogService for Service {
         }
         let batches = batches.into_iter().map(convert::produce_batch).collect();
         let outcomes = self.broker.produce(batches, acks).await;
-        let results = outcomes.iter().map(convert::produce_result).collect();
+        // Who does not wait for good news hears only of trouble, and then of each batch in order.
+        let is_wanted = acks == Acks::Committed || outcomes.iter().any(|o| o.result.is_err());
+        let results = outcomes.iter().filter(|_| is_wanted).map(convert::produce_result).collect();
         Ok(Response::new(v1::ProduceResponse { results }))
     }
 

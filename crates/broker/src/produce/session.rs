@@ -46,7 +46,9 @@ impl ProduceSession {
     pub(crate) fn new(broker: Arc<Broker>, outcomes: mpsc::UnboundedSender<Outcome>) -> Self {
         broker.metrics().produce_streams.fetch_add(1, Ordering::Relaxed);
         let (lanes, flight) = (HashMap::new(), Arc::default());
-        Self { broker, outcomes, lanes, flight, spread: 0 }
+        // Sessions begin at different partitions, so that many short ones spread too.
+        let spread = broker.metrics().sessions.fetch_add(1, Ordering::Relaxed) as u32;
+        Self { broker, outcomes, lanes, flight, spread }
     }
 
     /// Takes a request. Never waits: what is too much is refused.

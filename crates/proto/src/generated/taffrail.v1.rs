@@ -213,7 +213,8 @@ pub struct ProduceRequest {
     #[prost(enumeration = "Acks", tag = "2")]
     pub acks: i32,
 }
-/// A result per batch, in the request's order. Empty with ACKS_NONE, but for refusals.
+/// A result per batch, in the request's order. With ACKS_NONE there are none, unless some batch was
+/// refused.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProduceResponse {
     /// One for each batch.
