@@ -126,7 +126,7 @@ impl ProducerBuilder {
             .settings
             .iter()
             .find(|setting| setting.name == "max.batch.bytes")
-            .and_then(|setting| setting.value.parse().ok())
+            .and_then(|setting| parse_bytes(&setting.value))
             .unwrap_or(limits::BATCH_BYTES_DEFAULT as usize);
         let facts = TopicFacts {
             topic: name,
@@ -134,5 +134,42 @@ impl ProducerBuilder {
             payload_bytes_max: batch_bytes_max.saturating_sub(HEADER_BYTES).max(1),
         };
         Ok(Producer::start(self.client, facts, self.settings))
+    }
+}
+
+/// Reads bytes as settings spell them: `1048576`, `1MiB`, `2 MB`.
+fn parse_bytes(text: &str) -> Option<usize> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let unit = unit.trim().to_ascii_lowercase();
+    let factor = match unit.trim_end_matches('b') {
+        "" => 1,
+        "k" => 1_000,
+        "ki" => 1 << 10,
+        "m" => 1_000_000,
+        "mi" => 1 << 20,
+        _ => return None,
+    };
+    number.parse::<usize>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_as_settings_spell_them() {
+        let table = [
+            ("1024", Some(1_024)),
+            ("1KiB", Some(1_024)),
+            ("64MiB", Some(64 << 20)),
+            ("2 MB", Some(2_000_000)),
+            ("5k", Some(5_000)),
+            ("none", None),
+            ("", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_bytes(text), expected, "{text:?}");
+        }
     }
 }

@@ -1,0 +1,188 @@
+//! `taffrail bench`: measures a broker that runs.
+//!
+//! Makes a topic of its own, and deletes it at the end, unless one is named.
+
+mod consume;
+mod pace;
+mod produce;
+mod report;
+mod tail;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Subcommand, ValueEnum};
+use taffrail_client::{Client, ProducerBuilder};
+
+use super::produce::AcksArgument;
+use crate::arguments::Context;
+use report::Report;
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Workload {
+    /// Append records as fast as the broker takes them, or at a rate
+    Produce(Options),
+    /// Read records from the beginning as fast as they come
+    Consume(Options),
+}
+
+/// How to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Number of records, over all producers
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    records: u64,
+    /// Bytes of a record's value
+    #[arg(long, value_name = "N", default_value_t = 1_024)]
+    record_bytes: usize,
+    /// Bytes at which a batch is full; without it the client decides
+    #[arg(long, value_name = "N")]
+    batch_bytes: Option<usize>,
+    /// Number of producers, each with a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    producers: u32,
+    /// Number of consumers, each of which reads everything; while producing (default none) they
+    /// measure the time from end to end
+    #[arg(long, value_name = "N")]
+    consumers: Option<u32>,
+    /// Number of partitions
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    partitions: u32,
+    /// Records a second over all producers; without it as many as go
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+    /// When the topic counts a record as committed
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    durability: Durability,
+    /// What producers wait for
+    #[arg(long, value_enum, value_name = "ACKS", default_value_t)]
+    acks: AcksArgument,
+    /// End after this time, such as 30s or 2m, whatever --records says
+    #[arg(long, value_name = "T", value_parser = duration)]
+    duration: Option<Duration>,
+    /// Use this topic, and leave it there
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["partitions", "durability"])]
+    topic: Option<String>,
+}
+
+/// When a topic counts a record as committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Durability {
+    /// On disk
+    #[default]
+    Fsync,
+    /// Written to the operating system
+    #[value(name = "page_cache", alias = "page-cache")]
+    PageCache,
+}
+
+impl Durability {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Fsync => "fsync",
+            Self::PageCache => "page_cache",
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().ok();
+    parsed
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| format!("{text:?} is no duration: use one such as 30s or 2m"))
+}
+
+/// A workload, where it runs.
+#[derive(Clone, Debug)]
+struct Run {
+    options: Options,
+    server: String,
+    topic: String,
+    partitions: u32,
+}
+
+pub(crate) async fn run(workload: Workload, context: &Context) -> anyhow::Result<()> {
+    let (Workload::Produce(options) | Workload::Consume(options)) = &workload;
+    let client = context.client()?;
+    let topic = match &options.topic {
+        Some(topic) => topic.clone(),
+        None => create_topic(&client, options).await?,
+    };
+    let measured = tokio::select! {
+        measured = measure(&workload, &client, &topic, context) => measured,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    if options.topic.is_none() {
+        let deleted = client.admin().delete_topic(&topic).await;
+        if let Err(error) = deleted {
+            context.output.note(format_args!("the topic {topic} is left over: {error}"));
+        }
+    }
+    let report = measured?;
+    context.output.result(|| report.text(), || report.json())?;
+    Ok(())
+}
+
+async fn create_topic(client: &Client, options: &Options) -> anyhow::Result<String> {
+    let name = format!("bench-{}", jiff::Timestamp::now().as_millisecond());
+    let settings =
+        BTreeMap::from([("durability".to_owned(), options.durability.name().to_owned())]);
+    let created = client.admin().create_topic(&name, options.partitions, settings).await;
+    created.with_context(|| format!("cannot create the topic {name}"))?;
+    Ok(name)
+}
+
+async fn measure(
+    workload: &Workload,
+    client: &Client,
+    topic: &str,
+    context: &Context,
+) -> anyhow::Result<Report> {
+    let (Workload::Produce(options) | Workload::Consume(options)) = workload;
+    let (described, _) = client.admin().describe_topic(topic).await?;
+    let run = Run {
+        options: options.clone(),
+        server: context.server.clone(),
+        topic: topic.to_owned(),
+        partitions: described.partitions,
+    };
+    match workload {
+        Workload::Produce(_) => produce::measure(&run).await,
+        Workload::Consume(options) => {
+            if options.topic.is_none() {
+                context.output.note("filling the topic ...");
+                produce::fill(&run).await?;
+            }
+            consume::measure(&run).await
+        }
+    }
+}
+
+impl Run {
+    /// A client with a connection of its own.
+    fn connect(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.server)?)
+    }
+
+    fn producer(&self) -> anyhow::Result<ProducerBuilder> {
+        let builder = self.connect()?.producer(&self.topic).acks(self.options.acks.into());
+        Ok(match self.options.batch_bytes {
+            Some(bytes) => builder.batch_bytes(bytes).batch_bytes_busy(bytes),
+            None => builder,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("-2m").is_err() && duration("7").is_err());
+    }
+}

@@ -1,0 +1,189 @@
+//! `taffrail demo`: shows in half a minute that what was acknowledged is there.
+//!
+//! Starts a broker as a child, streams a week of real earthquakes through it, kills it with SIGKILL
+//! in the middle, starts it again, replays, and counts.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use taffrail_client::{Client, Delivery, Position, ProduceError, Producer, Record, Until};
+
+use crate::arguments::Context;
+
+/// A week of earthquakes, one JSON object a line.
+const EARTHQUAKES: &str = include_str!("../../../../docs/examples/earthquakes.ndjson");
+const TOPIC: &str = "quakes";
+const PARTITIONS: u32 = 4;
+
+/// How many events are streamed a second; slow enough to watch.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Events a second
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: u64,
+}
+
+pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let data = directory.path().join("data");
+    let say = |text: &str| {
+        if !context.output.is_quiet {
+            println!("{text}");
+        }
+    };
+    let events = events()?;
+    let pause = Duration::from_micros(1_000_000 / arguments.rate);
+
+    let broker = Broker::start(&data)?;
+    let client = Client::connect(&broker.url)?;
+    client.admin().create_topic(TOPIC, PARTITIONS, BTreeMap::new()).await?;
+    say(&format!("started a broker on {} with data in {}", broker.url, data.display()));
+
+    let half = events.len() / 2;
+    let mut sent = Sent::default();
+    let producer = client.producer(TOPIC).build().await?;
+    for event in &events[..half] {
+        sent.push(event, &producer).await?;
+        tokio::time::sleep(pause).await;
+    }
+    let process = broker.child.id();
+    broker.kill()?;
+    say(&format!("killed the broker (process {process}) with SIGKILL after {half} events"));
+    drop(producer);
+    let (acknowledged, unknown) = sent.settle().await;
+    say(&format!(
+        "  {} were acknowledged, of {} the fate is unknown",
+        acknowledged.len(),
+        unknown.len()
+    ));
+
+    let broker = Broker::start(&data)?;
+    let client = Client::connect(&broker.url)?;
+    let replayed = replay(&client).await?;
+    for id in &acknowledged {
+        let times = replayed.get(*id).copied().unwrap_or(0);
+        ensure!(times == 1, "event {id} was acknowledged and is there {times} times");
+    }
+    say(&format!(
+        "started it again: replayed {} events, every acknowledged one is there, once",
+        replayed.len()
+    ));
+
+    let producer = client.producer(TOPIC).build().await?;
+    let mut sent = Sent::default();
+    let lost = |event: &&Event| unknown.contains(&event.id) && !replayed.contains_key(event.id);
+    for event in events[..half].iter().filter(lost).chain(&events[half..]) {
+        sent.push(event, &producer).await?;
+    }
+    producer.close().await?;
+    let (_, unknown) = sent.settle().await;
+    ensure!(unknown.is_empty(), "{} events were not acknowledged", unknown.len());
+    let replayed = replay(&client).await?;
+    let total: usize = replayed.values().sum();
+    ensure!(
+        replayed.len() == events.len() && total == events.len(),
+        "{} events were sent, {total} are there, {} of them different",
+        events.len(),
+        replayed.len()
+    );
+    say(&format!("streamed the rest: all {total} events are there, each once; nothing was lost"));
+    broker.stop()
+}
+
+/// One earthquake.
+struct Event {
+    id: &'static str,
+    line: &'static str,
+}
+
+fn events() -> anyhow::Result<Vec<Event>> {
+    let event = |line: &'static str| {
+        let (_, rest) = line.split_once("\"id\":").context("an earthquake has an id")?;
+        let id = rest.split('"').nth(1).context("its id is text")?;
+        Ok(Event { id, line })
+    };
+    EARTHQUAKES.lines().map(event).collect()
+}
+
+/// What was sent and is not yet known to be there.
+#[derive(Default)]
+struct Sent {
+    deliveries: Vec<(&'static str, Delivery)>,
+}
+
+impl Sent {
+    async fn push(&mut self, event: &Event, producer: &Producer) -> Result<(), ProduceError> {
+        let record = Record::value(event.line.as_bytes()).key(event.id.as_bytes());
+        self.deliveries.push((event.id, producer.send(record).await?));
+        Ok(())
+    }
+
+    /// What was acknowledged, and what was not.
+    async fn settle(self) -> (Vec<&'static str>, Vec<&'static str>) {
+        let (mut acknowledged, mut unknown) = (Vec::new(), Vec::new());
+        for (id, delivery) in self.deliveries {
+            match delivery.await {
+                Ok(_) => acknowledged.push(id),
+                Err(_) => unknown.push(id),
+            }
+        }
+        (acknowledged, unknown)
+    }
+}
+
+/// How often each event is in the topic, by id.
+async fn replay(client: &Client) -> anyhow::Result<BTreeMap<String, usize>> {
+    let mut found = BTreeMap::new();
+    let consumer = client.consumer().topic(TOPIC).from(Position::Earliest);
+    let mut consumer = consumer.until(Until::HighWatermark).build().await?;
+    while let Some(batch) = consumer.next_batch().await {
+        for record in batch?.records() {
+            let key = record?.key.unwrap_or_default();
+            *found.entry(String::from_utf8_lossy(key).into_owned()).or_insert(0) += 1;
+        }
+    }
+    Ok(found)
+}
+
+/// A broker that runs as a child of this process.
+struct Broker {
+    child: Child,
+    url: String,
+}
+
+impl Broker {
+    fn start(data: &Path) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let mut child = Command::new(program)
+            .args(["serve", "--listen", "127.0.0.1:0", "--set", "log=error", "--data"])
+            .arg(data)
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start a broker")?;
+        let stdout = child.stdout.take().context("its output is piped")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).context("cannot hear the broker")?;
+        let url = line.split_whitespace().find(|word| word.starts_with("http://"));
+        match url {
+            Some(url) => Ok(Self { url: url.to_owned(), child }),
+            None => bail!("the broker did not start; it said {line:?}"),
+        }
+    }
+
+    /// Ends it without any warning.
+    fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill().context("cannot kill the broker")?;
+        self.child.wait().context("cannot see the broker end")?;
+        Ok(())
+    }
+
+    fn stop(self) -> anyhow::Result<()> {
+        // Its data is temporary: nothing needs to be finished.
+        self.kill()
+    }
+}

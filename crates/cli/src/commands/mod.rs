@@ -1,0 +1,65 @@
+//! The commands, one file each.
+
+mod bench;
+mod completions;
+mod consume;
+mod demo;
+mod produce;
+mod serve;
+mod topic;
+
+use std::future::Future;
+
+use clap::Subcommand;
+
+use crate::arguments::Context;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a broker
+    Serve(serve::Arguments),
+    /// Create, list, describe, alter and delete topics
+    #[command(subcommand)]
+    Topic(topic::Command),
+    /// Append records to a topic, one per line of files or standard input
+    Produce(produce::Arguments),
+    /// Print the records of a topic, and then what comes
+    Consume(consume::Arguments),
+    /// Show it: stream events, kill the broker in the middle, lose nothing
+    Demo(demo::Arguments),
+    /// Measure a broker
+    #[command(subcommand)]
+    Bench(bench::Workload),
+    /// Print a script that makes a shell complete commands
+    Completions(completions::Arguments),
+}
+
+impl Command {
+    pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Serve(arguments) => serve::run(arguments, context),
+            Self::Demo(arguments) => client_block_on(context, demo::run(arguments, context)),
+            Self::Topic(command) => client_block_on(context, topic::run(command, context)),
+            Self::Produce(arguments) => client_block_on(context, produce::run(arguments, context)),
+            Self::Consume(arguments) => {
+                // A worker of its own answers the broker while this thread waits for a pipe.
+                let mut runtime = tokio::runtime::Builder::new_multi_thread();
+                context.log();
+                let runtime = runtime.worker_threads(1).enable_all().build()?;
+                runtime.block_on(consume::run(arguments, context))
+            }
+            Self::Bench(workload) => client_block_on(context, bench::run(workload, context)),
+            Self::Completions(arguments) => completions::run(&arguments),
+        }
+    }
+}
+
+/// Runs a command that is a client on this thread alone: quicker than handing over between threads.
+fn client_block_on<F>(context: &Context, command: F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    context.log();
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}

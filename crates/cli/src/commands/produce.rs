@@ -1,0 +1,292 @@
+//! `taffrail produce`: appends records from files or standard input.
+//!
+//! A record that cannot be read stops it: what came before is appended, nothing behind it is sent,
+//! and the message says where to go on.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+use indicatif::ProgressBar;
+use serde_json::json;
+use taffrail_client::{Acks, HeaderView, PartitionIndex, ProduceError, Producer, Record};
+
+use super::topic::key_value;
+use crate::arguments::Context;
+use crate::figures;
+use crate::input::{self, Chunk, LineError, Parsed, Parser, ReadError, Source};
+use crate::output::Output;
+
+/// Arguments of `produce`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The topic to append to
+    topic: String,
+    /// Files to read; none or `-`: standard input
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The values are JSON objects, and this field is the key
+    #[arg(long, value_name = "FIELD", conflicts_with = "key_separator")]
+    key_field: Option<String>,
+    /// The values are JSON objects, and this field is the timestamp: a number of Unix milliseconds
+    /// or an RFC 3339 string
+    #[arg(long, value_name = "FIELD", conflicts_with = "key_separator")]
+    timestamp_field: Option<String>,
+    /// Key and value stand on the line, with this between them
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    key_separator: Option<String>,
+    /// The partition to append to, whatever the key
+    #[arg(long, value_name = "P")]
+    partition: Option<u32>,
+    /// A header of every record
+    #[arg(long = "header", value_name = "K=V", value_parser = key_value)]
+    headers: Vec<(String, String)>,
+    /// What to wait for
+    #[arg(long, value_enum, value_name = "ACKS", default_value_t)]
+    acks: AcksArgument,
+    /// How records are told apart
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    format: InputFormat,
+}
+
+/// What a producer waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum AcksArgument {
+    /// Until records are committed: on disk, unless the topic says otherwise
+    #[default]
+    Committed,
+    /// For nothing: fire and forget
+    None,
+}
+
+impl From<AcksArgument> for Acks {
+    fn from(acks: AcksArgument) -> Self {
+        match acks {
+            AcksArgument::Committed => Self::Committed,
+            AcksArgument::None => Self::None,
+        }
+    }
+}
+
+/// How records are told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum InputFormat {
+    /// A record a line
+    #[default]
+    Lines,
+    /// A JSON object a line, as `consume --format json` writes it
+    Json,
+    /// Records end with a zero byte
+    NullDelimited,
+}
+
+/// Why reading stopped before the end.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    #[error("{place}: {cause}")]
+    BadRecord {
+        place: String,
+        #[source]
+        cause: LineError,
+    },
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("{place}: {cause}")]
+    Refused {
+        place: String,
+        #[source]
+        cause: ProduceError,
+    },
+    /// Records sent before failed: the producer says how.
+    #[error("records failed")]
+    Failed,
+    #[error("interrupted")]
+    Interrupted,
+}
+
+pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Result<()> {
+    let parser = arguments.parser()?;
+    let sources = arguments.sources();
+    let client = context.client()?;
+    let producer = client.producer(&arguments.topic).acks(arguments.acks.into()).build().await;
+    let producer = producer.with_context(|| format!("cannot append to {}", arguments.topic))?;
+
+    let total_bytes = sources.iter().map(Source::known_bytes).sum();
+    let bar = context.output.progress(total_bytes);
+    let delimiter = if arguments.format == InputFormat::NullDelimited { 0 } else { b'\n' };
+    let chunks = input::open(sources, delimiter);
+    let feed = Feed {
+        producer: &producer,
+        parser,
+        headers: arguments.headers.iter().map(|(name, value)| header(name, value)).collect(),
+        partition: arguments.partition.map(PartitionIndex::new),
+        bar: &bar,
+    };
+    let begun = Instant::now();
+    let fed = feed.feed_all(chunks).await;
+    let flushed = producer.flush().await;
+    let elapsed = begun.elapsed();
+    bar.finish_and_clear();
+    let stats = producer.stats();
+    let closed = producer.close().await;
+
+    let topic = &arguments.topic;
+    let appended = match stats.delivered_records {
+        1 => "1 record was".to_owned(),
+        records => format!("{} records were", figures::count(records)),
+    };
+    flushed.and(closed).with_context(|| {
+        let failed = figures::count(stats.failed_records.max(stats.refused_batches));
+        format!("{appended} appended to {topic}, {failed} were not")
+    })?;
+    if let Err(stopped) = fed {
+        let note = match stopped {
+            Stopped::BadRecord { .. } | Stopped::Refused { .. } => {
+                "; nothing from there on was sent: mend it and go on from there"
+            }
+            Stopped::Read(_) | Stopped::Failed | Stopped::Interrupted => "",
+        };
+        context.output.note(format_args!("{appended} appended to {topic}{note}"));
+        return Err(stopped.into());
+    }
+    summarise(context.output, topic, stats.delivered_records, stats.delivered_bytes, elapsed)?;
+    Ok(())
+}
+
+impl Arguments {
+    fn parser(&self) -> anyhow::Result<Parser> {
+        let has_fields = self.key_field.is_some() || self.timestamp_field.is_some();
+        if self.format == InputFormat::Json && (has_fields || self.key_separator.is_some()) {
+            bail!(
+                "--format json has keys and timestamps of its own: leave the --key-* and --timestamp-* flags out"
+            );
+        }
+        Ok(match (&self.format, &self.key_separator) {
+            (InputFormat::Json, _) => Parser::Json,
+            (_, Some(separator)) => Parser::Separated(separator.clone().into_bytes()),
+            _ if has_fields => Parser::fields(self.key_field.clone(), self.timestamp_field.clone()),
+            _ => Parser::Value,
+        })
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let source = |path: &PathBuf| match path.to_str() {
+            Some("-") => Source::Stdin,
+            _ => Source::File(path.clone()),
+        };
+        if self.files.is_empty() {
+            vec![Source::Stdin]
+        } else {
+            self.files.iter().map(source).collect()
+        }
+    }
+}
+
+fn header<'a>(name: &'a str, value: &'a str) -> HeaderView<'a> {
+    HeaderView { name, value: value.as_bytes() }
+}
+
+/// Carries what is read to the producer.
+struct Feed<'a> {
+    producer: &'a Producer,
+    parser: Parser,
+    headers: Vec<HeaderView<'a>>,
+    partition: Option<PartitionIndex>,
+    bar: &'a ProgressBar,
+}
+
+impl Feed<'_> {
+    async fn feed_all(
+        &self,
+        mut chunks: tokio::sync::mpsc::Receiver<Result<Chunk, ReadError>>,
+    ) -> Result<(), Stopped> {
+        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+        loop {
+            let chunk = tokio::select! {
+                chunk = chunks.recv() => chunk,
+                _ = &mut interrupted => return Err(Stopped::Interrupted),
+            };
+            let Some(chunk) = chunk else { return Ok(()) };
+            let chunk = chunk?;
+            self.feed(&chunk).await?;
+            self.bar.inc(chunk.len() as u64);
+            let stats = self.producer.stats();
+            self.bar.set_message(format!("{} records", figures::count(stats.accepted_records)));
+            if stats.failed_records > 0 || stats.refused_batches > 0 {
+                return Err(Stopped::Failed);
+            }
+        }
+    }
+
+    async fn feed(&self, chunk: &Chunk) -> Result<(), Stopped> {
+        for (index, piece) in chunk.records().enumerate() {
+            let place = || format!("{}:{}", chunk.source, chunk.first_line + index as u64);
+            let parsed = self.parser.parse(piece);
+            let parsed = parsed.map_err(|cause| Stopped::BadRecord { place: place(), cause })?;
+            let Some(parsed) = parsed else { continue };
+            let sent = self.send(&parsed).await;
+            sent.map_err(|cause| Stopped::Refused { place: place(), cause })?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, parsed: &Parsed<'_>) -> Result<(), ProduceError> {
+        let mut record = match &parsed.value {
+            Some(value) => Record::value(value),
+            None => Record::default(),
+        };
+        if let Some(key) = &parsed.key {
+            record = record.key(key);
+        }
+        if let Some(timestamp) = parsed.timestamp {
+            record = record.timestamp(timestamp);
+        }
+        if let Some(partition) = self.partition.or(parsed.partition) {
+            record = record.partition(partition);
+        }
+        let own = parsed.headers.iter().map(|(name, value)| HeaderView { name, value });
+        let delivery = if parsed.headers.is_empty() {
+            self.producer.send(record.headers(&self.headers)).await?
+        } else {
+            let headers: Vec<_> = own.chain(self.headers.iter().copied()).collect();
+            self.producer.send(record.headers(&headers)).await?
+        };
+        // Failures are kept by the producer until it is flushed.
+        drop(delivery);
+        Ok(())
+    }
+}
+
+fn summarise(
+    output: Output,
+    topic: &str,
+    records: u64,
+    bytes: u64,
+    elapsed: Duration,
+) -> std::io::Result<()> {
+    let seconds = elapsed.as_secs_f64();
+    let records_per_second = records as f64 / seconds.max(1e-9);
+    let bytes_per_second = bytes as f64 / seconds.max(1e-9);
+    output.note(format_args!(
+        "appended {} records ({}) to {topic} in {seconds:.2} s: {} records/s, {}/s",
+        figures::count(records),
+        figures::bytes(bytes as f64),
+        figures::rate(records_per_second),
+        figures::bytes(bytes_per_second),
+    ));
+    if output.format == crate::output::Format::Json {
+        let json = || {
+            json!({
+                "topic": topic,
+                "records": records,
+                "bytes": bytes,
+                "seconds": seconds,
+                "records_per_second": records_per_second,
+                "bytes_per_second": bytes_per_second,
+            })
+        };
+        output.result(String::new, json)?;
+    }
+    Ok(())
+}

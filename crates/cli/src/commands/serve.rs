@@ -1,0 +1,79 @@
+//! `taffrail serve`: runs a broker.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use taffrail_server::{SETTINGS, Settings};
+
+use crate::arguments::Context;
+
+/// Flags win over the environment, and that over the settings file.
+#[derive(Debug, Args)]
+#[command(after_long_help = settings_help())]
+pub(crate) struct Arguments {
+    /// The data directory [default: ./taffrail-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Make an existing empty directory a data directory
+    #[arg(long)]
+    init: bool,
+    /// Where to listen; port 0 picks one [default: 127.0.0.1:7245]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// A TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Listen on other addresses than loopback although anybody may do everything
+    #[arg(long)]
+    allow_unauthenticated: bool,
+    /// Any other setting; `--help` lists them
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_set)]
+    set: Vec<(String, String)>,
+}
+
+pub(crate) fn run(arguments: Arguments, context: &Context) -> anyhow::Result<()> {
+    let mut flags = BTreeMap::new();
+    let mut flag = |name, value: Option<String>| value.map(|value| flags.insert(name, value));
+    for (name, value) in &arguments.set {
+        flag(name.as_str(), Some(value.clone()));
+    }
+    flag("data", arguments.data.map(|path| path.to_string_lossy().into_owned()));
+    flag("init", arguments.init.then(|| "true".to_owned()));
+    flag("listen", arguments.listen);
+    flag("allow_unauthenticated", arguments.allow_unauthenticated.then(|| "true".to_owned()));
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let settings = Settings::load(arguments.config.as_deref(), environment, &flags)?;
+    let is_quiet = context.output.is_quiet;
+    taffrail_server::run(&settings, |ready| {
+        if !is_quiet {
+            let (address, data) = (ready.address, ready.data.display());
+            println!("taffrail is ready on http://{address} (data in {data})");
+            // Whoever waits for this line may be gone: the broker serves all the same.
+            let _ = std::io::stdout().flush();
+        }
+    })?;
+    Ok(())
+}
+
+fn parse_set(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+fn settings_help() -> String {
+    let mut help = String::from(
+        "Settings, as keys of the file, as TAFFRAIL_ and capitals in the environment, or with --set:\n",
+    );
+    for info in SETTINGS {
+        help.push_str(&format!(
+            "  {:<22} {}\n{:25}{}\n",
+            info.name, info.kind, "", info.description
+        ));
+    }
+    help
+}

@@ -1,0 +1,113 @@
+//! How a failed command ends: a message with the cause and the next step, and an exit code.
+
+use std::error::Error;
+use std::io::{ErrorKind, IsTerminal as _};
+use std::process::ExitCode;
+
+use taffrail_client::{CallError, ConsumeError, ProduceError, ServerError, StartError};
+
+/// Why a command failed, as far as its exit code tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Who read the output has gone: nothing to complain about.
+    ClosedPipe,
+    Failed,
+    Refused,
+    Unreachable,
+}
+
+/// Says on standard error what happened, and returns the exit code.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let kind = error.chain().find_map(kind).unwrap_or(Kind::Failed);
+    let code = match kind {
+        Kind::ClosedPipe => return ExitCode::SUCCESS,
+        Kind::Failed => 1,
+        Kind::Refused => 3,
+        Kind::Unreachable => 4,
+    };
+    let is_plain = !std::io::stderr().is_terminal() || std::env::var_os("NO_COLOR").is_some();
+    let label = if is_plain { "error:" } else { "\x1b[1;31merror:\x1b[0m" };
+    eprintln!("{label} {}", text(error));
+    if kind == Kind::Unreachable {
+        eprintln!(
+            "  is the broker running? `taffrail serve` starts one; --server or TAFFRAIL_SERVER \
+             names another"
+        );
+    }
+    ExitCode::from(code)
+}
+
+/// The chain of causes, without what is said twice.
+fn text(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+fn kind(error: &(dyn Error + 'static)) -> Option<Kind> {
+    if let Some(error) = error.downcast_ref::<std::io::Error>() {
+        return (error.kind() == ErrorKind::BrokenPipe).then_some(Kind::ClosedPipe);
+    }
+    if error.is::<ServerError>() {
+        return Some(Kind::Refused);
+    }
+    if let Some(error) = error.downcast_ref::<CallError>() {
+        return Some(call_kind(error));
+    }
+    if let Some(StartError::Call(error)) = error.downcast_ref::<StartError>() {
+        return Some(call_kind(error));
+    }
+    if let Some(ProduceError::Refused(_)) = error.downcast_ref::<ProduceError>() {
+        return Some(Kind::Refused);
+    }
+    match error.downcast_ref::<ConsumeError>()? {
+        ConsumeError::Partition { .. } | ConsumeError::Refused(_) => Some(Kind::Refused),
+        ConsumeError::Corrupt { .. } | ConsumeError::Malformed { .. } => Some(Kind::Failed),
+    }
+}
+
+fn call_kind(error: &CallError) -> Kind {
+    match error {
+        CallError::Unreachable { .. } => Kind::Unreachable,
+        CallError::Refused(_) => Kind::Refused,
+        CallError::Incomplete { .. } => Kind::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(error: impl Error + Send + Sync + 'static, expected: Kind) {
+        let error = Err::<(), _>(error).context("while doing something").expect_err("an error");
+        assert_eq!(error.chain().find_map(kind).unwrap_or(Kind::Failed), expected, "{error:#}");
+    }
+
+    #[test]
+    fn exit_codes_tell_a_refusal_from_a_lost_connection() {
+        let refused = ServerError {
+            reason: "UNKNOWN_TOPIC".to_owned(),
+            message: "no".to_owned(),
+            metadata: std::collections::BTreeMap::new(),
+            retry_after: None,
+        };
+        let lost = CallError::Unreachable { server: "x".to_owned(), cause: "y".to_owned() };
+        check(CallError::Refused(refused.clone()), Kind::Refused);
+        check(ProduceError::Refused(refused.clone()), Kind::Refused);
+        check(ConsumeError::Refused(refused), Kind::Refused);
+        check(StartError::Call(lost.clone()), Kind::Unreachable);
+        check(lost, Kind::Unreachable);
+        check(std::io::Error::from(ErrorKind::BrokenPipe), Kind::ClosedPipe);
+        check(std::io::Error::from(ErrorKind::NotFound), Kind::Failed);
+        check(ProduceError::Closed, Kind::Failed);
+    }
+}

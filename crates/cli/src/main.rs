@@ -1,0 +1,25 @@
+//! The one binary `taffrail`: reads the arguments, runs a command, says how it ended.
+//!
+//! Results go to standard output, everything else to standard error; a closed pipe ends quietly.
+
+mod arguments;
+mod commands;
+mod exit;
+mod figures;
+mod input;
+mod output;
+mod place;
+mod render;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let arguments = arguments::Arguments::parse();
+    let context = arguments.context();
+    match arguments.command.run(&context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error),
+    }
+}
