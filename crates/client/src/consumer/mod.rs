@@ -184,7 +184,11 @@ impl Consumer {
     fn broke(&mut self, status: &Status) {
         let error = CallError::from_status(self.client.server(), status);
         self.attempts += 1;
-        tracing::warn!(%error, attempts = self.attempts, "the consume stream broke");
+        if self.attempts == 1 {
+            tracing::warn!(%error, "the consume stream broke");
+        } else {
+            tracing::debug!(%error, attempts = self.attempts, "no consume stream yet");
+        }
         let pause = Backoff::CONNECTION.delay(self.attempts, retry::dice());
         self.link = Link::Down(Instant::now() + pause);
         if let CallError::Refused(refusal) = error

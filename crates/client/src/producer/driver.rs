@@ -38,7 +38,11 @@ pub(super) async fn run(client: Client, shared: Arc<Shared>) {
         let (ended, has_worked) = run_stream(&client, &shared).await;
         let Ended::Broken(error) = ended else { return };
         attempts = if has_worked { 1 } else { attempts + 1 };
-        tracing::warn!(topic = %shared.topic, %error, attempts, "the produce stream broke");
+        if attempts == 1 {
+            tracing::warn!(topic = %shared.topic, %error, "the produce stream broke");
+        } else {
+            tracing::debug!(topic = %shared.topic, %error, attempts, "no produce stream yet");
+        }
         let cause = error.to_string();
         shared.lock().broken(&cause);
         if let CallError::Refused(refusal) = error
