@@ -1,0 +1,177 @@
+//! Directories and what stands in them: as programs see it, and as it would be found after a crash.
+//!
+//! An entry belongs to its directory alone: to rename a directory leaves everything below it as
+//! durable as it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::contents::Contents;
+use super::{Entry, Random, lock};
+
+/// What an entry stands for. Two entries may stand for the same.
+#[derive(Clone, Debug)]
+pub(super) enum Node {
+    /// A directory, by its place in [`Tree::directories`].
+    Directory(usize),
+    File(Arc<Mutex<Contents>>),
+}
+
+type Entries = BTreeMap<OsString, Node>;
+
+#[derive(Clone, Debug, Default)]
+struct Directory {
+    seen: Entries,
+    durable: Entries,
+}
+
+/// All directories there ever were; the first one is the root.
+#[derive(Debug)]
+pub(super) struct Tree {
+    directories: Vec<Directory>,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self { directories: vec![Directory::default()] }
+    }
+}
+
+impl Tree {
+    pub(super) fn file(&self, path: &Path) -> io::Result<Arc<Mutex<Contents>>> {
+        match self.node(path)? {
+            Node::File(contents) => Ok(contents),
+            Node::Directory(_) => Err(io::ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    /// Every file, ascending by path.
+    pub(super) fn files(&self) -> Vec<(PathBuf, Arc<Mutex<Contents>>)> {
+        let mut files = Vec::new();
+        self.collect(0, Path::new("/"), &mut files);
+        files
+    }
+
+    pub(super) fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        let directory = self.directory(path)?;
+        let entries = self.directories[directory].seen.iter().map(|(name, node)| Entry {
+            name: name.to_string_lossy().into(),
+            is_directory: matches!(node, Node::Directory(_)),
+        });
+        Ok(entries.collect())
+    }
+
+    /// Puts an entry in a place that must be free.
+    pub(super) fn insert(&mut self, path: &Path, node: Node) -> io::Result<()> {
+        let (directory, name) = self.place(path)?;
+        let entries = &mut self.directories[directory].seen;
+        if entries.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        entries.insert(name.to_owned(), node);
+        Ok(())
+    }
+
+    pub(super) fn create_directory(&mut self, path: &Path) -> io::Result<()> {
+        self.insert(path, Node::Directory(self.directories.len()))?;
+        self.directories.push(Directory::default());
+        Ok(())
+    }
+
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let node = self.node(from)?;
+        let (directory, name) = self.place(to)?;
+        self.directories[directory].seen.insert(name.to_owned(), node);
+        self.remove(from)
+    }
+
+    pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
+        let (directory, name) = self.place(path)?;
+        let removed = self.directories[directory].seen.remove(name);
+        removed.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    pub(super) fn sync_directory(&mut self, path: &Path) -> io::Result<()> {
+        let directory = self.directory(path)?;
+        let directory = &mut self.directories[directory];
+        directory.durable.clone_from(&directory.seen);
+        Ok(())
+    }
+
+    /// What is found after a crash: each entry that is not durable new or old.
+    pub(super) fn crash(&self, random: &mut Random) -> Self {
+        let mut after = Self { directories: Vec::new() };
+        self.crash_directory(0, random, &mut after);
+        after
+    }
+
+    fn crash_directory(&self, from: usize, random: &mut Random, after: &mut Self) -> usize {
+        let at = after.directories.len();
+        after.directories.push(Directory::default());
+        let Directory { seen, durable } = &self.directories[from];
+        let names: BTreeSet<_> = seen.keys().chain(durable.keys()).collect();
+        let mut entries = Entries::new();
+        for name in names {
+            let (new, old) = (seen.get(name), durable.get(name));
+            let survivor = if is_same(new, old) || random.coin() { new } else { old };
+            let survivor = match survivor {
+                Some(Node::Directory(below)) => {
+                    Node::Directory(self.crash_directory(*below, random, after))
+                }
+                Some(Node::File(contents)) => {
+                    Node::File(Arc::new(Mutex::new(lock(contents).crash(random))))
+                }
+                None => continue,
+            };
+            entries.insert(name.clone(), survivor);
+        }
+        after.directories[at] = Directory { seen: entries.clone(), durable: entries };
+        at
+    }
+
+    fn collect(&self, from: usize, path: &Path, files: &mut Vec<(PathBuf, Arc<Mutex<Contents>>)>) {
+        for (name, node) in &self.directories[from].seen {
+            match node {
+                Node::Directory(below) => self.collect(*below, &path.join(name), files),
+                Node::File(contents) => files.push((path.join(name), Arc::clone(contents))),
+            }
+        }
+    }
+
+    fn node(&self, path: &Path) -> io::Result<Node> {
+        let (directory, name) = self.place(path)?;
+        let node = self.directories[directory].seen.get(name);
+        node.cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// The directory that a path's last part stands in, and that part.
+    fn place<'a>(&self, path: &'a Path) -> io::Result<(usize, &'a OsStr)> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((self.directory(super::super::parent(path))?, name))
+    }
+
+    fn directory(&self, path: &Path) -> io::Result<usize> {
+        let mut at = 0;
+        for part in path.components() {
+            let Component::Normal(name) = part else { continue };
+            at = match self.directories[at].seen.get(name) {
+                Some(Node::Directory(below)) => *below,
+                Some(Node::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
+                None => return Err(io::ErrorKind::NotFound.into()),
+            };
+        }
+        Ok(at)
+    }
+}
+
+fn is_same(a: Option<&Node>, b: Option<&Node>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(Node::Directory(a)), Some(Node::Directory(b))) => a == b,
+        (Some(Node::File(a)), Some(Node::File(b))) => Arc::ptr_eq(a, b),
+        _ => false,
+    }
+}
