@@ -192,8 +192,8 @@ impl Log {
     /// Seals the active segment if it has records, and begins the next one.
     ///
     /// # Errors
-    /// If the segment cannot be synced or the next one cannot be created: nothing is changed then,
-    /// and it may be tried again unless the log is poisoned.
+    /// If the segment cannot be synced or the next one cannot be created: then the log is as it was
+    /// and it may be tried again, or it is poisoned.
     pub fn roll(&mut self) -> Result<(), AppendError> {
         let shared = Arc::clone(&self.shared);
         let _one = shared.sync.lock().unwrap_or_else(PoisonError::into_inner);
@@ -217,6 +217,12 @@ impl Log {
         let path = segment_path(&shared.path, end);
         let active = create_segment(shared.vfs.as_ref(), path.clone(), header)
             .map_err(|error| write_error(path, error))?;
+        if let Err(error) = shared.vfs.sync_directory(&shared.path) {
+            // The new segment is there and may be found by the next opening: what would be appended
+            // to the old one now would be hidden behind it.
+            shared.poison(format!("syncing {} failed: {error}", shared.path.display()));
+            return self.check_writable();
+        }
         let sealed = segments.active.seal(Arc::clone(&shared.vfs), Arc::clone(&shared.maps));
         // A cache: if it cannot be written, it is rebuilt when it is wanted.
         let index = segments.active.index_file();
@@ -346,6 +352,8 @@ impl Log {
 
     fn header(&self, batch: &NewBatch, base_offset: Offset, synced_end: Offset) -> BatchHeader {
         assert!(batch.record_count > 0, "a batch has records");
+        let (bytes, bytes_max) = (batch_bytes(batch), limits::BATCH_BYTES_MAX as usize);
+        assert!(bytes <= bytes_max, "a batch of {bytes} bytes, at most {bytes_max} are allowed");
         assert!(synced_end <= base_offset, "synced end {synced_end} > {base_offset}");
         let unstamped = batch.has_unstamped.then_some(self.append_time);
         BatchHeader {
@@ -366,8 +374,8 @@ impl Log {
     }
 }
 
-/// Creates the file of a segment, durably, and opens it. The file has its name only once its header
-/// is on disk.
+/// Creates the file of a segment and opens it. The file has its name only once its header is on
+/// disk; that it has it is durable once the directory is synced.
 pub(crate) fn create_segment(
     vfs: &dyn Vfs,
     path: PathBuf,
@@ -383,7 +391,6 @@ pub(crate) fn create_segment(
     write_full(file.as_ref(), 0, &bytes).map_err(|(_, error)| error)?;
     file.sync_data()?;
     vfs.rename(&beside, &path)?;
-    vfs.sync_directory(crate::vfs::parent(&path))?;
     let written = Written { position: bytes.len() as u64, end: header.base_offset };
     Ok(ActiveSegment::new(header, bytes.len() as u64, path, file, Index::default(), written))
 }

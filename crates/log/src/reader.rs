@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use taffrail_model::batch::Batch;
-use taffrail_model::{Gap, Offset, Timestamp};
+use taffrail_model::{Gap, Offset, Timestamp, limits};
 
+use crate::recovery::Damage;
 use crate::segment::{ActiveSegment, Scanned, Scanner, SealedSegment, SegmentHeader};
 use crate::shared::{Segments, Shared};
 use crate::trim::{Trim, trim};
@@ -200,12 +201,19 @@ impl LogReader {
         if let Some(gap) = gap.filter(|gap| gap.from <= from) {
             return Ok(Read::Gap(Gap { from, ..gap }));
         }
-        let (to, path) = match &next {
-            Some(source) => (source.header().base_offset, source.path()),
-            None => (segments.active.written().end, segments.active.path.clone()),
+        let end = segments.active.written().end;
+        let to = next.as_ref().map_or(end, |next| next.header().base_offset);
+        if let Some(lost) = segments.lost.iter().find(|lost| lost.from <= from && from < lost.to) {
+            let Damage { to, path, position, cause, .. } = lost.clone();
+            return Err(ReadError::DataLoss { from, to, path, position, cause });
+        }
+        let before = Source::all(segments).take_while(|s| s.header().base_offset <= from).last();
+        let (path, position, cause) = match (before, next) {
+            (Some(source), _) => (source.path(), source.length(), "no batch behind it holds them"),
+            (None, Some(source)) => (source.path(), 0, "no segment before it holds them"),
+            (None, None) => (segments.active.path.clone(), 0, "no segment holds them"),
         };
-        let cause = "no segment holds them".into();
-        Err(ReadError::DataLoss { from, to, path, position: 0, cause })
+        Err(ReadError::DataLoss { from, to, path, position, cause: cause.into() })
     }
 }
 
@@ -289,7 +297,7 @@ impl Source {
     fn read(&self, request: &ReadRequest) -> Result<Option<Read>, ReadError> {
         let length = self.length();
         let (mut position, mut expected) = self.floor(request.from)?;
-        let mut wanted = request.bytes_max + taffrail_model::limits::INDEX_INTERVAL_BYTES as usize;
+        let mut wanted = request.bytes_max.saturating_add(limits::INDEX_INTERVAL_BYTES as usize);
         while position < length {
             let window = (wanted as u64).min(length - position) as usize;
             let (bytes, is_sound) = self.bytes(position, window)?;

@@ -9,6 +9,7 @@ use taffrail_model::{LeaderEpoch, LogId, Offset};
 
 use crate::directory::Points;
 use crate::maps::Maps;
+use crate::recovery::Damage;
 use crate::segment::{ActiveSegment, SealedSegment};
 use crate::vfs::Vfs;
 
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
 pub(crate) struct Segments {
     pub(crate) sealed: Vec<Arc<SealedSegment>>,
     pub(crate) active: Arc<ActiveSegment>,
+    /// What opening the log found damaged or missing.
+    pub(crate) lost: Vec<Damage>,
 }
 
 /// How far a log has come. Each number only grows.

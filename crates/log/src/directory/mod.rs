@@ -15,7 +15,6 @@ mod identity;
 mod points;
 mod setup;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,7 +56,6 @@ pub struct Directory {
     path: PathBuf,
     id: String,
     points: Arc<Points>,
-    loaded: BTreeMap<LogId, Point>,
     maps: Arc<Maps>,
     _lock: Box<dyn Lock>,
 }
@@ -147,9 +145,8 @@ impl Directory {
                 return Err(DirectoryError::Identity { path: path.join(identity::NAME) });
             }
         };
-        let (points, loaded) = Points::open(Arc::clone(&vfs), path).map_err(io)?;
-        let (points, maps) = (Arc::new(points), Arc::default());
-        Ok(Self { vfs, path: path.to_owned(), id, points, loaded, maps, _lock: lock })
+        let points = Arc::new(Points::open(Arc::clone(&vfs), path).map_err(io)?);
+        Ok(Self { vfs, path: path.to_owned(), id, points, maps: Arc::default(), _lock: lock })
     }
 
     /// Where it is.
@@ -199,7 +196,8 @@ impl Directory {
             Offset::ZERO,
             Offset::ZERO,
         )?;
-        let segments = Segments { sealed: Vec::new(), active: Arc::new(active) };
+        let active = Arc::new(active);
+        let segments = Segments { sealed: Vec::new(), active, lost: Vec::new() };
         let progress = Progress::at(Offset::ZERO, Offset::ZERO);
         let shared = Arc::new(Shared::new(
             id,
@@ -222,7 +220,8 @@ impl Directory {
     /// If the log is not there, is not the one it should be, or cannot be read.
     pub fn open_log(&self, id: LogId, config: LogConfig) -> Result<Opened, OpenError> {
         let path = self.log_path(id);
-        let point = self.loaded.get(&id);
+        self.maps.forget(id);
+        let point = self.points.known(id);
         let recovery = recover(&self.vfs, &self.maps, &path, id, point)?;
         let Recovery { segments, label, start, end, epoch, append_time, read_only, report } =
             recovery;
@@ -298,6 +297,7 @@ fn create_log_files(
         label: label.to_owned(),
     };
     let active = create_segment(vfs, segment_path(path, Offset::ZERO), header)?;
+    vfs.sync_directory(path)?;
     vfs.sync_directory(crate::vfs::parent(path))?;
     Ok(active)
 }

@@ -55,6 +55,8 @@ pub(crate) struct Points {
 #[derive(Debug, Default)]
 struct State {
     entries: BTreeMap<LogId, Point>,
+    /// What was known of the logs that nobody opened yet, before their epochs were raised.
+    unopened: BTreeMap<LogId, Point>,
     /// Grows with each change.
     generation: u64,
     /// The generation that both copies hold.
@@ -63,20 +65,19 @@ struct State {
 
 impl Points {
     /// Loads the points, and raises the epoch and takes back the clean mark of every log, durably:
-    /// from here on an end without a clean stop is seen as one. Also returns them as they were.
-    pub(crate) fn open(
-        vfs: Arc<dyn Vfs>,
-        directory: &Path,
-    ) -> io::Result<(Self, BTreeMap<LogId, Point>)> {
-        let copies = COPIES.map(|name| load(vfs.as_ref(), &directory.join(name)));
-        let newest = copies.into_iter().flatten().max_by_key(|(generation, _)| *generation);
-        let (generation, loaded) = newest.unwrap_or_default();
-        let entries = loaded.iter().map(|(id, point)| {
+    /// from here on an end without a clean stop is seen as one.
+    pub(crate) fn open(vfs: Arc<dyn Vfs>, directory: &Path) -> io::Result<Self> {
+        let (generation, unopened) = load(vfs.as_ref(), directory)?.unwrap_or_default();
+        let entries = unopened.iter().map(|(id, point)| {
             let leader_epoch = point.leader_epoch.next();
             (*id, Point { leader_epoch, is_clean: false, ..*point })
         });
-        let entries = entries.collect();
-        let state = State { entries, generation: generation + 1, durable_generation: generation };
+        let state = State {
+            entries: entries.collect(),
+            unopened,
+            generation: generation + 1,
+            durable_generation: generation,
+        };
         let points = Self {
             boot_id: vfs.boot_id().unwrap_or_default(),
             directory: directory.to_owned(),
@@ -85,11 +86,17 @@ impl Points {
             vfs,
         };
         points.persist()?;
-        Ok((points, loaded))
+        Ok(points)
     }
 
-    /// Notes that a log is open in an epoch above `epoch_seen`, and starts at `log_start`; returns
-    /// the epoch. What is noted is durable on return.
+    /// What is known of a log, from the last run if nobody has opened it in this one.
+    pub(crate) fn known(&self, id: LogId) -> Option<Point> {
+        let state = self.state();
+        state.unopened.get(&id).or_else(|| state.entries.get(&id)).copied()
+    }
+
+    /// Notes that a log is open in an epoch above `epoch_seen` and above that of every opening
+    /// before, and returns the epoch. It is durable on return, and the clean mark taken back.
     pub(crate) fn opened(
         &self,
         id: LogId,
@@ -97,21 +104,27 @@ impl Points {
         log_start: Offset,
         recovery_point: Offset,
     ) -> io::Result<LeaderEpoch> {
-        let epoch = {
+        let (epoch, is_raised) = {
             let mut state = self.state();
-            let known = state.entries.get(&id).copied();
-            let mut point = known.unwrap_or_default();
-            if known.is_none() || point.leader_epoch <= epoch_seen || point.is_clean {
-                point.leader_epoch = point.leader_epoch.max(epoch_seen).next();
-                state.generation += 1;
-            }
-            point.is_clean = false;
-            point.log_start = point.log_start.max(log_start);
-            point.recovery_point = point.recovery_point.max(recovery_point);
+            let before = state.entries.get(&id).copied().unwrap_or_default();
+            let is_first = state.unopened.remove(&id).is_some();
+            let is_raised = !is_first || before.leader_epoch <= epoch_seen;
+            let seen = before.leader_epoch.max(epoch_seen);
+            let point = Point {
+                leader_epoch: if is_raised { seen.next() } else { before.leader_epoch },
+                is_clean: false,
+                log_start: before.log_start.max(log_start),
+                recovery_point: before.recovery_point.max(recovery_point),
+                ..before
+            };
+            state.generation += u64::from(point != before);
             state.entries.insert(id, point);
-            point.leader_epoch
+            (point.leader_epoch, is_raised)
         };
-        self.persist()?;
+        // All else may wait: to have it on disk late only means to check too much.
+        if is_raised {
+            self.persist()?;
+        }
         Ok(epoch)
     }
 
@@ -136,6 +149,7 @@ impl Points {
     /// Forgets a log.
     pub(crate) fn removed(&self, id: LogId) {
         let mut state = self.state();
+        state.unopened.remove(&id);
         if state.entries.remove(&id).is_some() {
             state.generation += 1;
         }
@@ -161,9 +175,9 @@ impl Points {
 
     fn change(&self, id: LogId, change: impl FnOnce(&mut Point) -> bool) {
         let mut state = self.state();
-        let State { entries, generation, .. } = &mut *state;
-        if change(entries.entry(id).or_default()) {
-            *generation += 1;
+        // A log that was deleted is not noted again by somebody who still has it open.
+        if state.entries.get_mut(&id).is_some_and(change) {
+            state.generation += 1;
         }
     }
 
@@ -172,8 +186,24 @@ impl Points {
     }
 }
 
-fn load(vfs: &dyn Vfs, path: &Path) -> Option<(u64, BTreeMap<LogId, Point>)> {
-    decode(&read_file(vfs, path, FILE_BYTES_MAX).ok()?)
+/// The newest sound copy. Each copy holds all that was promised to be durable, so one is enough;
+/// without one, a copy that cannot be read is an error, and not the same as none.
+fn load(vfs: &dyn Vfs, directory: &Path) -> io::Result<Option<(u64, BTreeMap<LogId, Point>)>> {
+    let mut newest: Option<(u64, BTreeMap<LogId, Point>)> = None;
+    let mut unreadable = None;
+    for name in COPIES {
+        match read_file(vfs, &directory.join(name), FILE_BYTES_MAX) {
+            Ok(bytes) => {
+                newest = newest.into_iter().chain(decode(&bytes)).max_by_key(|copy| copy.0);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    match (newest, unreadable) {
+        (None, Some(error)) => Err(error),
+        (newest, _) => Ok(newest),
+    }
 }
 
 fn encode(generation: u64, boot_id: [u8; 16], entries: &BTreeMap<LogId, Point>) -> Vec<u8> {

@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{DirectoryError, DirectoryOptions, LOCK, LOGS, create_log_files, identity, take_lock};
-use crate::vfs::{Vfs, parent};
+use crate::segment::{HEADER_BYTES_MAX, decode_header};
+use crate::vfs::{Entry, Vfs, parent, read_bytes};
 
-/// Entries that an interrupted set-up may leave, and an empty file system has.
-const OURS: [&str; 5] = [LOGS, LOCK, "identity.new", "recovery-points.a", "recovery-points.b"];
+/// Entries that an interrupted set-up may leave.
+const OURS: [&str; 3] = [LOGS, LOCK, "identity.new"];
+/// An entry that an empty file system has.
 const LOST_AND_FOUND: &str = "lost+found";
+/// What entries begin with that are written only once the identity is durable.
+const POINTS: &str = "recovery-points.";
 
 /// Makes sure that there is a data directory, or says why there is none.
 pub(super) fn prepare(
@@ -28,11 +32,17 @@ pub(super) fn prepare(
     };
     let mut names = entries.iter().map(|entry| entry.name.as_str());
     if names.clone().any(|name| name == identity::NAME) {
-        return Ok(());
+        let is_new = !names.any(|name| name.starts_with(POINTS));
+        return if is_new { settle(vfs.as_ref(), path).map_err(io) } else { Ok(()) };
     }
-    if let Some(foreign) = names.find(|name| !OURS.contains(name) && *name != LOST_AND_FOUND) {
+    let is_known =
+        |name: &str| OURS.contains(&name) || name == LOST_AND_FOUND || name.starts_with(POINTS);
+    if let Some(foreign) = names.find(|name| !is_known(name)) {
         let entry = foreign.to_owned();
         return Err(DirectoryError::Foreign { path: path.to_owned(), entry });
+    }
+    if has_been_used(vfs.as_ref(), path, &entries).map_err(io)? {
+        return Err(DirectoryError::Identity { path: path.join(identity::NAME) });
     }
     if !options.init {
         let path = path.to_owned();
@@ -50,6 +60,40 @@ pub(super) fn prepare(
     fill(vfs.as_ref(), path, options).map_err(io)
 }
 
+/// Makes the place of a directory durable that nobody has opened yet: whoever set it up may have been
+/// killed before he could.
+fn settle(vfs: &dyn Vfs, path: &Path) -> io::Result<()> {
+    match vfs.sync_directory(parent(path)) {
+        // Then it was not made here by us.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        settled => settled,
+    }
+}
+
+/// Whether a directory without an identity had one once: it holds what an interrupted set-up cannot
+/// have left, recovery points or records.
+fn has_been_used(vfs: &dyn Vfs, path: &Path, entries: &[Entry]) -> io::Result<bool> {
+    if entries.iter().any(|entry| entry.name.starts_with(POINTS)) {
+        return Ok(true);
+    }
+    if !entries.iter().any(|entry| entry.name == LOGS) {
+        return Ok(false);
+    }
+    let logs = path.join(LOGS);
+    for log in vfs.list(&logs)? {
+        let log = logs.join(log.name);
+        for file in vfs.list(&log)? {
+            let file = vfs.open_read_only(&log.join(file.name))?;
+            let bytes = read_bytes(file.as_ref(), 0, HEADER_BYTES_MAX)?;
+            let header_bytes = decode_header(&bytes).map_or(HEADER_BYTES_MAX, |header| header.1);
+            if file.length()? > header_bytes as u64 {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// Sets the directory up beside its place and moves it there.
 fn beside(vfs: &dyn Vfs, options: &DirectoryOptions<'_>) -> io::Result<()> {
     let mut name = options.path.as_os_str().to_owned();
@@ -65,7 +109,7 @@ fn beside(vfs: &dyn Vfs, options: &DirectoryOptions<'_>) -> io::Result<()> {
         vfs.remove_directory(&workshop)?;
         return Err(error);
     }
-    vfs.sync_directory(parent(options.path))
+    settle(vfs, options.path)
 }
 
 /// Puts everything into a directory, the identity last.

@@ -52,10 +52,31 @@ pub(crate) struct Hole {
     pub(crate) end_position: u64,
     /// The first offset they should have held.
     pub(crate) from: Offset,
-    /// The base offset of the next batch; `None` if there is none in this file.
+    /// The offset at which the log goes on behind them; `None` if this file does not say.
     pub(crate) to: Option<Offset>,
+    /// The offset below which all was synced when they were written, if their header is sound.
+    pub(crate) synced_end: Offset,
     /// What is wrong with them.
     pub(crate) cause: String,
+}
+
+/// Why the bytes at a position are not a valid batch.
+struct Invalid {
+    cause: String,
+    /// Their header, if it is sound by itself.
+    header: Option<BatchHeader>,
+    /// Whether only the payload is wrong: then the header says where the next batch begins.
+    is_payload: bool,
+}
+
+impl Invalid {
+    fn without_header(cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), header: None, is_payload: false }
+    }
+
+    fn with_header(header: BatchHeader, cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), header: Some(header), is_payload: false }
+    }
 }
 
 impl<'a> Scanner<'a> {
@@ -87,7 +108,7 @@ impl<'a> Scanner<'a> {
         if self.position >= self.length {
             return Ok(None);
         }
-        let cause = match self.batch()? {
+        let invalid = match self.batch()? {
             Ok((header, payload)) => {
                 let position = self.position;
                 self.position += header.total_bytes() as u64;
@@ -95,42 +116,50 @@ impl<'a> Scanner<'a> {
                 self.epoch = header.leader_epoch;
                 return Ok(Some(Scanned::Batch { position, header, payload }));
             }
-            Err(cause) => cause,
+            Err(invalid) => invalid,
         };
         let (position, from) = (self.position, self.expected);
-        let next = self.search()?;
+        let Invalid { cause, header, is_payload } = invalid;
+        let next = match &header {
+            Some(header) if is_payload => {
+                Some((position + header.total_bytes() as u64, header.end_offset()))
+            }
+            _ => self.search()?,
+        };
         let (end_position, to) = match next {
             Some((end_position, to)) => (end_position, Some(to)),
             None => (self.length, None),
         };
         self.position = end_position;
         self.expected = to.unwrap_or(from);
-        Ok(Some(Scanned::Hole(Hole { position, end_position, from, to, cause })))
+        let synced_end = header.map_or(Offset::ZERO, |h| h.synced_end.min(h.base_offset));
+        Ok(Some(Scanned::Hole(Hole { position, end_position, from, to, synced_end, cause })))
     }
 
     /// The batch at the current position, or what is wrong with it.
-    fn batch(&mut self) -> io::Result<Result<(BatchHeader, Bytes), String>> {
+    fn batch(&mut self) -> io::Result<Result<(BatchHeader, Bytes), Invalid>> {
         let bytes = self.window(HEADER_BYTES)?;
         let header = match Batches::verified(bytes, self.header.salt).peek() {
             Ok(Some(header)) => header,
-            Ok(None) => return Ok(Err("the file ends inside a batch header".into())),
-            Err(error) => return Ok(Err(error.cause.to_string())),
+            Ok(None) => {
+                return Ok(Err(Invalid::without_header("the file ends inside a batch header")));
+            }
+            Err(error) => return Ok(Err(Invalid::without_header(error.cause.to_string()))),
         };
         if let Err(cause) = self.check_order(&header) {
-            return Ok(Err(cause));
+            return Ok(Err(Invalid::with_header(header, cause)));
         }
-        if header.total_bytes() as u64 > self.length - self.position {
-            return Ok(Err("the file ends inside a batch".into()));
+        let total_bytes = header.total_bytes();
+        let fits = total_bytes as u64 <= self.length - self.position;
+        let batch = if fits { self.window(total_bytes)? } else { Bytes::new() };
+        if batch.len() < total_bytes {
+            return Ok(Err(Invalid::with_header(header, "the file ends inside a batch")));
         }
-        let batch = self.window(header.total_bytes())?;
-        if batch.len() < header.total_bytes() {
-            return Ok(Err("the file ends inside a batch".into()));
-        }
-        let payload = batch.slice(HEADER_BYTES..header.total_bytes());
-        let computed = records_crc(&payload);
-        if computed != header.records_crc {
-            let found = header.records_crc;
-            return Ok(Err(format!("records crc {found:#010x}, computed {computed:#010x}")));
+        let payload = batch.slice(HEADER_BYTES..total_bytes);
+        let (found, computed) = (header.records_crc, records_crc(&payload));
+        if computed != found {
+            let cause = format!("records crc {found:#010x}, computed {computed:#010x}");
+            return Ok(Err(Invalid { cause, header: Some(header), is_payload: true }));
         }
         Ok(Ok((header, payload)))
     }
@@ -147,13 +176,13 @@ impl<'a> Scanner<'a> {
         if header.synced_end > header.base_offset {
             return Err(format!("synced end {} above its own offset", header.synced_end));
         }
-        if header.total_bytes() > limits::BATCH_BYTES_MAX as usize + HEADER_BYTES {
+        if header.total_bytes() > limits::BATCH_BYTES_MAX as usize {
             return Err(format!("a batch of {} bytes", header.total_bytes()));
         }
         Ok(())
     }
 
-    /// Searches behind the current position for the next header that could follow.
+    /// Searches behind the current position, byte by byte, for the next header that could follow.
     fn search(&mut self) -> io::Result<Option<(u64, Offset)>> {
         let mut from = self.position + 1;
         while from + HEADER_BYTES as u64 <= self.length {

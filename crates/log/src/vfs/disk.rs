@@ -144,8 +144,11 @@ impl Map for DiskMap {
         let start = (position as usize).min(self.bytes.len());
         let length = length.min(self.bytes.len() - start);
         // Faults the range in here, on a thread that may wait for the disk, and where an error of
-        // the disk is an error and not a signal.
-        self.map.advise_range(Advice::PopulateRead, start, length)?;
+        // the disk is an error and not a signal. Linux before 5.14 cannot, and says so.
+        match self.map.advise_range(Advice::PopulateRead, start, length) {
+            Err(error) if error.kind() != io::ErrorKind::InvalidInput => return Err(error),
+            _ => {}
+        }
         Ok(self.bytes.slice(start..start + length))
     }
 }

@@ -1,0 +1,65 @@
+//! Moves what lies behind a log's end aside, and writes what lies before it again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::files::LastSegment;
+use crate::vfs::{File, Vfs, parent, read_bytes, write_full};
+
+const COPY_BYTES: usize = 1 << 20;
+
+/// Keeps what lies behind `position` in a file of its own, durably, then cuts it off, durably.
+pub(super) fn cut_aside(vfs: &dyn Vfs, last: &LastSegment, position: u64) -> io::Result<PathBuf> {
+    let path = aside_path(vfs, &last.path, position);
+    let kept = keep(vfs, last, position, &path);
+    if let Err(error) = kept {
+        // Nothing is cut yet, and a part of a copy only takes up room.
+        let _ = vfs.remove_file(&path);
+        return Err(error);
+    }
+    last.file.set_length(position)?;
+    last.file.sync_data()?;
+    Ok(path)
+}
+
+/// Copies what lies behind `position` to a new file, durably.
+fn keep(vfs: &dyn Vfs, last: &LastSegment, position: u64, path: &Path) -> io::Result<()> {
+    let aside = vfs.create(path)?;
+    let mut copied = position;
+    while copied < last.length {
+        let bytes = read_some(last.file.as_ref(), copied, last.length)?;
+        write_full(aside.as_ref(), copied - position, &bytes).map_err(|(_, error)| error)?;
+        copied += bytes.len() as u64;
+    }
+    aside.sync_data()?;
+    vfs.sync_directory(parent(path))
+}
+
+/// Writes what lies between two positions again, in place, and syncs it.
+pub(super) fn rewrite(last: &LastSegment, from: u64, to: u64) -> io::Result<()> {
+    let mut position = from;
+    while position < to {
+        let bytes = read_some(last.file.as_ref(), position, to)?;
+        write_full(last.file.as_ref(), position, &bytes).map_err(|(_, error)| error)?;
+        position += bytes.len() as u64;
+    }
+    last.file.sync_data()
+}
+
+/// A name that is not taken for what is cut off at `position`.
+pub(super) fn aside_path(vfs: &dyn Vfs, segment: &Path, position: u64) -> PathBuf {
+    let name = |attempt: u32| {
+        let mut name = segment.as_os_str().to_owned();
+        name.push(format!(".{position}.{attempt}.aside"));
+        PathBuf::from(name)
+    };
+    let is_taken = |path: &PathBuf| vfs.open_read_only(path).is_ok();
+    (0..u32::MAX).map(name).find(|path| !is_taken(path)).expect("some number is free")
+}
+
+/// The next bytes before `to`, of which there must be some.
+fn read_some(file: &dyn File, position: u64, to: u64) -> io::Result<bytes::Bytes> {
+    let wanted = (to - position).min(COPY_BYTES as u64) as usize;
+    let bytes = read_bytes(file, position, wanted)?;
+    if bytes.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
+}

@@ -1,0 +1,151 @@
+//! Finds the segment files of a log, and tells those whose header is sound from the others.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use taffrail_model::{LogId, Offset};
+
+use super::aside::aside_path;
+use super::{Damage, OpenError, RecoveryReport, io_at};
+use crate::index::Index;
+use crate::segment::{
+    ActiveSegment, HEADER_BYTES_MAX, SegmentHeader, SegmentHeaderError, Written, decode_header,
+    parse_segment_name, segment_path,
+};
+use crate::vfs::{File, Vfs, read_bytes};
+
+/// The segment files of a log, ascending by base offset.
+pub(super) struct Files {
+    /// Those whose header is sound.
+    pub(super) sound: Vec<SegmentFile>,
+    /// The base offsets that the names of the others state.
+    unreadable: Vec<Offset>,
+}
+
+/// A segment file whose header is sound. It is not open: there may be more of them than a process
+/// may have open files.
+pub(super) struct SegmentFile {
+    pub(super) path: PathBuf,
+    pub(super) length: u64,
+    pub(super) header: SegmentHeader,
+    pub(super) header_bytes: u64,
+}
+
+/// The last segment of a log, open.
+pub(super) struct LastSegment {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn File>,
+    pub(super) length: u64,
+    pub(super) header: SegmentHeader,
+    pub(super) header_bytes: u64,
+}
+
+impl Files {
+    /// The offset that the first file begins with, sound or not.
+    pub(super) fn first(&self) -> Offset {
+        let sound = self.sound.first().map(|segment| segment.header.base_offset);
+        sound.into_iter().chain(self.unreadable.first().copied()).min().unwrap_or_default()
+    }
+
+    /// The base offset of the next unreadable file behind the segment that begins at `base_offset`.
+    pub(super) fn unreadable_behind(&self, base_offset: Offset) -> Option<Offset> {
+        self.unreadable.iter().copied().find(|other| *other > base_offset)
+    }
+}
+
+impl SegmentFile {
+    pub(super) fn open(self, vfs: &Arc<dyn Vfs>) -> Result<LastSegment, OpenError> {
+        let Self { path, length, header, header_bytes } = self;
+        let file = vfs.open(&path).map_err(io_at(&path))?;
+        Ok(LastSegment { path, file, length, header, header_bytes })
+    }
+}
+
+impl LastSegment {
+    pub(super) fn activate(self, index: Index, written: Written) -> ActiveSegment {
+        let Self { path, file, header, header_bytes, .. } = self;
+        ActiveSegment::new(header, header_bytes, path, file, index, written)
+    }
+}
+
+/// Finds every segment of the log. A last one that a roll left unfinished is moved aside; others
+/// whose header is damaged are reported, and stay.
+pub(super) fn find_files(
+    vfs: &dyn Vfs,
+    directory: &Path,
+    id: LogId,
+    recovery_point: Offset,
+    report: &mut RecoveryReport,
+) -> Result<Files, OpenError> {
+    let entries = match vfs.list(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(OpenError::Missing { path: directory.to_owned() });
+        }
+        Err(error) => return Err(io_at(directory)(error)),
+    };
+    let bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
+    let mut files = Files { sound: Vec::with_capacity(bases.len()), unreadable: Vec::new() };
+    let mut first_unreadable = None;
+    for (index, base) in bases.iter().enumerate() {
+        let path = segment_path(directory, *base);
+        let cause = match read_header(vfs, &path, id, *base)? {
+            Ok(segment) => {
+                files.sound.push(segment);
+                continue;
+            }
+            Err(cause) => cause,
+        };
+        let next = bases.get(index + 1);
+        if next.is_none() && !files.sound.is_empty() && *base >= recovery_point {
+            let aside = aside_path(vfs, &path, 0);
+            vfs.rename(&path, &aside).map_err(io_at(&path))?;
+            vfs.sync_directory(directory).map_err(io_at(directory))?;
+            report.moved_aside.push(aside);
+            continue;
+        }
+        report.damage.push(Damage {
+            from: *base,
+            to: next.copied().unwrap_or(recovery_point.max(*base)),
+            path: path.clone(),
+            position: 0,
+            cause: cause.to_string(),
+        });
+        files.unreadable.push(*base);
+        first_unreadable.get_or_insert((path, cause));
+    }
+    match first_unreadable {
+        Some((path, cause)) if files.sound.is_empty() => Err(OpenError::Damaged { path, cause }),
+        _ => Ok(files),
+    }
+}
+
+/// A segment file by its header, or what is wrong with that.
+///
+/// # Errors
+/// If the file cannot be read, belongs to another log, or is of a newer format.
+fn read_header(
+    vfs: &dyn Vfs,
+    path: &Path,
+    id: LogId,
+    base: Offset,
+) -> Result<Result<SegmentFile, SegmentHeaderError>, OpenError> {
+    let io = io_at(path);
+    let file = vfs.open_read_only(path).map_err(&io)?;
+    let length = file.length().map_err(&io)?;
+    let bytes = read_bytes(file.as_ref(), 0, HEADER_BYTES_MAX).map_err(&io)?;
+    let path = path.to_owned();
+    match decode_header(&bytes) {
+        Ok((header, _)) if header.log_id != id => {
+            Err(OpenError::Foreign { path, found: header.log_id })
+        }
+        Ok((header, header_bytes)) if header.base_offset == base => {
+            let header_bytes = header_bytes as u64;
+            Ok(Ok(SegmentFile { path, length, header, header_bytes }))
+        }
+        Ok(_) => Ok(Err(SegmentHeaderError::Damaged { at: 25 })),
+        Err(cause @ SegmentHeaderError::Version { .. }) => Err(OpenError::Damaged { path, cause }),
+        Err(cause) => Ok(Err(cause)),
+    }
+}

@@ -1,0 +1,219 @@
+//! Opens a log after whatever ended the last run.
+//!
+//! The *recovery point* is the offset below which everything is known to have been on disk. Below it
+//! whatever is missing or invalid is damage: it is reported, and nothing is deleted. At or above it
+//! the log ends before the first batch that is invalid; what lies behind is moved aside and cut.
+//! After an unclean end what lies above the recovery point is written again and synced before
+//! anybody reads it: the page cache may hold what the disk does not.
+
+mod aside;
+mod files;
+mod tail;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use taffrail_model::{LeaderEpoch, LogId, Offset, Timestamp};
+
+use crate::directory::Point;
+use crate::log::Log;
+use crate::maps::Maps;
+use crate::segment::{Scanned, Scanner, SealedSegment, SegmentHeaderError, Written};
+use crate::shared::Segments;
+use crate::vfs::{Vfs, parent};
+
+use files::{Files, find_files};
+use tail::{Tail, recover_tail};
+
+/// A log that was opened, and what was found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The log.
+    pub log: Log,
+    /// What was found, and done about it.
+    pub report: RecoveryReport,
+}
+
+/// What opening a log found, and did about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Whether the log had been closed cleanly, so that nothing had to be checked.
+    pub was_clean: bool,
+    /// Bytes that were read and verified.
+    pub scanned_bytes: u64,
+    /// Bytes that were written again because they might not have been on disk.
+    pub rewritten_bytes: u64,
+    /// Where what was cut off is kept.
+    pub moved_aside: Vec<PathBuf>,
+    /// What is damaged or missing, for people.
+    pub damage: Vec<Damage>,
+}
+
+/// Records that should be there and are not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The first offset.
+    pub from: Offset,
+    /// The first one behind that is sound again.
+    pub to: Offset,
+    /// The file.
+    pub path: PathBuf,
+    /// Where in it.
+    pub position: u64,
+    /// What is wrong.
+    pub cause: String,
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It should be there.
+    #[error("{path} is missing or has no segments: restore it from a backup, or delete the topic")]
+    Missing {
+        /// The log's directory.
+        path: PathBuf,
+    },
+    /// A segment of another log lies in its directory.
+    #[error("{path} belongs to log {found}: move the file back to where it belongs")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The log that it belongs to.
+        found: LogId,
+    },
+    /// No segment of it can be read.
+    #[error("{path} is damaged: {cause}; restore it from a backup")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: SegmentHeaderError,
+    },
+    /// A file cannot be read or written. This says nothing about what it holds: nothing was cut.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// A log as recovery leaves it.
+pub(crate) struct Recovery {
+    pub(crate) segments: Segments,
+    pub(crate) label: String,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) append_time: Timestamp,
+    pub(crate) read_only: Option<String>,
+    pub(crate) report: RecoveryReport,
+}
+
+/// Recovers the log in `path`; `point` is what is known of it.
+pub(crate) fn recover(
+    vfs: &Arc<dyn Vfs>,
+    maps: &Arc<Maps>,
+    path: &Path,
+    id: LogId,
+    point: Option<Point>,
+) -> Result<Recovery, OpenError> {
+    let mut report = RecoveryReport::default();
+    let known = point.unwrap_or_default();
+    let mut files = find_files(vfs.as_ref(), path, id, known.recovery_point, &mut report)?;
+    let first = files.first();
+    let Some(last) = files.sound.pop() else {
+        return Err(OpenError::Missing { path: path.to_owned() });
+    };
+    let start = point.map_or(first, |point| point.log_start);
+    if start < first {
+        let cause = "the segments that held them are missing".into();
+        let path = path.to_owned();
+        report.damage.push(Damage { from: start, to: first, path, position: 0, cause });
+    }
+    let last = last.open(vfs)?;
+    let recovery_point = known.recovery_point.max(last.header.base_offset);
+    let is_clean = known.is_clean;
+    // Where the last sound segment should end: at one that cannot be read, if there is one behind.
+    let end_min = files.unreadable_behind(last.header.base_offset).unwrap_or(recovery_point);
+    let tail = recover_tail(vfs, &last, recovery_point, end_min, is_clean, &mut report)?;
+    if !report.was_clean {
+        settle(vfs.as_ref(), path, point.is_none())?;
+    }
+    let sealed = seal(vfs, maps, files, last.header.previous_end);
+    let epoch = match sealed.last() {
+        Some(previous) if point.is_none() && tail.epoch == LeaderEpoch::ZERO => {
+            last_epoch(previous).map_err(io_at(&previous.path))?
+        }
+        _ => tail.epoch,
+    };
+    let Tail { index, position, end, append_time, read_only, .. } = tail;
+    let label = last.header.label.clone();
+    let written = Written { position, end };
+    let active = last.activate(index, written);
+    let lost = report.damage.clone();
+    Ok(Recovery {
+        segments: Segments { sealed, active: Arc::new(active), lost },
+        label,
+        start,
+        end,
+        epoch,
+        append_time,
+        read_only,
+        report,
+    })
+}
+
+/// Makes the names of the segments durable: a process may have been killed between a rename and the
+/// sync behind it, and what is appended must not go into a file that a power loss takes away.
+fn settle(vfs: &dyn Vfs, path: &Path, is_first: bool) -> Result<(), OpenError> {
+    vfs.sync_directory(path).map_err(io_at(path))?;
+    if is_first { vfs.sync_directory(parent(path)).map_err(io_at(path)) } else { Ok(()) }
+}
+
+/// The segments before the last one, which says where the one before it ended.
+fn seal(
+    vfs: &Arc<dyn Vfs>,
+    maps: &Arc<Maps>,
+    files: Files,
+    last_previous_end: Offset,
+) -> Vec<Arc<SealedSegment>> {
+    let ends = files.sound.iter().skip(1).map(|next| next.header.previous_end);
+    let ends: Vec<_> = ends.chain([last_previous_end]).collect();
+    let sealed = files.sound.iter().zip(ends).map(|(segment, end)| {
+        let base_offset = segment.header.base_offset;
+        let end = files.unreadable_behind(base_offset).map_or(end, |from| from.min(end));
+        Arc::new(SealedSegment::new(
+            segment.header.clone(),
+            segment.header_bytes,
+            segment.path.clone(),
+            segment.length,
+            end.max(base_offset),
+            None,
+            Arc::clone(vfs),
+            Arc::clone(maps),
+        ))
+    });
+    sealed.collect()
+}
+
+/// The epoch of the last batch of a sealed segment.
+fn last_epoch(segment: &SealedSegment) -> io::Result<LeaderEpoch> {
+    let Some(entry) = segment.index()?.last() else { return Ok(LeaderEpoch::ZERO) };
+    let file = segment.open()?;
+    let (header, length) = (&segment.header, segment.length);
+    let mut scanner = Scanner::new(file.as_ref(), header, length, entry.position, entry.offset);
+    let mut epoch = LeaderEpoch::ZERO;
+    while let Some(scanned) = scanner.next()? {
+        if let Scanned::Batch { header, .. } = scanned {
+            epoch = header.leader_epoch;
+        }
+    }
+    Ok(epoch)
+}
+
+fn io_at(path: &Path) -> impl Fn(io::Error) -> OpenError {
+    move |source| OpenError::Io { path: path.to_owned(), source }
+}

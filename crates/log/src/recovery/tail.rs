@@ -1,0 +1,175 @@
+//! Finds the end of a log's last segment, and makes sure that all before it is on disk.
+
+use std::io;
+use std::sync::Arc;
+
+use taffrail_model::{LeaderEpoch, Offset, Timestamp};
+
+use super::aside::{cut_aside, rewrite};
+use super::files::LastSegment;
+use super::{Damage, OpenError, RecoveryReport, io_at};
+use crate::index::{Index, decode, index_path};
+use crate::segment::{Hole, Scanned, Scanner};
+use crate::vfs::{Vfs, read_file};
+
+/// What is known of the last segment.
+pub(super) struct Tail {
+    pub(super) index: Index,
+    /// Where its last valid batch ends, or its bytes do if damage lies behind.
+    pub(super) position: u64,
+    /// The offset at which the log ends.
+    pub(super) end: Offset,
+    pub(super) epoch: LeaderEpoch,
+    pub(super) append_time: Timestamp,
+    pub(super) read_only: Option<String>,
+    synced_end: Offset,
+    holes: Vec<Hole>,
+}
+
+impl Tail {
+    /// Whether what lies behind the last valid batch is damaged.
+    fn ends_in_a_hole(&self) -> bool {
+        self.holes.last().is_some_and(|hole| self.position <= hole.position)
+    }
+}
+
+/// Recovers the last segment, which should reach `end_min` at least. Everything below
+/// `recovery_point` was on disk.
+pub(super) fn recover_tail(
+    vfs: &Arc<dyn Vfs>,
+    last: &LastSegment,
+    recovery_point: Offset,
+    end_min: Offset,
+    is_clean: bool,
+    report: &mut RecoveryReport,
+) -> Result<Tail, OpenError> {
+    let io = io_at(&last.path);
+    if is_clean && let Some(tail) = trust_clean(vfs.as_ref(), last, recovery_point).map_err(&io)? {
+        report.was_clean = true;
+        return Ok(tail);
+    }
+    let mut length = last.length;
+    let mut tail = scan(last, length).map_err(&io)?;
+    report.scanned_bytes = length;
+    let recovery_point = recovery_point.max(tail.synced_end);
+    let end_min = end_min.max(tail.synced_end);
+    let torn = tail.holes.iter().find(|hole| recovery_point <= hole.from).map(|hole| hole.position);
+    if let Some(position) = torn {
+        let cut = cut_aside(vfs.as_ref(), last, position);
+        length = position;
+        tail = scan(last, length).map_err(&io)?;
+        match cut {
+            Ok(aside) => report.moved_aside.push(aside),
+            Err(error) => {
+                let what = format!("what lies behind byte {position} of the last segment");
+                tail.read_only = Some(format!("{what} cannot be kept aside: {error}"));
+            }
+        }
+    }
+    if recovery_point < tail.end {
+        let from = tail.index.floor(recovery_point).map_or(last.header_bytes, |e| e.position);
+        rewrite(last, from, tail.position).map_err(&io)?;
+        report.rewritten_bytes = tail.position - from;
+    }
+    report.damage.extend(damage(last, &tail, end_min));
+    if tail.end < recovery_point || tail.ends_in_a_hole() {
+        let (from, to) = (tail.end, recovery_point.max(tail.end));
+        let cause = format!("offsets {from} to {to} were on disk and are damaged or missing");
+        tail.read_only = Some(cause);
+        if tail.ends_in_a_hole() {
+            tail.position = length;
+        }
+        // None of these offsets is given out again, and who reads them is told.
+        tail.end = to;
+    }
+    Ok(tail)
+}
+
+/// What is damaged or missing of a segment that should reach `end_min` at least.
+fn damage(last: &LastSegment, tail: &Tail, end_min: Offset) -> Vec<Damage> {
+    let of = |from, to, position, cause| {
+        let path = last.path.clone();
+        Damage { from, to, path, position, cause }
+    };
+    let holes = tail.holes.iter().map(|hole| {
+        let to = hole.to.unwrap_or(end_min.max(hole.from));
+        of(hole.from, to, hole.position, hole.cause.clone())
+    });
+    let mut damage: Vec<_> = holes.collect();
+    let reached = damage.last().map_or(tail.end, |last| last.to.max(tail.end));
+    if reached < end_min {
+        damage.push(of(reached, end_min, tail.position, "the file ends too early".into()));
+    }
+    damage
+}
+
+/// The end of a segment that was closed cleanly, from its index and the last few batches; `None` if
+/// these do not say what the recovery point says.
+fn trust_clean(
+    vfs: &dyn Vfs,
+    last: &LastSegment,
+    recovery_point: Offset,
+) -> io::Result<Option<Tail>> {
+    let Ok(bytes) = read_file(vfs, &index_path(&last.path), last.length) else {
+        return Ok(None);
+    };
+    let Some(file) = decode(&bytes) else { return Ok(None) };
+    let belongs = file.salt == last.header.salt
+        && file.base_offset == last.header.base_offset
+        && file.segment_bytes == last.length
+        && file.end_offset == recovery_point;
+    if !belongs {
+        return Ok(None);
+    }
+    let begin = (last.header_bytes, last.header.base_offset);
+    let (position, offset) =
+        file.index.last().map_or(begin, |entry| (entry.position, entry.offset));
+    let tail = scan_from(last, last.length, position, offset, file.index)?;
+    Ok((tail.holes.is_empty() && tail.end == recovery_point).then_some(tail))
+}
+
+fn scan(last: &LastSegment, length: u64) -> io::Result<Tail> {
+    scan_from(last, length, last.header_bytes, last.header.base_offset, Index::default())
+}
+
+/// Reads a segment from `position` on; `index` already knows the batch there, or nothing.
+fn scan_from(
+    last: &LastSegment,
+    length: u64,
+    position: u64,
+    offset: Offset,
+    mut index: Index,
+) -> io::Result<Tail> {
+    let is_known = index.last().is_some();
+    let mut tail = Tail {
+        index: Index::default(),
+        position,
+        end: offset,
+        epoch: LeaderEpoch::ZERO,
+        append_time: last.header.created,
+        synced_end: Offset::ZERO,
+        holes: Vec::new(),
+        read_only: None,
+    };
+    let mut scanner = Scanner::new(last.file.as_ref(), &last.header, length, position, offset);
+    while let Some(scanned) = scanner.next()? {
+        match scanned {
+            Scanned::Batch { position, header, .. } => {
+                if !is_known {
+                    index.note(position, &header);
+                }
+                tail.position = position + header.total_bytes() as u64;
+                tail.end = header.end_offset();
+                tail.epoch = tail.epoch.max(header.leader_epoch);
+                tail.append_time = tail.append_time.max(header.append_time);
+                tail.synced_end = tail.synced_end.max(header.synced_end);
+            }
+            Scanned::Hole(hole) => {
+                tail.synced_end = tail.synced_end.max(hole.synced_end);
+                tail.holes.push(hole);
+            }
+        }
+    }
+    tail.index = index;
+    Ok(tail)
+}

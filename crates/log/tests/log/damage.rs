@@ -1,0 +1,209 @@
+//! Damage where everything was on disk: it is named exactly, what is sound is served, and nothing
+//! is deleted.
+
+use std::path::PathBuf;
+
+use taffrail_log::vfs::{Memory, Vfs};
+use taffrail_log::{AppendError, LogReader, Read, ReadError, ReadRequest};
+use taffrail_model::Offset;
+
+use crate::given::{
+    Given, NOW, SEGMENT_HEADER_BYTES, batch, bytes_on_disk, copy, has_ending, segment,
+};
+use crate::model::Model;
+
+/// Three segments of four batches each, of 3 records each; the last one is active. Cleanly closed.
+fn given() -> (Memory, Model) {
+    let mut given = Given::new(1 << 20);
+    let mut model = Model::default();
+    for segment in 0..3 {
+        let batches: Vec<_> = (0..4).map(|index| batch(10 + 10 * segment + index, 3)).collect();
+        let (appended, error) = given.log.append(&batches, NOW);
+        assert!(error.is_none());
+        model.append(&batches, &appended, given.log.leader_epoch());
+        if segment < 2 {
+            given.log.roll().expect("it rolls");
+        }
+    }
+    (given.close(), model)
+}
+
+/// Where the batch with this index begins in its segment; all are of one size.
+fn position(index: usize) -> usize {
+    SEGMENT_HEADER_BYTES + index * bytes_on_disk(&batch(10, 3))
+}
+
+/// Opens the log and reads it through. `lost` are the ranges that cannot be read, in order.
+#[track_caller]
+fn check(memory: &Memory, model: &Model, lost: &[(u64, u64)], read_only: bool) {
+    let before = segments(memory);
+    // The second time nothing is marked clean.
+    for _ in 0..2 {
+        let (mut given, report) = Given::open(memory, 1 << 20);
+        assert_eq!(given.log.end().get(), model.end(), "no offset is given out again");
+        assert_eq!(given.log.read_only().is_some(), read_only, "{:?}", given.log.read_only());
+        assert_eq!(report.moved_aside, Vec::<PathBuf>::new());
+        for bytes_max in [1, 300, 1 << 20] {
+            assert_eq!(read_through(&given.log.reader(), model, bytes_max), lost);
+        }
+        if read_only {
+            let (appended, error) = given.log.append(&[batch(99, 1)], NOW);
+            assert!(appended.is_empty() && matches!(error, Some(AppendError::ReadOnly { .. })));
+        }
+        assert_eq!(segments(memory), before, "nothing is deleted or changed");
+    }
+}
+
+/// Reads everything that can be read, and returns what cannot.
+#[track_caller]
+fn read_through(reader: &LogReader, model: &Model, bytes_max: usize) -> Vec<(u64, u64)> {
+    let mut lost = Vec::new();
+    let mut from = 0;
+    while from < model.end() {
+        let limit = Offset::new(model.end());
+        let request = ReadRequest { from: Offset::new(from), limit, bytes_max };
+        match reader.read(&request) {
+            Err(ReadError::DataLoss { from: first, to, .. }) => {
+                assert_eq!(first.get(), from, "{request:?}");
+                assert!(first < to, "{request:?}: {first} to {to}");
+                lost.push((first.get(), to.get()));
+                from = to.get();
+            }
+            Err(error) => panic!("{request:?}: {error}"),
+            Ok(Read::End | Read::Gap(_)) => panic!("{request:?}: there are no records"),
+            Ok(Read::Batches { .. }) => from = model.check_read(reader, &request),
+        }
+    }
+    lost
+}
+
+fn segments(memory: &Memory) -> Vec<(PathBuf, Vec<u8>)> {
+    memory.files().into_iter().filter(|(path, _)| has_ending(path, "log")).collect()
+}
+
+fn flip(memory: &Memory, base: u64, position: usize) {
+    memory.flip(&segment(base), position, 0x10).expect("it is there");
+}
+
+fn cut(memory: &Memory, base: u64, length: usize) {
+    let file = memory.open(&segment(base)).expect("it is there");
+    file.set_length(length as u64).expect("it can be cut");
+}
+
+#[test]
+fn without_damage_nothing_is_lost() {
+    let (memory, model) = given();
+    check(&memory, &model, &[], false);
+}
+
+#[test]
+fn a_damaged_batch_loses_exactly_its_records() {
+    let (memory, model) = given();
+    // A byte of the length, of the CRC, of the base offset, of the payload's length, of the payload.
+    for byte in [1, 6, 12, 86, 89, 95] {
+        for (base, index) in [(0, 0), (0, 2), (12, 3), (24, 0), (24, 2)] {
+            let memory = copy(&memory);
+            flip(&memory, base, position(index) + byte);
+            let from = base + 3 * index as u64;
+            check(&memory, &model, &[(from, from + 3)], false);
+        }
+    }
+}
+
+#[test]
+fn damage_in_two_places_is_two_ranges() {
+    let (memory, model) = given();
+    flip(&memory, 0, position(1) + 100);
+    flip(&memory, 0, position(3) + 20);
+    flip(&memory, 24, position(1) + 20);
+    check(&memory, &model, &[(3, 6), (9, 12), (27, 30)], false);
+}
+
+#[test]
+fn damage_at_the_very_end_makes_the_log_read_only() {
+    for byte in [20, 95] {
+        let (memory, model) = given();
+        flip(&memory, 24, position(3) + byte);
+        check(&memory, &model, &[(33, 36)], true);
+    }
+    for length in [position(3) + 50, position(3)] {
+        let (memory, model) = given();
+        cut(&memory, 24, length);
+        check(&memory, &model, &[(33, 36)], true);
+    }
+}
+
+#[test]
+fn a_sealed_segment_that_is_cut_short_loses_its_end() {
+    for length in [position(3) + 50, position(3), position(2) + 3] {
+        let (memory, model) = given();
+        cut(&memory, 12, length);
+        let from = if length < position(3) { 18 } else { 21 };
+        check(&memory, &model, &[(from, 24)], false);
+    }
+}
+
+#[test]
+fn a_damaged_segment_header_loses_that_segment_and_no_other() {
+    for (base, read_only) in [(0, false), (12, false), (24, true)] {
+        let (memory, model) = given();
+        flip(&memory, base, 17);
+        check(&memory, &model, &[(base, base + 12)], read_only);
+    }
+}
+
+#[test]
+fn a_missing_segment_loses_that_segment_and_no_other() {
+    for (base, read_only) in [(0, false), (12, false), (24, true)] {
+        let (memory, model) = given();
+        memory.remove_file(&segment(base)).expect("it is there");
+        check(&memory, &model, &[(base, base + 12)], read_only);
+    }
+}
+
+#[test]
+fn what_is_damaged_or_missing_is_reported_when_the_log_opens() {
+    #[track_caller]
+    fn check_report(change: impl FnOnce(&Memory), from: u64, to: u64, base: u64) {
+        let (memory, _) = given();
+        change(&memory);
+        let (_, report) = Given::open(&memory, 1 << 20);
+        let found: Vec<_> =
+            report.damage.iter().map(|d| (d.from.get(), d.to.get(), d.path.clone())).collect();
+        assert_eq!(found, [(from, to, segment(base))]);
+    }
+    check_report(|memory| flip(memory, 24, position(3) + 95), 33, 36, 24);
+    check_report(|memory| cut(memory, 24, position(3)), 33, 36, 24);
+    check_report(|memory| flip(memory, 24, 17), 24, 36, 24);
+    check_report(|memory| flip(memory, 12, 17), 12, 24, 12);
+    check_report(|memory| flip(memory, 0, 17), 0, 12, 0);
+    let (memory, _) = given();
+    memory.remove_file(&segment(0)).expect("it is there");
+    let (_, report) = Given::open(&memory, 1 << 20);
+    let [damage] = &report.damage[..] else { panic!("{:?}", report.damage) };
+    assert_eq!((damage.from.get(), damage.to.get()), (0, 12));
+}
+
+#[test]
+fn a_header_behind_a_torn_payload_still_says_what_was_synced() {
+    let mut given = Given::new(1 << 20);
+    let epoch = given.log.leader_epoch();
+    let mut model = Model::default();
+    // No recovery point in a file covers the first two batches, only the third one's header.
+    for mark in 10..13 {
+        let batches = [batch(mark, 3)];
+        let (appended, error) = given.log.append(&batches, NOW);
+        assert!(error.is_none());
+        model.append(&batches, &appended, epoch);
+        if mark == 11 {
+            given.log.syncer().sync().expect("it syncs");
+        }
+    }
+    let memory = given.kill();
+    flip(&memory, 0, position(1) + 95);
+    flip(&memory, 0, position(2) + 95);
+    let (given, report) = Given::open(&memory, 1 << 20);
+    assert!(given.log.read_only().is_some(), "what was synced is cut off");
+    assert_eq!(report.damage.first().map(|damage| damage.from.get()), Some(3));
+    assert_eq!(given.log.end().get(), 6);
+}

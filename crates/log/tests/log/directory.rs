@@ -1,0 +1,193 @@
+//! Data directories: one process at a time, none that is not ours, none made by accident.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use taffrail_log::vfs::{Disk, Memory, Vfs};
+use taffrail_log::{Directory, DirectoryError, DirectoryOptions};
+
+use crate::given::{Given, LABEL, NOW, batch, config, log_id, root, try_open};
+
+fn open(vfs: &Memory, init: bool) -> Result<Directory, DirectoryError> {
+    let first_logs = [(log_id(), LABEL)];
+    let options = DirectoryOptions { path: root(), init, first_logs: &first_logs, now: NOW };
+    Directory::open(Arc::new(vfs.clone()), &options)
+}
+
+fn put(memory: &Memory, path: &Path, contents: &str) {
+    let file = memory.create(path).expect("the place is free");
+    file.write_at(0, contents.as_bytes()).expect("there is room");
+}
+
+#[test]
+fn a_second_process_is_refused_and_told_who_holds_the_directory() {
+    let memory = Memory::new(1);
+    let first = open(&memory, false).expect("it opens");
+    match open(&memory, false) {
+        Err(DirectoryError::Locked { holder, .. }) => {
+            assert_eq!(holder, format!("process {}", std::process::id()));
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(first);
+    open(&memory, false).expect("it is free again");
+}
+
+#[test]
+fn a_second_process_is_refused_on_a_real_disk() {
+    let place = tempfile::tempdir().expect("there is a place for temporary files");
+    let path = place.path().join("data");
+    let first = try_open(Arc::new(Disk), &path).expect("it opens");
+    match try_open(Arc::new(Disk), &path) {
+        Err(DirectoryError::Locked { holder, .. }) => {
+            assert_eq!(holder, format!("process {}", std::process::id()));
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(first);
+    try_open(Arc::new(Disk), &path).expect("it is free again");
+}
+
+#[test]
+fn an_identity_stays() {
+    let memory = Memory::new(1);
+    let id = open(&memory, false).expect("it opens").id().to_owned();
+    assert_eq!(id.len(), 32);
+    assert_eq!(open(&memory, false).expect("it opens").id(), id);
+    assert_ne!(open(&Memory::new(2), false).expect("it opens").id(), id);
+}
+
+#[test]
+fn an_empty_directory_may_be_an_unmounted_disk() {
+    for entries in [&[][..], &["lost+found"]] {
+        let memory = Memory::new(1);
+        memory.create_directory(root()).expect("the place is free");
+        for entry in entries {
+            memory.create_directory(&root().join(entry)).expect("the place is free");
+        }
+        assert!(matches!(open(&memory, false), Err(DirectoryError::Empty { .. })));
+        assert_eq!(memory.files(), [], "nothing is changed");
+        let directory = open(&memory, true).expect("it is set up");
+        directory.open_log(log_id(), config(700)).expect("the first log is there");
+        drop(directory);
+        open(&memory, false).expect("it is one now");
+        open(&memory, true).expect("--init is no harm");
+    }
+}
+
+#[test]
+fn a_directory_of_something_else_is_left_alone() {
+    for init in [false, true] {
+        let memory = Memory::new(1);
+        memory.create_directory(root()).expect("the place is free");
+        put(&memory, &root().join("thesis.doc"), "years of work");
+        match open(&memory, init) {
+            Err(DirectoryError::Foreign { entry, .. }) => assert_eq!(entry, "thesis.doc"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(memory.files().len(), 1, "nothing is changed");
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let memory = Memory::new(1);
+    memory.create_directory(root()).expect("the place is free");
+    let text = "taffrail data directory\nformat 7\nid 0123456789abcdef0123456789abcdef\n";
+    put(&memory, &root().join("identity"), text);
+    assert!(matches!(open(&memory, true), Err(DirectoryError::Newer { found: 7, .. })));
+}
+
+#[test]
+fn a_damaged_identity_is_refused() {
+    let memory = Memory::new(1);
+    drop(open(&memory, false).expect("it opens"));
+    memory.flip(&root().join("identity"), 3, 0xff).expect("it is there");
+    for init in [false, true] {
+        assert!(matches!(open(&memory, init), Err(DirectoryError::Identity { .. })));
+    }
+}
+
+#[test]
+fn an_interrupted_set_up_in_an_empty_directory_is_done_again_when_told() {
+    let memory = Memory::new(1);
+    memory.create_directory(root()).expect("the place is free");
+    drop(open(&memory, true).expect("it is set up"));
+    for name in ["identity", "recovery-points.a", "recovery-points.b"] {
+        memory.remove_file(&root().join(name)).expect("it is there");
+    }
+    assert!(matches!(open(&memory, false), Err(DirectoryError::Unfinished { .. })));
+    let directory = open(&memory, true).expect("it is set up");
+    directory.open_log(log_id(), config(700)).expect("the first log is there");
+}
+
+#[test]
+fn a_directory_that_lost_its_identity_is_never_set_up_over_its_records() {
+    for lost in [&["identity"][..], &["identity", "recovery-points.a", "recovery-points.b"]] {
+        let mut given = Given::new(1 << 20);
+        let (_, error) = given.log.append(&[batch(1, 1)], NOW);
+        assert!(error.is_none());
+        let memory = given.close();
+        for name in lost {
+            memory.remove_file(&root().join(name)).expect("it is there");
+        }
+        let before = memory.files();
+        for init in [false, true] {
+            let opened = open(&memory, init);
+            assert!(matches!(opened, Err(DirectoryError::Identity { .. })), "{opened:?}");
+        }
+        assert_eq!(memory.files(), before, "nothing is changed");
+    }
+}
+
+#[test]
+fn points_of_which_one_copy_is_damaged_are_still_known() {
+    for name in ["recovery-points.a", "recovery-points.b"] {
+        let mut given = Given::new(1 << 20);
+        let (_, error) = given.log.append(&[batch(1, 5)], NOW);
+        assert!(error.is_none());
+        let epoch = given.log.leader_epoch();
+        let memory = given.close();
+        memory.flip(&root().join(name), 60, 0xff).expect("it is there");
+        let (given, report) = Given::open(&memory, 1 << 20);
+        assert!(report.was_clean);
+        assert!(epoch < given.log.leader_epoch());
+    }
+}
+
+#[test]
+fn points_that_cannot_be_read_are_not_taken_for_none() {
+    let mut given = Given::new(1 << 20);
+    let (_, error) = given.log.append(&[batch(1, 5)], NOW);
+    assert!(error.is_none());
+    let memory = given.close();
+    for name in ["recovery-points.a", "recovery-points.b"] {
+        memory.remove_file(&root().join(name)).expect("it is there");
+        memory.create_directory(&root().join(name)).expect("the place is free");
+    }
+    assert!(matches!(open(&memory, false), Err(DirectoryError::Io { .. })));
+}
+
+#[test]
+fn a_deleted_log_does_not_come_back() {
+    let mut given = Given::new(1 << 20);
+    let (_, error) = given.log.append(&[batch(1, 5)], NOW);
+    assert!(error.is_none());
+    let syncer = given.log.syncer();
+    given.directory.delete_log(log_id()).expect("it is deleted");
+    // Somebody still syncs what he has open.
+    syncer.sync().expect("it syncs");
+    given.directory.persist_points().expect("they are written");
+    let memory = given.kill();
+    let points = memory.files().into_iter().find(|(path, _)| path.ends_with("recovery-points.a"));
+    let (_, contents) = points.expect("they are there");
+    assert_eq!(contents.len(), 40, "no entry is left");
+}
+
+#[test]
+fn a_log_that_should_be_there_is_never_made_anew() {
+    let directory = open(&Memory::new(1), false).expect("it opens");
+    let missing = taffrail_model::LogId::new(*b"nobody knows me.");
+    let opened = directory.open_log(missing, config(700));
+    assert!(matches!(opened, Err(taffrail_log::OpenError::Missing { .. })));
+}

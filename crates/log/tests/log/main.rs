@@ -1,0 +1,13 @@
+//! The log through its public door: what it promises, on a disk in memory and on a real one.
+
+mod clean;
+mod crash;
+mod damage;
+mod directory;
+mod faults;
+mod flips;
+mod given;
+mod golden;
+mod model;
+mod property;
+mod torn;
