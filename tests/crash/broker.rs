@@ -1,0 +1,165 @@
+//! The real program in a process of its own, on a directory that outlives it.
+//!
+//! It listens on a port of its own choice; [`Proxy`] gives it an address that stays over restarts.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::proxy::Proxy;
+
+/// A start that takes longer has hung.
+const START_MAX: Duration = Duration::from_secs(60);
+const STOP_MAX: Duration = Duration::from_secs(30);
+
+/// Where a broker keeps its data, and the address at which clients find whichever runs on it.
+pub(crate) struct Home {
+    /// Kept if the test fails.
+    folder: Option<TempDir>,
+    pub(crate) data: PathBuf,
+    pub(crate) proxy: Proxy,
+}
+
+/// A broker that runs. Killed when dropped.
+pub(crate) struct Broker {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    address: Option<String>,
+}
+
+impl Home {
+    pub(crate) async fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("taffrail-crash-").tempdir();
+        let folder = folder.expect("a temporary directory");
+        let data = folder.path().join("data");
+        Self { folder: Some(folder), data, proxy: Proxy::start().await }
+    }
+
+    /// A place for files beside the data.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.as_ref().expect("there until the end").path()
+    }
+
+    /// Starts a broker and waits until it serves.
+    pub(crate) async fn start(&self) -> Broker {
+        self.start_by(&[]).await
+    }
+
+    /// The same with a program that runs it, such as `strace`.
+    pub(crate) async fn start_by(&self, runner: &[&str]) -> Broker {
+        let mut broker = self.spawn(runner);
+        let ready = timeout(START_MAX, broker.wait_until_ready()).await;
+        let address = match ready {
+            Ok(Ok(address)) => address,
+            failed => panic!("the broker did not get ready: {failed:?}\n{}", self.said()),
+        };
+        self.proxy.lead_to(&address);
+        broker.address = Some(address);
+        broker
+    }
+
+    /// Starts a broker and does not wait for anything.
+    pub(crate) fn spawn(&self, runner: &[&str]) -> Broker {
+        let words = runner.iter().map(PathBuf::from).chain([binary()]).collect::<Vec<_>>();
+        let (program, rest) = words.split_first().expect("the binary at least");
+        let mut command = Command::new(program);
+        command.args(rest).args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&self.data);
+        // What tells tests where things are is no setting of a broker.
+        let ours = std::env::vars().filter(|(name, _)| name.starts_with("TAFFRAIL_"));
+        ours.for_each(|(name, _)| {
+            command.env_remove(name);
+        });
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.stderr(log.expect("a file for what the broker says"));
+        let mut child = command.spawn().expect("the broker's binary starts");
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        Broker { child, output, address: None }
+    }
+
+    /// The end of what brokers here wrote on standard error.
+    pub(crate) fn said(&self) -> String {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().rev().take(60).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// All of it.
+    pub(crate) fn said_all(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder().join("broker.log")
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("the broker said last:\n{}", self.said());
+            let kept = self.folder.take().map(TempDir::keep).unwrap_or_default();
+            println!("kept: {}", kept.display());
+        }
+    }
+}
+
+impl Broker {
+    /// The address on the line that says so.
+    async fn wait_until_ready(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.output.read_line(&mut line).await? == 0 {
+                return Err(io::Error::other("it ended"));
+            }
+            if let Some((_, behind)) = line.split_once("ready on http://") {
+                return Ok(behind.split_whitespace().next().unwrap_or_default().to_owned());
+            }
+        }
+    }
+
+    /// Where it listens itself.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address.as_deref().expect("it is ready"))
+    }
+
+    /// Ends it without a word: SIGKILL.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.expect("the broker is killed");
+    }
+
+    /// Asks it to stop in order.
+    pub(crate) async fn stop(mut self) -> ExitStatus {
+        self.signal("TERM").await;
+        let status = timeout(STOP_MAX, self.child.wait()).await;
+        status.expect("the broker stops in time").expect("it has a status")
+    }
+
+    /// Sends a signal to it, or, where a program runs it, to that one's children too.
+    pub(crate) async fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("it runs").to_string();
+        let script = "kill -s \"$1\" $(cat /proc/$2/task/$2/children) $2 2>/dev/null";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh", name, &pid]);
+        assert!(shell.status().await.expect("a shell").success(), "SIG{name} to {pid}");
+    }
+}
+
+/// The product, as the runner of tests says, or as cargo built it beside the tests.
+fn binary() -> PathBuf {
+    let beside = || {
+        let test = std::env::current_exe().expect("a test has a file");
+        let folder = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+        folder.join("taffrail")
+    };
+    let binary = std::env::var_os("TAFFRAIL_BIN").map_or_else(beside, PathBuf::from);
+    assert!(binary.is_file(), "{} is not there: cargo build", binary.display());
+    binary
+}
