@@ -60,7 +60,7 @@ impl Histogram {
     /// The upper bound of each bucket in seconds, with how many fell into it.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bound = |index: usize| {
-            if index + 1 == BUCKETS { f64::MAX } else { (1u64 << index) as f64 / 1e6 }
+            if index + 1 == BUCKETS { f64::INFINITY } else { (1u64 << index) as f64 / 1e6 }
         };
         let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
         counts.enumerate().map(|(index, count)| (bound(index), count)).collect()

@@ -23,7 +23,7 @@ pub(crate) enum Verdict {
 /// What `reason` means for the request that got it.
 pub(crate) fn verdict(reason: &str) -> Verdict {
     match reason {
-        "OVERLOADED" | "PARTITION_RECOVERING" | "STORAGE_FULL" => Verdict::Retry,
+        "OVERLOADED" | "PARTITION_RECOVERING" | "STORAGE_FULL" | "STOPPING" => Verdict::Retry,
         "PRECEDING_FAILED" => Verdict::Follows,
         "RESULT_UNKNOWN" => Verdict::Unknown,
         _ => Verdict::Final,
@@ -32,7 +32,7 @@ pub(crate) fn verdict(reason: &str) -> Verdict {
 
 /// Whether a stream that the broker refused with this would be refused again.
 pub(crate) fn is_final_for_stream(refusal: &ServerError) -> bool {
-    let passes = ["RESOURCE_EXHAUSTED", "SHUTTING_DOWN"];
+    let passes = ["RESOURCE_EXHAUSTED", "STOPPING"];
     verdict(&refusal.reason) == Verdict::Final
         && refusal.retry_after.is_none()
         && !passes.contains(&refusal.reason.as_str())
@@ -93,6 +93,7 @@ mod tests {
             ("OVERLOADED", Verdict::Retry),
             ("PARTITION_RECOVERING", Verdict::Retry),
             ("STORAGE_FULL", Verdict::Retry),
+            ("STOPPING", Verdict::Retry),
             ("PRECEDING_FAILED", Verdict::Follows),
             ("RESULT_UNKNOWN", Verdict::Unknown),
             ("BATCH_TOO_LARGE", Verdict::Final),

@@ -77,7 +77,12 @@ impl LogService for Service {
                 };
                 let Some(Ok(request)) = request else { return };
                 match stream_request(request) {
-                    Ok(request) => session.submit(request),
+                    Ok(request) => {
+                        if request.acks == Acks::None {
+                            session.room().await;
+                        }
+                        session.submit(request);
+                    }
                     Err(error) => {
                         // Nobody may be there to hear it.
                         let _ = invalid.send(Err(error.into_status())).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use taffrail_model::{PartitionIndex, limits};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::{Acks, ProduceError, Produced};
 
@@ -51,6 +51,22 @@ impl Reply {
 pub(crate) struct Flight {
     bytes: AtomicU64,
     requests: AtomicU32,
+    landed: Notify,
+}
+
+impl Flight {
+    /// Waits until another request may be taken.
+    pub(crate) async fn room(&self) {
+        loop {
+            let landed = self.landed.notified();
+            let is_room = self.requests.load(Ordering::Acquire) < limits::IN_FLIGHT_REQUESTS_MAX
+                && self.bytes.load(Ordering::Acquire) < limits::IN_FLIGHT_BYTES_MAX;
+            if is_room {
+                return;
+            }
+            landed.await;
+        }
+    }
 }
 
 /// One request in flight, until this is dropped.
@@ -81,7 +97,8 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.flight.requests.fetch_sub(1, Ordering::Relaxed);
-        self.flight.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.flight.requests.fetch_sub(1, Ordering::AcqRel);
+        self.flight.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.flight.landed.notify_waiters();
     }
 }

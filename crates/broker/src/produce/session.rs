@@ -81,6 +81,12 @@ impl ProduceSession {
         partition.submit(AppendRequest { batch, expected, order, reply, charge, arrived });
     }
 
+    /// Waits until another request can be in flight. A stream whose producer is not answered, and so
+    /// cannot know what is in flight, waits here before it takes the next one.
+    pub async fn room(&self) {
+        self.flight.room().await;
+    }
+
     /// Checks a batch and takes its memory from the budget.
     fn admit(
         &self,
