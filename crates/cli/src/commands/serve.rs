@@ -1,6 +1,7 @@
 //! `taffrail serve`: runs a broker.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -70,10 +71,9 @@ fn settings_help() -> String {
         "Settings, as keys of the file, as TAFFRAIL_ and capitals in the environment, or with --set:\n",
     );
     for info in SETTINGS {
-        help.push_str(&format!(
-            "  {:<22} {}\n{:25}{}\n",
-            info.name, info.kind, "", info.description
-        ));
+        let (name, kind, description) = (info.name, info.kind, info.description);
+        // Writing to a string cannot fail.
+        let _ = writeln!(help, "  {name:<22} {kind}\n{:25}{description}", "");
     }
     help
 }
