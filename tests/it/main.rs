@@ -1,0 +1,15 @@
+//! The product from outside: a real broker process, reached as any client reaches it.
+//!
+//! Each test starts the brokers it needs, each on a port and in a directory of its own, and ends
+//! them. What the contract promises is checked with the bare calls, what a user does with the Rust
+//! client. Nothing here knows the broker's insides; a broker that dies is `crash`'s matter.
+
+mod broker;
+mod contract;
+mod door;
+mod http;
+mod pipe;
+mod published;
+mod refusals;
+mod store;
+mod wire;
