@@ -75,17 +75,20 @@ impl LogService for Service {
                     request = requests.next() => request,
                     _ = stopping.changed() => return,
                 };
-                let Some(Ok(request)) = request else { return };
-                match stream_request(request) {
+                let Some(request) = request else { return };
+                // What cannot be received, such as a message too large, ends the stream as well.
+                let request =
+                    request.and_then(|it| stream_request(it).map_err(Explained::into_status));
+                match request {
                     Ok(request) => {
                         if request.acks == Acks::None {
                             session.room().await;
                         }
                         session.submit(request);
                     }
-                    Err(error) => {
+                    Err(status) => {
                         // Nobody may be there to hear it.
-                        let _ = invalid.send(Err(error.into_status())).await;
+                        let _ = invalid.send(Err(status)).await;
                         return;
                     }
                 }
@@ -136,16 +139,18 @@ impl LogService for Service {
         let session = self.broker.consume_session(event);
         tokio::spawn(session.run(commands));
         tokio::spawn(async move {
-            while let Some(Ok(request)) = requests.next().await {
-                match convert::consume_command(request) {
+            while let Some(request) = requests.next().await {
+                let next = request
+                    .and_then(|it| convert::consume_command(it).map_err(Explained::into_status));
+                match next {
                     Ok(next) => {
                         if command.send(next).await.is_err() {
                             return;
                         }
                     }
-                    Err(error) => {
+                    Err(status) => {
                         // Nobody may be there to hear it.
-                        let _ = invalid.send(Err(error.into_status())).await;
+                        let _ = invalid.send(Err(status)).await;
                         return;
                     }
                 }
