@@ -48,23 +48,13 @@ impl Home {
 
     /// Starts a broker and waits until it serves.
     pub(crate) async fn start(&self) -> Broker {
-        self.start_by(&[]).await
-    }
-
-    /// The same with a program that runs it, such as `strace`.
-    pub(crate) async fn start_by(&self, runner: &[&str]) -> Broker {
-        let mut broker = self.spawn(runner);
-        let ready = timeout(START_MAX, broker.wait_until_ready()).await;
-        let address = match ready {
-            Ok(Ok(address)) => address,
-            failed => panic!("the broker did not get ready: {failed:?}\n{}", self.said()),
-        };
-        self.proxy.lead_to(&address);
-        broker.address = Some(address);
+        let mut broker = self.spawn(&[]);
+        assert!(broker.serve(self).await, "the broker did not get ready:\n{}", self.said());
         broker
     }
 
-    /// Starts a broker and does not wait for anything.
+    /// Starts a broker and does not wait for anything. `runner` is a program that runs it, in the
+    /// same process in the end, such as `strace -D`.
     pub(crate) fn spawn(&self, runner: &[&str]) -> Broker {
         let words = runner.iter().map(PathBuf::from).chain([binary()]).collect::<Vec<_>>();
         let (program, rest) = words.split_first().expect("the binary at least");
@@ -125,6 +115,25 @@ impl Broker {
         }
     }
 
+    /// Waits until it serves, and leads clients to it. False if it ends before.
+    pub(crate) async fn serve(&mut self, home: &Home) -> bool {
+        let ready = timeout(START_MAX, self.wait_until_ready()).await;
+        let Ok(address) = ready.expect("a start takes less time") else { return false };
+        home.proxy.lead_to(&address);
+        self.address = Some(address);
+        true
+    }
+
+    /// Whether it ends by itself within this time.
+    pub(crate) async fn ends_within(&mut self, time: Duration) -> bool {
+        timeout(time, self.child.wait()).await.is_ok()
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Where it listens itself.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address.as_deref().expect("it is ready"))
@@ -142,13 +151,11 @@ impl Broker {
         status.expect("the broker stops in time").expect("it has a status")
     }
 
-    /// Sends a signal to it, or, where a program runs it, to that one's children too.
+    /// Sends a signal to it.
     pub(crate) async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
-        let script = "kill -s \"$1\" $(cat /proc/$2/task/$2/children) $2 2>/dev/null";
         let mut shell = Command::new("sh");
-        shell.args(["-c", script, "sh", name, &pid]);
-        assert!(shell.status().await.expect("a shell").success(), "SIG{name} to {pid}");
+        shell.args(["-c", "kill -s \"$1\" \"$2\"", "sh", name, &self.pid().to_string()]);
+        assert!(shell.status().await.expect("a shell").success(), "SIG{name}");
     }
 }
 

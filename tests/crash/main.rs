@@ -8,12 +8,17 @@ mod broker;
 mod checker;
 mod checker_tests;
 mod dice;
+mod failed_sync;
 mod history;
 mod kills;
 mod load;
+mod pauses;
 mod proxy;
 mod readback;
+mod startup;
 mod stream;
+mod tails;
+mod topics;
 
 /// How often to do something: quick, or deep.
 fn rounds(quick: u64, deep: u64) -> u64 {
