@@ -1,6 +1,7 @@
 //! The bare calls of the contract, as a client without a library makes them.
 
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -92,6 +93,21 @@ impl Door {
     pub(crate) async fn describe(&self, name: &str) -> v1::DescribeTopicResponse {
         let request = v1::DescribeTopicRequest { name: name.to_owned() };
         soon(self.admin.clone().describe_topic(request)).await.expect("it is there").into_inner()
+    }
+
+    /// Waits until every partition of a topic reads and writes; after a start that takes a moment.
+    pub(crate) async fn online(&self, name: &str) -> v1::DescribeTopicResponse {
+        let online = v1::PartitionStatus::Online as i32;
+        let wait = async {
+            loop {
+                let description = self.describe(name).await;
+                if description.partitions.iter().all(|partition| partition.status == online) {
+                    return description;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(wait).await
     }
 
     pub(crate) async fn delete(&self, name: &str) -> Result<(), Status> {

@@ -5,11 +5,16 @@
 //! client. Nothing here knows the broker's insides; a broker that dies is `crash`'s matter.
 
 mod broker;
+mod consume;
 mod contract;
+mod credit;
 mod door;
+mod fetch;
 mod http;
+mod offsets;
 mod pipe;
 mod published;
 mod refusals;
 mod store;
+mod stream;
 mod wire;
