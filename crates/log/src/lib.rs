@@ -16,6 +16,7 @@ mod segment;
 mod shared;
 mod sync;
 mod trim;
+pub mod verify;
 pub mod vfs;
 
 pub use directory::{Directory, DirectoryError, DirectoryOptions, Point};

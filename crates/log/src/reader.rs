@@ -335,7 +335,8 @@ impl Source {
         let (position, expected) = self.floor(request.from)?;
         let file = self.file()?;
         let length = self.length();
-        let mut scanner = Scanner::new(file.as_ref(), self.header(), length, position, expected);
+        let mut scanner =
+            Scanner::new(Arc::clone(&file), self.header(), length, position, expected);
         while let Some(scanned) = scanner.next().map_err(|error| self.io(error))? {
             match scanned {
                 Scanned::Batch { header, .. } if header.end_offset() <= request.from => {}
@@ -384,7 +385,7 @@ impl Source {
         let Some(entry) = entry.filter(|_| max_timestamp >= timestamp) else { return Ok(None) };
         let file = self.file()?;
         let (length, header) = (self.length(), self.header());
-        let mut scanner = Scanner::new(file.as_ref(), header, length, entry.position, entry.offset);
+        let mut scanner = Scanner::new(file, header, length, entry.position, entry.offset);
         while let Some(scanned) = scanner.next().map_err(|error| self.io(error))? {
             let Scanned::Batch { header, payload, .. } = scanned else { continue };
             if header.max_timestamp < timestamp || header.end_offset() <= start {

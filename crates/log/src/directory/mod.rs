@@ -28,13 +28,15 @@ use crate::segment::{SegmentHeader, segment_path};
 use crate::shared::{Progress, Segments, Shared};
 use crate::vfs::{Lock, Vfs, read_file};
 
-use identity::Identity;
+pub(crate) use identity::{Identity, NAME as IDENTITY, read as read_identity};
 pub use points::Point;
-pub(crate) use points::Points;
+pub(crate) use points::{
+    COPIES as POINTS_COPIES, Points, decode as decode_points, read as read_points,
+};
 
-const LOGS: &str = "logs";
-const LOCK: &str = "lock";
-const DELETED: &str = ".deleted";
+pub(crate) const LOGS: &str = "logs";
+pub(crate) const LOCK: &str = "lock";
+pub(crate) const DELETED: &str = ".deleted";
 
 /// How to open a data directory.
 #[derive(Debug)]
@@ -136,13 +138,13 @@ impl Directory {
         let io = |source| DirectoryError::Io { path: path.to_owned(), source };
         setup::prepare(&vfs, options)?;
         let lock = take_lock(vfs.as_ref(), path)?;
-        let id = match identity::read(vfs.as_ref(), path).map_err(io)? {
-            Some(Identity::Known(id)) => id,
+        let id = match read_identity(vfs.as_ref(), path).map_err(io)? {
+            Some(Identity::Known { id, .. }) => id,
             Some(Identity::Newer(found)) => {
                 return Err(DirectoryError::Newer { path: path.to_owned(), found });
             }
             Some(Identity::Damaged) | None => {
-                return Err(DirectoryError::Identity { path: path.join(identity::NAME) });
+                return Err(DirectoryError::Identity { path: path.join(IDENTITY) });
             }
         };
         let points = Arc::new(Points::open(Arc::clone(&vfs), path).map_err(io)?);

@@ -15,12 +15,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use taffrail_model::{LeaderEpoch, LogId, Offset};
 
 use crate::vfs::{Vfs, read_file, replace_file};
 
 const MAGIC: [u8; 8] = *b"TAFFRPT1";
-const COPIES: [&str; 2] = ["recovery-points.a", "recovery-points.b"];
+pub(crate) const COPIES: [&str; 2] = ["recovery-points.a", "recovery-points.b"];
 const FIXED_BYTES: usize = 36;
 const ENTRY_BYTES: usize = 45;
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -192,7 +193,7 @@ fn load(vfs: &dyn Vfs, directory: &Path) -> io::Result<Option<(u64, BTreeMap<Log
     let mut newest: Option<(u64, BTreeMap<LogId, Point>)> = None;
     let mut unreadable = None;
     for name in COPIES {
-        match read_file(vfs, &directory.join(name), FILE_BYTES_MAX) {
+        match read(vfs, &directory.join(name)) {
             Ok(bytes) => {
                 newest = newest.into_iter().chain(decode(&bytes)).max_by_key(|copy| copy.0);
             }
@@ -204,6 +205,11 @@ fn load(vfs: &dyn Vfs, directory: &Path) -> io::Result<Option<(u64, BTreeMap<Log
         (None, Some(error)) => Err(error),
         (newest, _) => Ok(newest),
     }
+}
+
+/// Reads a copy, whatever it holds.
+pub(crate) fn read(vfs: &dyn Vfs, path: &Path) -> io::Result<Bytes> {
+    read_file(vfs, path, FILE_BYTES_MAX)
 }
 
 fn encode(generation: u64, boot_id: [u8; 16], entries: &BTreeMap<LogId, Point>) -> Vec<u8> {
@@ -224,7 +230,8 @@ fn encode(generation: u64, boot_id: [u8; 16], entries: &BTreeMap<LogId, Point>) 
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<(u64, BTreeMap<LogId, Point>)> {
+/// Decodes a copy: its generation and its entries; `None` if it is damaged.
+pub(crate) fn decode(bytes: &[u8]) -> Option<(u64, BTreeMap<LogId, Point>)> {
     let (body, crc) = bytes.split_last_chunk::<4>()?;
     if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
         return None;

@@ -204,7 +204,7 @@ fn last_epoch(segment: &SealedSegment) -> io::Result<LeaderEpoch> {
     let Some(entry) = segment.index()?.last() else { return Ok(LeaderEpoch::ZERO) };
     let file = segment.open()?;
     let (header, length) = (&segment.header, segment.length);
-    let mut scanner = Scanner::new(file.as_ref(), header, length, entry.position, entry.offset);
+    let mut scanner = Scanner::new(file, header, length, entry.position, entry.offset);
     let mut epoch = LeaderEpoch::ZERO;
     while let Some(scanned) = scanner.next()? {
         if let Scanned::Batch { header, .. } = scanned {

@@ -15,7 +15,7 @@ use crate::vfs::{Vfs, read_file};
 /// What is known of the last segment.
 pub(super) struct Tail {
     pub(super) index: Index,
-    /// Where its last valid batch ends, or its bytes do if damage lies behind.
+    /// Where its last valid batch ends.
     pub(super) position: u64,
     /// The offset at which the log ends.
     pub(super) end: Offset,
@@ -48,16 +48,14 @@ pub(super) fn recover_tail(
         report.was_clean = true;
         return Ok(tail);
     }
-    let mut length = last.length;
-    let mut tail = scan(last, length).map_err(&io)?;
-    report.scanned_bytes = length;
+    let mut tail = scan(last, last.length).map_err(&io)?;
+    report.scanned_bytes = last.length;
     let recovery_point = recovery_point.max(tail.synced_end);
     let end_min = end_min.max(tail.synced_end);
     let torn = tail.holes.iter().find(|hole| recovery_point <= hole.from).map(|hole| hole.position);
     if let Some(position) = torn {
         let cut = cut_aside(vfs.as_ref(), last, position);
-        length = position;
-        tail = scan(last, length).map_err(&io)?;
+        tail = scan(last, position).map_err(&io)?;
         match cut {
             Ok(aside) => report.moved_aside.push(aside),
             Err(error) => {
@@ -76,9 +74,6 @@ pub(super) fn recover_tail(
         let (from, to) = (tail.end, recovery_point.max(tail.end));
         let cause = format!("offsets {from} to {to} were on disk and are damaged or missing");
         tail.read_only = Some(cause);
-        if tail.ends_in_a_hole() {
-            tail.position = length;
-        }
         // None of these offsets is given out again, and who reads them is told.
         tail.end = to;
     }
@@ -151,7 +146,7 @@ fn scan_from(
         holes: Vec::new(),
         read_only: None,
     };
-    let mut scanner = Scanner::new(last.file.as_ref(), &last.header, length, position, offset);
+    let mut scanner = Scanner::new(Arc::clone(&last.file), &last.header, length, position, offset);
     while let Some(scanned) = scanner.next()? {
         match scanned {
             Scanned::Batch { position, header, .. } => {

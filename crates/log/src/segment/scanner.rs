@@ -5,9 +5,10 @@
 //! range of offsets is known exactly.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use taffrail_model::batch::{BatchHeader, Batches, HEADER_BYTES, find_header, records_crc};
+use taffrail_model::batch::{BatchHeader, Batches, HEADER_BYTES, Salt, find_header, records_crc};
 use taffrail_model::{LeaderEpoch, Offset, limits};
 
 use super::SegmentHeader;
@@ -16,9 +17,11 @@ use crate::vfs::{File, read_bytes};
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Reads a segment's batches in order.
-pub(crate) struct Scanner<'a> {
-    file: &'a dyn File,
-    header: &'a SegmentHeader,
+#[derive(Debug)]
+pub(crate) struct Scanner {
+    file: Arc<dyn File>,
+    salt: Salt,
+    is_compacted: bool,
     length: u64,
     position: u64,
     expected: Offset,
@@ -79,18 +82,19 @@ impl Invalid {
     }
 }
 
-impl<'a> Scanner<'a> {
+impl Scanner {
     /// Scans from `position`, where a batch with base offset `expected` should begin, up to `length`.
     pub(crate) fn new(
-        file: &'a dyn File,
-        header: &'a SegmentHeader,
+        file: Arc<dyn File>,
+        header: &SegmentHeader,
         length: u64,
         position: u64,
         expected: Offset,
     ) -> Self {
         Self {
             file,
-            header,
+            salt: header.salt,
+            is_compacted: header.compacted,
             length,
             position,
             expected,
@@ -139,7 +143,7 @@ impl<'a> Scanner<'a> {
     /// The batch at the current position, or what is wrong with it.
     fn batch(&mut self) -> io::Result<Result<(BatchHeader, Bytes), Invalid>> {
         let bytes = self.window(HEADER_BYTES)?;
-        let header = match Batches::verified(bytes, self.header.salt).peek() {
+        let header = match Batches::verified(bytes, self.salt).peek() {
             Ok(Some(header)) => header,
             Ok(None) => {
                 return Ok(Err(Invalid::without_header("the file ends inside a batch header")));
@@ -166,7 +170,7 @@ impl<'a> Scanner<'a> {
 
     fn check_order(&self, header: &BatchHeader) -> Result<(), String> {
         let (expected, found) = (self.expected, header.base_offset);
-        let follows = found == expected || self.header.compacted && found > expected;
+        let follows = found == expected || self.is_compacted && found > expected;
         if !follows {
             return Err(format!("base offset {found} where {expected} was expected"));
         }
@@ -187,8 +191,8 @@ impl<'a> Scanner<'a> {
         let mut from = self.position + 1;
         while from + HEADER_BYTES as u64 <= self.length {
             let length = (self.length - from).min((CHUNK_BYTES + HEADER_BYTES) as u64);
-            let bytes = read_bytes(self.file, from, length as usize)?;
-            if let Some((at, header)) = find_header(&bytes, self.header.salt, self.expected) {
+            let bytes = read_bytes(self.file.as_ref(), from, length as usize)?;
+            if let Some((at, header)) = find_header(&bytes, self.salt, self.expected) {
                 return Ok(Some((from + at as u64, header.base_offset)));
             }
             from += CHUNK_BYTES as u64;
@@ -201,7 +205,7 @@ impl<'a> Scanner<'a> {
         let skip = (self.position - self.chunk_position) as usize;
         if self.chunk.len() < skip + length {
             let wanted = (CHUNK_BYTES.max(length) as u64).min(self.length - self.position);
-            self.chunk = read_bytes(self.file, self.position, wanted as usize)?;
+            self.chunk = read_bytes(self.file.as_ref(), self.position, wanted as usize)?;
             self.chunk_position = self.position;
             return Ok(self.chunk.clone());
         }

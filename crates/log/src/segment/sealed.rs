@@ -97,7 +97,7 @@ impl SealedSegment {
         let file = self.vfs.open_read_only(&self.path)?;
         let base = self.header.base_offset;
         let (start, length) = (self.header_bytes, self.length);
-        let mut scanner = Scanner::new(file.as_ref(), &self.header, length, start, base);
+        let mut scanner = Scanner::new(file, &self.header, length, start, base);
         let mut index = Index::default();
         while let Some(scanned) = scanner.next()? {
             if let Scanned::Batch { position, header, .. } = scanned {

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -74,6 +74,12 @@ impl Vfs for Disk {
         }
     }
 
+    fn is_locked(&self, path: &Path) -> io::Result<Option<bool>> {
+        let file = fs::metadata(path)?;
+        let Ok(locks) = fs::read_to_string("/proc/locks") else { return Ok(None) };
+        Ok(find_lock(&locks, file.dev(), file.ino()))
+    }
+
     fn random(&self) -> [u8; 16] {
         let mut bits = [0; 16];
         getrandom::fill(&mut bits).expect("the operating system has random bits");
@@ -85,6 +91,25 @@ impl Vfs for Disk {
         let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
         Some(u128::from_str_radix(&digits, 16).ok()?.to_be_bytes())
     }
+}
+
+/// Whether Linux's list of locks has one on a file, in lines such as
+/// `1: FLOCK  ADVISORY  WRITE 815 fd:01:131 0 EOF`.
+///
+/// Some file systems are listed under another device than their files say; where only the file's
+/// number is found it cannot be told.
+fn find_lock(locks: &str, device: u64, inode: u64) -> Option<bool> {
+    let major = device >> 8 & 0xfff | device >> 32 & !0xfff;
+    let minor = device & 0xff | device >> 12 & !0xff;
+    let place = format!("{major:02x}:{minor:02x}:{inode}");
+    let number = format!(":{inode}");
+    let is_lock = |line: &&str| line.contains(" FLOCK ") && !line.contains("->");
+    let places = locks.lines().filter(is_lock).filter_map(|line| line.split_whitespace().nth(5));
+    let similar: Vec<_> = places.filter(|place| place.ends_with(&number)).collect();
+    if similar.contains(&place.as_str()) {
+        return Some(true);
+    }
+    if similar.is_empty() { Some(false) } else { None }
 }
 
 #[derive(Debug)]
@@ -160,5 +185,24 @@ impl Lock for DiskLock {
     fn annotate(&self, note: &str) -> io::Result<()> {
         self.0.set_len(0)?;
         self.0.write_all_at(note.as_bytes(), 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_found_in_the_list_of_locks() {
+        let locks = "1: POSIX  ADVISORY  WRITE 7 fd:01:99 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 815 fd:01:131 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 816 00:2a:512 0 EOF\n\
+                     3: -> FLOCK  ADVISORY  WRITE 817 fd:01:44 0 EOF\n";
+        let device = 0xfd << 8 | 0x01;
+        assert_eq!(find_lock(locks, device, 131), Some(true));
+        assert_eq!(find_lock(locks, device, 31), Some(false));
+        assert_eq!(find_lock(locks, device, 44), Some(false), "it waits");
+        assert_eq!(find_lock(locks, device, 99), Some(false), "another kind");
+        assert_eq!(find_lock(locks, device, 512), None, "the device differs");
     }
 }

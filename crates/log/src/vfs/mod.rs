@@ -40,6 +40,9 @@ pub trait Vfs: Debug + Send + Sync {
     /// Takes the lock that a file stands for, or `None` if another process holds it. It is held
     /// until the returned value is dropped.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
+    /// Whether somebody holds the lock that a file stands for, found out without taking it; `None`
+    /// where that cannot be told.
+    fn is_locked(&self, path: &Path) -> io::Result<Option<bool>>;
     /// Random bits.
     fn random(&self) -> [u8; 16];
     /// Differs after every start of the machine; `None` where that cannot be told.

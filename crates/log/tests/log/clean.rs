@@ -81,6 +81,20 @@ fn a_clean_log_is_checked_if_its_index_is_missing_or_damaged() {
 }
 
 #[test]
+fn a_clean_log_whose_file_has_changed_since_is_checked() {
+    let (given, model) = given();
+    let memory = given.close();
+    let last = memory.files().into_iter().rfind(|(path, _)| has_ending(path, "log"));
+    let (path, contents) = last.expect("there are segments");
+    let file = memory.open(&path).expect("it is there");
+    file.write_at(contents.len() as u64, b"something").expect("there is room");
+    let (given, report) = Given::open(&memory, 400);
+    assert!(!report.was_clean);
+    assert_eq!(report.moved_aside.len(), 1);
+    model.check_all(&given.log.reader(), 1 << 20);
+}
+
+#[test]
 fn what_opening_wrote_again_counts_as_synced_from_then_on() {
     let (given, model) = given();
     let (given, _) = Given::open(&given.kill(), 400);

@@ -1,13 +1,14 @@
 //! Power is lost, machines stand still, syncs fail: nothing that was synced is lost or changed, and
 //! the log opens again without a person.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use taffrail_log::vfs::{Fault, Memory};
-use taffrail_log::{Directory, Log, Opened};
+use taffrail_log::vfs::{Fault, Memory, Vfs};
+use taffrail_log::{Directory, DirectoryError, DirectoryOptions, Log, OpenError, Opened};
 use taffrail_model::LeaderEpoch;
 
-use crate::given::{NOW, Numbers, batch, config, log_id, root, seeds, try_open};
+use crate::given::{Given, LABEL, NOW, Numbers, batch, config, log_id, root, seeds, try_open};
 use crate::model::Model;
 
 /// A log through many lives.
@@ -169,17 +170,23 @@ fn crashes_lose_only_what_was_not_synced() {
     }
 }
 
-/// The machine stands still after each number of changes, then loses power.
+/// In what `prepare` makes, the machine stands still after each number of changes that `act` makes,
+/// then loses power. `act` says whether it came to its end, and `then` is told.
 #[track_caller]
-fn at_each_change(act: impl Fn(&Memory) -> bool, then: impl Fn(&Memory)) {
+fn at_each_change(
+    prepare: impl Fn(&Memory),
+    act: impl Fn(&Memory) -> bool,
+    then: impl Fn(&Memory, bool),
+) {
     for changes_left in 0.. {
         let mut ended = false;
-        for seed in 0..8 {
+        for seed in 0..16 {
             let memory = Memory::new(seed);
+            prepare(&memory);
             memory.set_fault(Some(Fault::Stops { changes_left }));
             ended = act(&memory);
             let memory = memory.crash(seed);
-            then(&memory);
+            then(&memory, ended);
         }
         if ended {
             assert!(changes_left > 5, "it did something");
@@ -188,31 +195,47 @@ fn at_each_change(act: impl Fn(&Memory) -> bool, then: impl Fn(&Memory)) {
     }
 }
 
+fn open(memory: &Memory, init: bool) -> Result<Directory, DirectoryError> {
+    let first_logs = [(log_id(), LABEL)];
+    let options = DirectoryOptions { path: root(), init, first_logs: &first_logs, now: NOW };
+    Directory::open(Arc::new(memory.clone()), &options)
+}
+
 #[test]
 fn an_interrupted_set_up_is_done_again_without_a_person() {
-    at_each_change(
-        |memory| try_open(Arc::new(memory.clone()), root()).is_ok(),
-        |memory| {
-            let directory = try_open(Arc::new(memory.clone()), root()).expect("it is set up");
-            let opened = directory.open_log(log_id(), config(700)).expect("the log is there");
-            assert_eq!(opened.log.read_only(), None);
-        },
-    );
+    // Where there is nothing, and in an empty directory, where one has to say --init.
+    for init in [false, true] {
+        at_each_change(
+            |memory| {
+                if init {
+                    memory.create_directory(root()).expect("the place is free");
+                    memory.sync_directory(Path::new("/")).expect("it syncs");
+                }
+            },
+            |memory| open(memory, init).is_ok(),
+            |memory, _| {
+                let directory = open(memory, init).expect("it is set up");
+                let opened = directory.open_log(log_id(), config(700)).expect("the log is there");
+                assert_eq!(opened.log.read_only(), None);
+            },
+        );
+    }
 }
 
 #[test]
 fn a_log_is_created_whole_or_can_be_told_from_one() {
     let other = taffrail_model::LogId::new(*b"another sixteen!");
     at_each_change(
+        |memory| drop(open(memory, false).expect("it opens")),
         |memory| {
-            let Ok(directory) = try_open(Arc::new(memory.clone()), root()) else { return false };
+            let Ok(directory) = open(memory, false) else { return false };
             directory.create_log(other, "other/0", config(700), NOW).is_ok()
         },
-        |memory| {
-            let directory = try_open(Arc::new(memory.clone()), root()).expect("it opens");
+        |memory, ended| {
+            let directory = open(memory, false).expect("it opens");
             match directory.open_log(other, config(700)) {
                 Ok(opened) => assert_eq!(opened.log.read_only(), None),
-                Err(taffrail_log::OpenError::Missing { .. }) => {}
+                Err(OpenError::Missing { .. }) => assert!(!ended, "it was created"),
                 Err(error) => panic!("{error}"),
             }
         },
@@ -220,14 +243,28 @@ fn a_log_is_created_whole_or_can_be_told_from_one() {
 }
 
 #[test]
-fn an_interrupted_deletion_can_be_done_again() {
+fn an_interrupted_deletion_leaves_all_or_nothing_and_can_be_done_again() {
     at_each_change(
         |memory| {
-            let Ok(directory) = try_open(Arc::new(memory.clone()), root()) else { return false };
-            directory.delete_log(log_id()).is_ok()
+            let (mut given, _) = Given::open(memory, 1);
+            let (_, error) = given.log.append(&[batch(1, 3), batch(2, 3), batch(3, 3)], NOW);
+            assert!(error.is_none());
+            given.close();
         },
         |memory| {
-            let directory = try_open(Arc::new(memory.clone()), root()).expect("it opens");
+            let Ok(directory) = open(memory, false) else { return false };
+            directory.delete_log(log_id()).is_ok()
+        },
+        |memory, ended| {
+            let directory = open(memory, false).expect("it opens");
+            match directory.open_log(log_id(), config(700)) {
+                Ok(opened) => {
+                    assert!(!ended, "it was deleted");
+                    assert_eq!((opened.report.damage, opened.log.end().get()), (vec![], 9));
+                }
+                Err(OpenError::Missing { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
             directory.delete_log(log_id()).expect("it is deleted");
             assert!(directory.logs().expect("it lists").is_empty());
             let files = memory.files();

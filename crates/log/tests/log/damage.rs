@@ -4,11 +4,13 @@
 use std::path::PathBuf;
 
 use taffrail_log::vfs::{Memory, Vfs};
-use taffrail_log::{AppendError, LogReader, Read, ReadError, ReadRequest};
-use taffrail_model::Offset;
+use taffrail_log::{AppendError, LogReader, OpenError, Read, ReadError, ReadRequest};
+use taffrail_model::batch::{BatchHeader, BatchKind, Compression, Salt, records_crc};
+use taffrail_model::{LogId, Offset};
 
 use crate::given::{
-    Given, NOW, SEGMENT_HEADER_BYTES, batch, bytes_on_disk, copy, has_ending, segment,
+    Given, NOW, NewRecord, SEGMENT_HEADER_BYTES, batch, batch_of, bytes_on_disk, config, copy,
+    has_ending, root, segment,
 };
 use crate::model::Model;
 
@@ -110,6 +112,33 @@ fn a_damaged_batch_loses_exactly_its_records() {
     }
 }
 
+/// Reads at `from`, which must be refused, and returns file and position of what is wrong.
+#[track_caller]
+fn place(memory: &Memory, from: u64) -> (PathBuf, u64) {
+    let (given, _) = Given::open(memory, 1 << 20);
+    let (from, limit) = (Offset::new(from), Offset::new(36));
+    match given.log.reader().read(&ReadRequest { from, limit, bytes_max: 1 }) {
+        Err(ReadError::DataLoss { path, position, .. }) => (path, position),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_refused_read_names_the_file_and_the_place() {
+    let (memory, _) = given();
+    flip(&memory, 0, position(2) + 95);
+    flip(&memory, 12, 17);
+    flip(&memory, 24, position(3) + 20);
+    assert_eq!(place(&memory, 6), (segment(0), position(2) as u64));
+    assert_eq!(place(&memory, 13), (segment(12), 0));
+    assert_eq!(place(&memory, 34), (segment(24), position(3) as u64));
+    let (memory, _) = given();
+    cut(&memory, 12, position(3));
+    cut(&memory, 24, position(3));
+    assert_eq!(place(&memory, 22), (segment(12), position(3) as u64));
+    assert_eq!(place(&memory, 34), (segment(24), position(3) as u64));
+}
+
 #[test]
 fn damage_in_two_places_is_two_ranges() {
     let (memory, model) = given();
@@ -184,22 +213,84 @@ fn what_is_damaged_or_missing_is_reported_when_the_log_opens() {
     assert_eq!((damage.from.get(), damage.to.get()), (0, 12));
 }
 
-#[test]
-fn a_header_behind_a_torn_payload_still_says_what_was_synced() {
+/// Three batches, of which the first two were synced; killed before any recovery point was written
+/// that covers them. Only the third one's header says that they were.
+fn known_by_a_header() -> Memory {
     let mut given = Given::new(1 << 20);
-    let epoch = given.log.leader_epoch();
-    let mut model = Model::default();
-    // No recovery point in a file covers the first two batches, only the third one's header.
     for mark in 10..13 {
-        let batches = [batch(mark, 3)];
-        let (appended, error) = given.log.append(&batches, NOW);
+        let (_, error) = given.log.append(&[batch(mark, 3)], NOW);
         assert!(error.is_none());
-        model.append(&batches, &appended, epoch);
         if mark == 11 {
             given.log.syncer().sync().expect("it syncs");
         }
     }
-    let memory = given.kill();
+    given.kill()
+}
+
+#[test]
+fn a_header_says_that_what_is_damaged_before_it_was_synced() {
+    let memory = known_by_a_header();
+    flip(&memory, 0, position(1) + 95);
+    let (given, report) = Given::open(&memory, 1 << 20);
+    assert_eq!(report.moved_aside, Vec::<PathBuf>::new(), "what was synced is cut off");
+    let lost: Vec<_> = report.damage.iter().map(|d| (d.from.get(), d.to.get())).collect();
+    assert_eq!(lost, [(3, 6)]);
+    assert_eq!(given.log.read_only(), None, "its end is certain");
+    assert_eq!(given.log.end().get(), 9);
+}
+
+#[test]
+fn a_header_forged_inside_a_payload_is_not_found_when_the_payload_is_damaged() {
+    let mut given = Given::new(1 << 20);
+    let mut model = Model::default();
+    // Who reads the log can work the salt out, and write into a record what looks like a batch.
+    let (_, segment_bytes) = segments(&given.memory).remove(0);
+    let salt = u32::from_le_bytes(*segment_bytes[16..].first_chunk().expect("it is long enough"));
+    let mut forged = BatchHeader {
+        base_offset: Offset::new(1_000),
+        last_offset_delta: 0,
+        leader_epoch: given.log.leader_epoch(),
+        producer_id: 0,
+        producer_epoch: 0,
+        base_sequence: 0,
+        append_time: NOW,
+        max_timestamp: NOW,
+        compression: Compression::None,
+        kind: BatchKind::Data,
+        records_crc: 0,
+        synced_end: Offset::new(1_000),
+        payload_bytes: 0,
+    };
+    forged.records_crc = records_crc(&[]);
+    let value = forged.encode(Salt::new(salt)).to_vec();
+    let batches = [batch_of(&[NewRecord { timestamp: None, value }]), batch(10, 3)];
+    let (appended, error) = given.log.append(&batches, NOW);
+    assert!(error.is_none());
+    model.append(&batches, &appended, given.log.leader_epoch());
+    let memory = given.close();
+    flip(&memory, 0, position(0) + 90);
+    check(&memory, &model, &[(0, 1)], false);
+}
+
+#[test]
+fn a_segment_of_another_log_is_refused_by_name() {
+    let (memory, _) = given();
+    let id = LogId::new(*b"another sixteen!");
+    let (given, _) = Given::open(&memory, 1 << 20);
+    drop(given.directory.create_log(id, "other/0", config(1 << 20), NOW).expect("it is created"));
+    drop(given);
+    let foreign = root().join("logs").join(id.to_string()).join("00000000000000000000.log");
+    memory.rename(&foreign, &segment(36)).expect("it is there");
+    let (_, opened) = Given::try_open_log(&memory, 1 << 20);
+    match opened {
+        Err(OpenError::Foreign { path, found }) => assert_eq!((path, found), (segment(36), id)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_header_behind_a_torn_payload_still_says_what_was_synced() {
+    let memory = known_by_a_header();
     flip(&memory, 0, position(1) + 95);
     flip(&memory, 0, position(2) + 95);
     let (given, report) = Given::open(&memory, 1 << 20);

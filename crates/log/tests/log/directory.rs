@@ -156,6 +156,22 @@ fn points_of_which_one_copy_is_damaged_are_still_known() {
 }
 
 #[test]
+fn of_two_copies_of_the_points_the_newer_one_counts() {
+    for name in ["recovery-points.a", "recovery-points.b"] {
+        let path = root().join(name);
+        let mut given = Given::new(1 << 20);
+        let old = given.memory.files().into_iter().find(|(found, _)| *found == path);
+        let (_, error) = given.log.append(&[batch(1, 5)], NOW);
+        assert!(error.is_none());
+        let memory = given.close();
+        let file = memory.open(&path).expect("it is there");
+        file.write_at(0, &old.expect("it is there").1).expect("there is room");
+        let (_, report) = Given::open(&memory, 1 << 20);
+        assert!(report.was_clean, "{name} is old");
+    }
+}
+
+#[test]
 fn points_that_cannot_be_read_are_not_taken_for_none() {
     let mut given = Given::new(1 << 20);
     let (_, error) = given.log.append(&[batch(1, 5)], NOW);

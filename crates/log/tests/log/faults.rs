@@ -66,7 +66,7 @@ fn a_poisoned_log_can_be_opened_anew_in_the_same_process() {
 
 #[test]
 fn what_was_synced_since_the_directory_opened_is_below_the_recovery_point_of_a_second_opening() {
-    let mut given = Given::new(1 << 20);
+    let (mut given, _) = Given::open(&Given::new(1 << 20).close(), 1 << 20);
     let mut model = Model::default();
     assert!(append(&mut given, &mut model, 0..2).is_none());
     given.log.syncer().sync().expect("it syncs");
@@ -80,7 +80,7 @@ fn what_was_synced_since_the_directory_opened_is_below_the_recovery_point_of_a_s
 
 #[test]
 fn each_opening_in_one_process_has_an_epoch_of_its_own() {
-    let mut given = Given::new(1 << 20);
+    let (mut given, _) = Given::open(&Given::new(1 << 20).close(), 1 << 20);
     for _ in 0..3 {
         let epoch = given.log.leader_epoch();
         drop(given.log);
@@ -162,6 +162,20 @@ fn a_failed_read_cuts_nothing_and_is_not_damage() {
     let (given, report) = Given::open(&given.memory, 400);
     assert!(report.damage.is_empty() && report.moved_aside.is_empty());
     model.check_all(&given.log.reader(), 1 << 20);
+}
+
+#[test]
+fn what_was_read_and_verified_is_served_from_a_map() {
+    let mut given = Given::new(400);
+    let mut model = Model::default();
+    assert!(append(&mut given, &mut model, 0..9).is_none());
+    let reader = given.log.reader();
+    // From disk, then from a map that is made on the way, then from the map alone.
+    let request = ReadRequest { from: Offset::ZERO, limit: Offset::new(27), bytes_max: 1 << 20 };
+    model.check_read(&reader, &request);
+    model.check_read(&reader, &request);
+    given.memory.set_fault(Some(Fault::ReadFails));
+    model.check_read(&reader, &request);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use taffrail_log::verify::{Severity, inspect};
 use taffrail_log::vfs::Memory;
 use taffrail_log::{Read, ReadError, ReadRequest};
 use taffrail_model::Offset;
@@ -61,7 +62,9 @@ fn no_flipped_byte_makes_a_wrong_record_or_a_panic() {
             for bits in [1 << (position % 8), 0xff] {
                 let memory = copy(&memory);
                 memory.flip(&path, position, bits).expect("it is there");
+                let report = inspect(&memory, root()).expect("it can be inspected");
                 let sound = read(&memory, &model);
+                assert!(sound == Some(6) || report.worst() == Some(Severity::Damage), "{report:?}");
                 let name = path.file_name().expect("it has one").to_string_lossy().into_owned();
                 let is_cache = has_ending(&name, "index") || name.starts_with("recovery-points");
                 assert!(!is_cache || sound == Some(6), "{name} is a cache: byte {position}");

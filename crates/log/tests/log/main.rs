@@ -11,3 +11,4 @@ mod golden;
 mod model;
 mod property;
 mod torn;
+mod verify;

@@ -75,6 +75,8 @@ impl Model {
         for (batch, appended) in batches.iter().zip(appended) {
             assert_eq!(appended.base_offset.get(), self.end(), "offsets are contiguous");
             let append_time = appended.append_time;
+            let before = self.batches.last().map_or(Timestamp::MIN, |batch| batch.append_time);
+            assert!(before <= append_time, "append times never fall");
             let base = self.end();
             self.batches.push(ModelBatch { base, batch: batch.clone(), append_time, epoch });
             assert_eq!(appended.end_offset.get(), self.end());

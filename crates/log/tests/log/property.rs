@@ -216,6 +216,59 @@ proptest! {
 }
 
 #[test]
+fn times_are_found_between_the_places_of_an_index() {
+    let config = LogConfig { segment_bytes: 200_000, segment_age: None, tail_bytes_max: 0 };
+    let mut pair = Pair::new(Arc::new(Memory::new(1)), Path::new("/data"), config);
+    // Times rise, and fall, and stay, over more than one segment with several places in its index.
+    for step in 0..40i64 {
+        let timestamp = |at: i64| Some(1_000 + step / 4 * 10 - (step % 3) * 7 + at);
+        let record = |at| NewRecord { timestamp: timestamp(at), value: vec![1; 6_000] };
+        pair.append(&[batch_of(&[record(0), record(1)])], NOW);
+    }
+    for _ in 0..2 {
+        for timestamp in (970..1_110).map(Timestamp::from_millis) {
+            for limit in [0, 1, 40, 79, 80] {
+                let limit = Offset::new(limit);
+                let found = pair.log().reader().find_timestamp(timestamp, limit);
+                let expected = pair.model.find_timestamp(timestamp, limit);
+                assert_eq!(found.expect("it reads"), expected, "{timestamp} below {limit}");
+            }
+        }
+        pair.reopen(false);
+    }
+}
+
+#[test]
+fn an_index_of_another_segment_is_not_believed() {
+    // Two segments of one length, whose batches begin in other places.
+    let sizes = [[40_000, 30_000, 50_000], [30_000, 50_000, 40_000]];
+    let config = LogConfig { segment_bytes: 1 << 20, segment_age: None, tail_bytes_max: 0 };
+    let [mut pair, other] = sizes.map(|sizes| {
+        let memory = Memory::new(sizes[0] as u64);
+        let mut pair = Pair::new(Arc::new(memory), Path::new("/data"), config);
+        let record = |bytes: usize| NewRecord { timestamp: None, value: vec![1; bytes] };
+        for size in sizes {
+            pair.append(&[batch_of(&[record(size)])], NOW);
+        }
+        pair.step(Step::Roll);
+        pair
+    });
+    let index = |pair: &Pair| pair.index(0).expect("it is there");
+    let file = other.vfs.open(&index(&other)).expect("it is there");
+    let mut bytes = vec![0; file.length().expect("it has one") as usize];
+    file.read_at(0, &mut bytes).expect("it can be read");
+    let file = pair.vfs.open(&index(&pair)).expect("it is there");
+    assert_eq!(file.length().expect("it has one"), bytes.len() as u64);
+    file.write_at(0, &bytes).expect("there is room");
+    pair.reopen(false);
+    pair.check_all();
+    let limit = Offset::new(3);
+    let last = ReadRequest { from: Offset::new(2), limit, bytes_max: 1 };
+    let reader = pair.log().reader();
+    pair.model.check_read(&reader, &last);
+}
+
+#[test]
 fn batches_larger_than_a_window_and_an_index_interval_are_read() {
     let sizes = [10, 100_000, 10, 1_200_000, 40_000, 40_000, 2_500_000, 10];
     for tail_bytes_max in [0, 1 << 20] {

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use taffrail_log::vfs::{Memory, Vfs};
-use taffrail_model::Offset;
+use taffrail_model::batch::{BatchHeader, HEADER_BYTES, Salt};
+use taffrail_model::{LeaderEpoch, Offset};
 
 use crate::given::{Given, NOW, Numbers, batch, bytes_on_disk, segment};
 use crate::model::Model;
@@ -107,6 +108,54 @@ fn a_log_ends_before_its_first_batch_that_is_not_whole() {
     memory.flip(&segment(0), begin + 95, 1).expect("it is there");
     let kept = contents(&memory, &segment(0))[begin..].to_vec();
     check(&memory, model, 9, &kept);
+}
+
+/// The header of the batch at `position`, and the salt of its segment.
+fn header_at(segment: &[u8], position: usize) -> (BatchHeader, Salt) {
+    let salt = u32::from_le_bytes(*segment[16..].first_chunk().expect("it is long enough"));
+    let bytes = segment[position..].first_chunk().expect("it is long enough");
+    let salt = Salt::new(salt);
+    (BatchHeader::decode(bytes, salt).expect("a batch begins there"), salt)
+}
+
+#[test]
+fn a_batch_that_does_not_follow_the_one_before_is_not_one() {
+    let changes: [fn(&mut BatchHeader); 5] = [
+        |header| header.base_offset = header.base_offset.back(1),
+        |header| header.base_offset = header.base_offset.next(),
+        |header| header.leader_epoch = LeaderEpoch::ZERO,
+        |header| header.synced_end = header.base_offset.next(),
+        |header| header.payload_bytes = taffrail_model::limits::BATCH_BYTES_MAX,
+    ];
+    for change in changes {
+        let (memory, model) = given();
+        let whole = contents(&memory, &segment(0));
+        let begin = whole.len() - bytes_on_disk(&batch(3, 4));
+        let (mut header, salt) = header_at(&whole, begin);
+        change(&mut header);
+        cut(&memory, begin);
+        add(&memory, &header.encode(salt));
+        add(&memory, &whole[begin + HEADER_BYTES..]);
+        let kept = contents(&memory, &segment(0))[begin..].to_vec();
+        check(&memory, model, 5, &kept);
+    }
+}
+
+#[test]
+fn what_a_roll_left_unfinished_is_moved_aside() {
+    let torn: [&[u8]; 3] = [b"", &[0; 86], b"not a header"];
+    for torn in torn {
+        let (memory, model) = given();
+        let path = segment(9);
+        let file = memory.create(&path).expect("the place is free");
+        file.write_at(0, torn).expect("there is room");
+        let (mut given, report) = Given::open(&memory, 1 << 20);
+        let aside: Vec<_> = report.moved_aside.iter().map(|path| contents(&memory, path)).collect();
+        assert_eq!(aside, [torn]);
+        assert_eq!((report.damage, given.log.read_only()), (vec![], None));
+        model.check_all(&given.log.reader(), 1 << 20);
+        given.log.roll().expect("it rolls into the place that is free again");
+    }
 }
 
 #[test]

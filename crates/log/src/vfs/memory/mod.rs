@@ -181,7 +181,7 @@ impl Vfs for Memory {
     fn remove_directory(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.change()?;
-        state.tree.remove(path)
+        state.tree.remove_directory(path)
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
@@ -203,6 +203,12 @@ impl Vfs for Memory {
             return Ok(None);
         }
         Ok(Some(Box::new(MemoryLock { path: path.to_owned(), disk: self.clone() })))
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<Option<bool>> {
+        let state = self.state();
+        state.tree.file(path)?;
+        Ok(Some(state.locks.contains(path)))
     }
 
     fn random(&self) -> [u8; 16] {

@@ -88,6 +88,21 @@ impl Tree {
         self.remove(from)
     }
 
+    /// Removes a directory and everything below it.
+    pub(super) fn remove_directory(&mut self, path: &Path) -> io::Result<()> {
+        let directory = self.directory(path)?;
+        self.clear(directory);
+        self.remove(path)
+    }
+
+    fn clear(&mut self, directory: usize) {
+        for node in std::mem::take(&mut self.directories[directory].seen).into_values() {
+            if let Node::Directory(below) = node {
+                self.clear(below);
+            }
+        }
+    }
+
     pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
         let (directory, name) = self.place(path)?;
         let removed = self.directories[directory].seen.remove(name);

@@ -1,0 +1,192 @@
+//! Inspects a data directory: identity, lock, recovery points, and what stands where.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use taffrail_model::LogId;
+
+use super::log::inspect_log;
+use super::{
+    DirectoryReport, Finding, IdentityState, PointsCopy, PointsState, Report, Severity, Usage,
+};
+use crate::directory::{
+    DELETED, IDENTITY, Identity, LOCK, LOGS, POINTS_COPIES, Point, decode_points, read_identity,
+    read_points,
+};
+use crate::vfs::{Entry, Vfs, parent, read_file};
+
+/// The recovery points of a directory, as far as they are known.
+#[derive(Default)]
+pub(super) struct PointsFound {
+    copies: Vec<PointsCopy>,
+    entries: BTreeMap<LogId, Point>,
+}
+
+impl PointsFound {
+    pub(super) fn point(&self, id: LogId) -> Option<Point> {
+        self.entries.get(&id).copied()
+    }
+}
+
+/// Whether a directory with these entries is a data directory, or was one.
+pub(super) fn is_one(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| entry.name == IDENTITY || entry.name == LOGS)
+}
+
+/// What is known around a log that lies in its place in a data directory; nothing if it does not.
+pub(super) fn around_log(vfs: &dyn Vfs, log: &Path) -> (PointsFound, Usage) {
+    let directory = parent(parent(log));
+    match vfs.list(directory) {
+        Ok(entries) if is_one(&entries) => (find_points(vfs, directory), usage(vfs, directory)),
+        _ => (PointsFound::default(), Usage::Unknown),
+    }
+}
+
+pub(super) fn inspect_directory(vfs: &dyn Vfs, path: &Path, entries: &[Entry]) -> Report {
+    let points = find_points(vfs, path);
+    let mut directory = DirectoryReport {
+        identity: identity(vfs, path),
+        usage: usage(vfs, path),
+        points: points.copies.clone(),
+        unknown: Vec::new(),
+        findings: Vec::new(),
+    };
+    judge_identity(path, &mut directory);
+    judge_points(path, &mut directory);
+    let unknown = entries.iter().filter(|entry| !is_ours(&entry.name));
+    directory.unknown.extend(unknown.map(|entry| path.join(&entry.name)));
+    let mut logs = Vec::new();
+    let place = path.join(LOGS);
+    match vfs.list(&place) {
+        Ok(entries) => {
+            for entry in entries {
+                let at = place.join(&entry.name);
+                if LogId::parse(&entry.name).is_some() {
+                    logs.push(inspect_log(vfs, &at, &points, &directory.usage));
+                } else if entry.name.strip_suffix(DELETED).and_then(LogId::parse).is_some() {
+                    let what = "the log was deleted, and the deletion did not end";
+                    let advice = "nothing to do: the next start goes on with it";
+                    directory.findings.push(finding(Severity::Note, at, what, advice));
+                } else {
+                    directory.unknown.push(at);
+                }
+            }
+        }
+        Err(error) => {
+            let what = format!("the logs cannot be read: {error}");
+            let advice = "look at the disk, or restore the directory from a backup";
+            directory.findings.push(finding(Severity::Damage, place.clone(), what, advice));
+        }
+    }
+    for id in points.entries.keys().filter(|id| logs.iter().all(|log| log.id != Some(**id))) {
+        let what = "the recovery points know this log, and it is not there";
+        let advice = "if its topic was deleted, nothing; else restore it from a backup";
+        let path = place.join(id.to_string());
+        directory.findings.push(finding(Severity::Warning, path, what, advice));
+    }
+    Report { path: path.to_owned(), directory: Some(directory), logs }
+}
+
+fn identity(vfs: &dyn Vfs, path: &Path) -> IdentityState {
+    match read_identity(vfs, path) {
+        Ok(Some(Identity::Known { id, format })) => IdentityState::Known { id, format },
+        Ok(Some(Identity::Newer(format))) => IdentityState::Newer { format },
+        Ok(Some(Identity::Damaged)) | Err(_) => IdentityState::Damaged,
+        Ok(None) => IdentityState::Missing,
+    }
+}
+
+fn judge_identity(path: &Path, directory: &mut DirectoryReport) {
+    let (what, advice) = match &directory.identity {
+        IdentityState::Known { .. } => return,
+        IdentityState::Newer { format } => (
+            format!("the directory has format {format}, which this version does not know"),
+            "use a newer Taffrail: what is said below may be wrong",
+        ),
+        IdentityState::Damaged => (
+            "the directory's identity is damaged".to_owned(),
+            "no broker starts on it: restore this file from a backup",
+        ),
+        IdentityState::Missing => (
+            "the directory has no identity".to_owned(),
+            "if its set-up was interrupted, say --init to do it again; else restore this file from \
+             a backup",
+        ),
+    };
+    directory.findings.push(finding(Severity::Damage, path.join(IDENTITY), what, advice));
+}
+
+fn judge_points(path: &Path, directory: &mut DirectoryReport) {
+    let is_sound = |copy: &&PointsCopy| matches!(copy.state, PointsState::Sound { .. });
+    let sound = directory.points.iter().filter(is_sound).count();
+    if sound == directory.points.len() {
+        return;
+    }
+    let one_is_damaged = directory.points.iter().any(|copy| copy.state == PointsState::Damaged);
+    if sound == 0 {
+        let what = "there are no recovery points: torn tails cannot be told from damage for sure";
+        let advice = if one_is_damaged {
+            "restore one of recovery-points.a and .b from a backup of this very moment, if there is \
+             one; a start without them goes by what the segments say"
+        } else {
+            "nothing, if no broker ever ran on it; a start goes by what the segments say"
+        };
+        let severity = if one_is_damaged { Severity::Warning } else { Severity::Note };
+        directory.findings.push(finding(severity, path.to_owned(), what, advice));
+        return;
+    }
+    let what = "of the two copies of the recovery points one is damaged or missing";
+    let advice = "nothing to do: the other one holds everything, and the next start writes both";
+    directory.findings.push(finding(Severity::Note, path.to_owned(), what, advice));
+}
+
+fn find_points(vfs: &dyn Vfs, path: &Path) -> PointsFound {
+    let mut found = PointsFound::default();
+    for name in POINTS_COPIES {
+        let path = path.join(name);
+        let state = match read_points(vfs, &path) {
+            Ok(bytes) => {
+                decode_points(&bytes).map_or(PointsState::Damaged, |(generation, entries)| {
+                    let state = PointsState::Sound { generation, logs: entries.len() };
+                    let is_newer = |copy: &PointsCopy| match copy.state {
+                        PointsState::Sound { generation: other, .. } => other > generation,
+                        PointsState::Damaged | PointsState::Missing => false,
+                    };
+                    if !found.copies.iter().any(is_newer) {
+                        found.entries = entries;
+                    }
+                    state
+                })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => PointsState::Missing,
+            Err(_) => PointsState::Damaged,
+        };
+        found.copies.push(PointsCopy { path, state });
+    }
+    found
+}
+
+fn usage(vfs: &dyn Vfs, path: &Path) -> Usage {
+    let lock = path.join(LOCK);
+    match vfs.is_locked(&lock) {
+        Ok(Some(true)) => {
+            let note = read_file(vfs, &lock, 4096).unwrap_or_default();
+            Usage::InUse { holder: String::from_utf8_lossy(&note).trim().to_owned() }
+        }
+        Ok(Some(false)) => Usage::Free,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Usage::Free,
+        Ok(None) | Err(_) => Usage::Unknown,
+    }
+}
+
+/// Whether an entry of a data directory may stand there.
+fn is_ours(name: &str) -> bool {
+    let name = name.strip_suffix(".new").unwrap_or(name);
+    [IDENTITY, LOCK, LOGS, "lost+found"].contains(&name) || POINTS_COPIES.contains(&name)
+}
+
+fn finding(severity: Severity, path: PathBuf, what: impl Into<String>, advice: &str) -> Finding {
+    let (what, advice) = (what.into(), advice.into());
+    Finding { severity, path, position: None, from: None, to: None, what, advice }
+}

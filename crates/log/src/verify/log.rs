@@ -1,0 +1,314 @@
+//! Inspects a log: each segment, how they follow one another, and what the next start will do.
+//!
+//! The rules are those of recovery: below the recovery point whatever is invalid is damage; at or
+//! above it, in the last segment, it is a torn tail.
+
+use std::path::{Path, PathBuf};
+
+use taffrail_model::{LogId, Offset};
+
+use super::directory::PointsFound;
+use super::segment::{Inspected, inspect_segment};
+use super::{Finding, IndexState, LogReport, Severity, Usage};
+use crate::segment::{SegmentHeader, parse_segment_name};
+use crate::vfs::{Entry, Vfs, parent};
+
+const RESTORE: &str = "readers are told DATA_LOSS for these offsets and go on behind them; \
+                       to have them back, restore the file from a backup while no broker runs";
+
+/// Inspects the log whose directory is `path`.
+pub(super) fn inspect_log(
+    vfs: &dyn Vfs,
+    path: &Path,
+    points: &PointsFound,
+    usage: &Usage,
+) -> LogReport {
+    let entries = match vfs.list(path) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let mut log = Inspection::new(path, None, usage).log;
+            log.findings.push(Finding {
+                severity: Severity::Damage,
+                path: path.to_owned(),
+                position: None,
+                from: None,
+                to: None,
+                what: format!("it cannot be read: {error}"),
+                advice: "look at the disk and at who may read the directory".into(),
+            });
+            return log;
+        }
+    };
+    let name = path.file_name().and_then(|name| LogId::parse(&name.to_string_lossy()));
+    let mut bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
+    bases.sort_unstable();
+    let segments = bases.iter().enumerate().map(|(index, base)| {
+        let path = crate::segment::segment_path(path, *base);
+        inspect_segment(vfs, &path, *base, index + 1 == bases.len(), u64::MAX)
+    });
+    let segments: Vec<_> = segments.collect();
+    let said = segments.iter().find_map(|s| s.report.header.as_ref().map(|h| h.log_id));
+    let id = name.or(said);
+    let mut inspection = Inspection::new(path, id, usage);
+    inspection.log.point = id.and_then(|id| points.point(id));
+    inspection.sort_others(&entries);
+    inspection.judge(vfs, segments);
+    inspection.log
+}
+
+/// Inspects one segment file as a log of its own; `None` if it is not a segment.
+pub(super) fn inspect_file(vfs: &dyn Vfs, path: &Path) -> Option<LogReport> {
+    let directory = parent(path);
+    let name = path.file_name()?.to_string_lossy();
+    let stated = parse_segment_name(&name);
+    let (points, usage) = super::directory::around_log(vfs, directory);
+    let siblings = vfs.list(directory).unwrap_or_default();
+    let behind = |entry: &Entry| parse_segment_name(&entry.name) > stated;
+    let is_active = stated.is_none() || !siblings.iter().any(behind);
+    let said = super::dump::dump(vfs, path).ok().map(|dump| dump.header);
+    let base_offset = stated.or(said.as_ref().map(|header| header.base_offset))?;
+    let segment = inspect_segment(vfs, path, base_offset, is_active, u64::MAX);
+    let id = said.map(|header| header.log_id);
+    let mut inspection = Inspection::new(directory, id, &usage);
+    inspection.log.point = id.and_then(|id| points.point(id)).filter(|_| is_active);
+    inspection.is_whole = false;
+    inspection.judge(vfs, vec![segment]);
+    Some(inspection.log)
+}
+
+struct Inspection<'a> {
+    log: LogReport,
+    usage: &'a Usage,
+    /// Whether all segments of the log are looked at.
+    is_whole: bool,
+}
+
+impl<'a> Inspection<'a> {
+    fn new(path: &Path, id: Option<LogId>, usage: &'a Usage) -> Self {
+        let log = LogReport {
+            path: path.to_owned(),
+            id,
+            label: None,
+            point: None,
+            start: Offset::ZERO,
+            end: Offset::ZERO,
+            batches: 0,
+            records: 0,
+            bytes: 0,
+            segments: Vec::new(),
+            leftovers: Vec::new(),
+            unknown: Vec::new(),
+            findings: Vec::new(),
+        };
+        Self { log, usage, is_whole: true }
+    }
+
+    /// Sorts what is not a segment.
+    fn sort_others(&mut self, entries: &[Entry]) {
+        let has_segment = |stem: &str| entries.iter().any(|e| e.name == format!("{stem}.log"));
+        for Entry { name, is_directory } in entries {
+            let ending = Path::new(name).extension().unwrap_or_default();
+            let is_index = name.strip_suffix(".index").is_some_and(has_segment);
+            if *is_directory {
+                self.log.unknown.push(self.log.path.join(name));
+            } else if ending == "new" || ending == "aside" {
+                self.log.leftovers.push(self.log.path.join(name));
+            } else if !is_index && parse_segment_name(name).is_none() {
+                self.log.unknown.push(self.log.path.join(name));
+            }
+        }
+    }
+
+    /// Judges segments, ascending by base offset, as recovery would.
+    fn judge(&mut self, vfs: &dyn Vfs, mut segments: Vec<Inspected>) {
+        let point = self.log.point.unwrap_or_default();
+        let first = segments.first().map_or(Offset::ZERO, |segment| segment.report.base_offset);
+        self.log.start = self.log.point.map_or(first, |point| point.log_start);
+        if self.is_whole && self.log.start < first {
+            let what = "the segments that held these offsets are missing";
+            let path = self.log.path.clone();
+            self.damage(path, None, self.log.start, first, what.into(), RESTORE);
+        }
+        let last_sound = segments.iter().rposition(|segment| segment.report.header.is_some());
+        let mut recovery_point = point.recovery_point;
+        if let Some(last) = last_sound.and_then(|at| segments.get(at)) {
+            recovery_point = recovery_point.max(last.report.base_offset).max(last.synced_end);
+        }
+        let bases: Vec<_> = segments.iter().map(|segment| segment.report.base_offset).collect();
+        let previous_ends: Vec<_> = segments.iter().map(previous_end).collect();
+        for (at, segment) in segments.iter_mut().enumerate() {
+            self.log.findings.append(&mut segment.findings);
+            let is_last = at + 1 == bases.len();
+            // What the segment should reach: the next one says, or else the recovery point.
+            let next = previous_ends.get(at + 1).copied();
+            let end_min = next.unwrap_or(if self.is_whole && segment.report.is_active {
+                recovery_point
+            } else {
+                segment.report.end_offset
+            });
+            self.log.end = self.log.end.max(segment.report.end_offset);
+            if segment.header_error.is_some() {
+                self.judge_header(
+                    segment,
+                    last_sound.is_some() && is_last,
+                    recovery_point,
+                    end_min,
+                );
+                continue;
+            }
+            self.judge_owner(segment);
+            if last_sound == Some(at) && segment.report.is_active {
+                self.judge_tail(vfs, segment, recovery_point);
+            }
+            self.judge_batches(segment, end_min);
+            self.judge_index(segment);
+        }
+        for segment in segments {
+            self.add(segment);
+        }
+    }
+
+    fn add(&mut self, segment: Inspected) {
+        let report = segment.report;
+        self.log.batches += report.batches;
+        self.log.records += report.records;
+        self.log.bytes += report.bytes;
+        if let Some(header) = &report.header {
+            self.log.label = Some(header.label.clone());
+        }
+        self.log.segments.push(report);
+    }
+
+    /// A segment whose header is damaged.
+    fn judge_header(
+        &mut self,
+        segment: &Inspected,
+        may_be_torn: bool,
+        recovery_point: Offset,
+        end_min: Offset,
+    ) {
+        let Some(cause) = &segment.header_error else { return };
+        let (path, from) = (segment.report.path.clone(), segment.report.base_offset);
+        if may_be_torn && recovery_point <= from {
+            let what = format!("{cause}: a stop came while the segment was being made");
+            self.torn(path, 0, from, what);
+            return;
+        }
+        let what = format!("{cause}: its batches cannot be told from other bytes");
+        self.damage(path, Some(0), from, end_min.max(from), what, RESTORE);
+    }
+
+    /// Whose segment it is.
+    fn judge_owner(&mut self, segment: &Inspected) {
+        let Some(SegmentHeader { log_id, base_offset, .. }) = &segment.report.header else {
+            return;
+        };
+        let path = &segment.report.path;
+        let (from, to) = (segment.report.base_offset, segment.report.end_offset);
+        if self.log.id.is_some_and(|id| id != *log_id) {
+            let what = format!("it belongs to log {log_id}");
+            let advice = "move it back to where it belongs: until then the log does not open";
+            self.damage(path.clone(), None, from, to, what, advice);
+        }
+        if *base_offset != from {
+            let what = format!("its header says that it begins at offset {base_offset}");
+            let advice = "give it back the name that fits, 20 digits of that number and .log";
+            self.damage(path.clone(), None, from, to, what, advice);
+        }
+    }
+
+    /// The end of the last segment: what lies behind the first invalid batch at or above the recovery
+    /// point goes.
+    fn judge_tail(&mut self, vfs: &dyn Vfs, segment: &mut Inspected, recovery_point: Offset) {
+        let Some(torn) = segment.holes.iter().find(|hole| recovery_point <= hole.from) else {
+            return;
+        };
+        let (position, from, bytes) = (torn.position, torn.from, segment.report.bytes);
+        let what = format!("the last {} bytes are not whole: {}", bytes - position, torn.cause);
+        let path = segment.report.path.clone();
+        let base_offset = segment.report.base_offset;
+        *segment = inspect_segment(vfs, &path, base_offset, true, position);
+        self.log.end = segment.report.end_offset;
+        self.torn(path, position, from, what);
+    }
+
+    fn torn(&mut self, path: PathBuf, position: u64, from: Offset, what: String) {
+        let in_use = matches!(self.usage, Usage::InUse { .. });
+        let (severity, advice) = if in_use {
+            (Severity::Note, "a broker uses it and may be writing just now: look again, or stop it")
+        } else if self.log.point.is_none() {
+            let advice = "no recovery point says whether these bytes were acknowledged; the next \
+                          start takes them for a torn tail, keeps them aside and goes on";
+            (Severity::Warning, advice)
+        } else {
+            (Severity::Note, "nothing to do: they are moved aside at the next start, and kept")
+        };
+        let (position, from) = (Some(position), Some(from));
+        let advice = advice.into();
+        self.log.findings.push(Finding { severity, path, position, from, to: None, what, advice });
+    }
+
+    /// What is damaged in a segment that should reach `end_min`, and what is missing behind it.
+    fn judge_batches(&mut self, segment: &Inspected, end_min: Offset) {
+        let path = &segment.report.path;
+        let mut reached = segment.report.end_offset;
+        for hole in &segment.holes {
+            let to = hole.to.unwrap_or(end_min.max(hole.from));
+            reached = reached.max(to);
+            let what = format!("damaged: {}", hole.cause);
+            self.damage(path.clone(), Some(hole.position), hole.from, to, what, RESTORE);
+        }
+        if reached < end_min {
+            let what = "the file ends too early, or the one behind it is missing";
+            let position = Some(segment.position);
+            self.damage(path.clone(), position, reached, end_min, what.into(), RESTORE);
+        }
+        if end_min < segment.report.end_offset && !segment.report.is_active {
+            let what = "the next segment begins before this one ends";
+            let advice = "one of the two files does not belong here: compare both with a backup";
+            let (from, to) = (end_min, segment.report.end_offset);
+            self.damage(path.clone(), Some(segment.position), from, to, what.into(), advice);
+        }
+    }
+
+    fn judge_index(&mut self, segment: &Inspected) {
+        let what = match segment.report.index {
+            IndexState::Sound => return,
+            IndexState::Missing => "it has no index",
+            IndexState::Stale => "its index is that of another time",
+            IndexState::Damaged => "its index is damaged",
+        };
+        if segment.report.is_active {
+            return;
+        }
+        self.log.findings.push(Finding {
+            severity: Severity::Note,
+            path: segment.report.path.clone(),
+            position: None,
+            from: None,
+            to: None,
+            what: what.into(),
+            advice: "nothing to do: it is made anew when it is needed".into(),
+        });
+    }
+
+    fn damage(
+        &mut self,
+        path: PathBuf,
+        position: Option<u64>,
+        from: Offset,
+        to: Offset,
+        what: String,
+        advice: &str,
+    ) {
+        let (severity, advice) = (Severity::Damage, advice.into());
+        let (from, to) = (Some(from), Some(to));
+        self.log.findings.push(Finding { severity, path, position, from, to, what, advice });
+    }
+}
+
+/// Where the log ended before a segment.
+fn previous_end(segment: &Inspected) -> Offset {
+    let header = segment.report.header.as_ref();
+    header.map_or(segment.report.base_offset, |header| header.previous_end)
+}

@@ -1,0 +1,162 @@
+//! Reads one segment through and holds its index against it.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use taffrail_model::Offset;
+use taffrail_model::batch::{BatchHeader, Compression, scan};
+
+use super::{Finding, IndexState, SegmentReport, Severity};
+use crate::index::{Index, decode, index_path};
+use crate::segment::{
+    HEADER_BYTES_MAX, Hole, Scanned, Scanner, SegmentHeader, SegmentHeaderError, decode_header,
+};
+use crate::vfs::{File, Vfs, read_bytes, read_file};
+
+/// A segment that was read through.
+pub(super) struct Inspected {
+    pub(super) report: SegmentReport,
+    /// Bytes that are not sound batches.
+    pub(super) holes: Vec<Hole>,
+    /// The offset below which all was synced, as far as its headers say.
+    pub(super) synced_end: Offset,
+    /// Where its last sound batch ends.
+    pub(super) position: u64,
+    /// What is wrong with its header; all else is empty then.
+    pub(super) header_error: Option<SegmentHeaderError>,
+    /// What else is wrong.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Reads the segment at `path` through, as far as `length_max`.
+pub(super) fn inspect_segment(
+    vfs: &dyn Vfs,
+    path: &Path,
+    base_offset: Offset,
+    is_active: bool,
+    length_max: u64,
+) -> Inspected {
+    let report = SegmentReport {
+        path: path.to_owned(),
+        base_offset,
+        end_offset: base_offset,
+        bytes: 0,
+        header: None,
+        is_active,
+        batches: 0,
+        records: 0,
+        index: IndexState::Missing,
+    };
+    let mut inspected = Inspected {
+        report,
+        holes: Vec::new(),
+        synced_end: Offset::ZERO,
+        position: 0,
+        header_error: None,
+        findings: Vec::new(),
+    };
+    if let Err(error) = inspected.read(vfs, length_max) {
+        inspected.findings.push(Finding {
+            severity: Severity::Damage,
+            path: path.to_owned(),
+            position: None,
+            from: None,
+            to: None,
+            what: format!("it cannot be read: {error}"),
+            advice:
+                "look at the disk and at who may read the file; nothing is said of what it holds"
+                    .into(),
+        });
+    }
+    inspected
+}
+
+impl Inspected {
+    fn read(&mut self, vfs: &dyn Vfs, length_max: u64) -> io::Result<()> {
+        let file = vfs.open_read_only(&self.report.path)?;
+        self.report.bytes = file.length()?;
+        let bytes = read_bytes(file.as_ref(), 0, HEADER_BYTES_MAX)?;
+        match decode_header(&bytes) {
+            Ok((header, header_bytes)) => {
+                self.position = header_bytes as u64;
+                let index = self.walk(file, &header, self.report.bytes.min(length_max))?;
+                self.report.index = self.compare_index(vfs, &header, &index);
+                self.report.header = Some(header);
+            }
+            Err(cause) => self.header_error = Some(cause),
+        }
+        Ok(())
+    }
+
+    /// Walks over all batches, and returns the index that the segment should have.
+    fn walk(
+        &mut self,
+        file: Arc<dyn File>,
+        header: &SegmentHeader,
+        length: u64,
+    ) -> io::Result<Index> {
+        let mut index = Index::default();
+        let mut scanner =
+            Scanner::new(file, header, length, self.position, self.report.base_offset);
+        while let Some(scanned) = scanner.next()? {
+            match scanned {
+                Scanned::Batch { position, header: batch, payload } => {
+                    index.note(position, &batch);
+                    self.position = position + batch.total_bytes() as u64;
+                    self.synced_end = self.synced_end.max(batch.synced_end);
+                    self.report.end_offset = batch.end_offset();
+                    self.report.batches += 1;
+                    self.report.records += batch.record_count();
+                    if !header.compacted && batch.compression == Compression::None {
+                        self.check_records(position, &batch, &payload);
+                    }
+                }
+                Scanned::Hole(hole) => {
+                    self.synced_end = self.synced_end.max(hole.synced_end);
+                    self.holes.push(hole);
+                }
+            }
+        }
+        Ok(index)
+    }
+
+    /// A payload may be what the producer sent and still not be what a consumer can read.
+    fn check_records(&mut self, position: u64, batch: &BatchHeader, payload: &[u8]) {
+        let what = match scan(payload) {
+            Ok(summary) if u64::from(summary.record_count) == batch.record_count() => return,
+            Ok(summary) => {
+                let (found, stated) = (summary.record_count, batch.record_count());
+                format!("the batch holds {found} records, its header says {stated}")
+            }
+            Err(error) => format!("the batch is whole, but not all of it can be decoded: {error}"),
+        };
+        self.findings.push(Finding {
+            severity: Severity::Warning,
+            path: self.report.path.clone(),
+            position: Some(position),
+            from: Some(batch.base_offset),
+            to: Some(batch.end_offset()),
+            what,
+            advice: "this should have been refused when it was produced: please report it".into(),
+        });
+    }
+
+    fn compare_index(&self, vfs: &dyn Vfs, header: &SegmentHeader, index: &Index) -> IndexState {
+        let file = match read_file(vfs, &index_path(&self.report.path), self.report.bytes) {
+            Ok(bytes) => decode(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return IndexState::Missing,
+            Err(_) => None,
+        };
+        let Some(file) = file else { return IndexState::Damaged };
+        let belongs = file.salt == header.salt
+            && file.base_offset == self.report.base_offset
+            && file.segment_bytes == self.report.bytes;
+        if !belongs {
+            return IndexState::Stale;
+        }
+        // Where batches are damaged it may know more than can be seen now.
+        let is_right = !self.holes.is_empty() || file.index == *index;
+        if is_right { IndexState::Sound } else { IndexState::Damaged }
+    }
+}
