@@ -317,8 +317,12 @@ impl<B: Clone> Lane<B> {
         let Refusal { number, error, now, timeout } = refusal;
         let follows = verdict(&error.reason) == Verdict::Follows;
         let is_known = self.is_halted || (follows && self.refused_number != 0);
-        if !is_known {
-            self.refused_number = number;
+        // The broker's own word for it counts: an unknown result is no refusal to it.
+        let stated = error.metadata.get("refused").and_then(|stated| stated.parse().ok());
+        match stated.filter(|_| follows) {
+            Some(stated) => self.refused_number = stated,
+            None if is_known => {}
+            None => self.refused_number = number,
         }
         let was_halted = std::mem::replace(&mut self.is_halted, true);
         let failure = match verdict(&error.reason) {

@@ -152,6 +152,20 @@ fn an_unknown_result_is_never_sent_again() {
 }
 
 #[test]
+fn order_resumes_after_the_number_that_the_broker_states() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a", "b", "c"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    // To the broker only the second one was refused.
+    bench.refuse(1, "RESULT_UNKNOWN").expect("settled");
+    bench.refuse(2, "PARTITION_READ_ONLY").expect("settled");
+    let mut follows = error("PRECEDING_FAILED");
+    follows.metadata.insert("refused".to_owned(), "2".to_owned());
+    assert!(bench.pipeline.answered(3, Some(follows), bench.now).is_none());
+    bench.expect_sent(&[(4, "c", 2)]);
+}
+
+#[test]
 fn a_refusal_after_the_deadline_fails_with_its_cause() {
     let mut bench = Bench::new(1, 10);
     bench.push(0, &["a"]);
