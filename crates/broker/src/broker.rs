@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use taffrail_log::{Directory, Log};
-use taffrail_model::{PartitionIndex, Timestamp, TopicId, TopicName};
+use taffrail_log::{Directory, Log, LogConfig, OpenError, Opened};
+use taffrail_model::{LogId, Offset, PartitionIndex, Timestamp, TopicId, TopicName};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::catalog::{Catalog, CatalogError, Command, Topic, TopicSettings};
@@ -349,23 +349,32 @@ impl Broker {
         let (directory, now) = (Arc::clone(&self.directory), self.now());
         let (topic, wanted) = (name.clone(), indices.clone());
         let made = self.on_log_thread(move || {
-            let create = |index| {
-                let index = PartitionIndex::new(index);
-                directory.create_log(id.log(index), &format!("{topic}/{index}"), config, now)
-            };
-            wanted.map(create).collect::<io::Result<Vec<Log>>>()
+            let mut logs: Vec<Log> = Vec::new();
+            for index in wanted.clone() {
+                let (index, id) = (PartitionIndex::new(index), id.log(PartitionIndex::new(index)));
+                match create_log(&directory, id, &format!("{topic}/{index}"), config, now) {
+                    Ok(log) => logs.push(log),
+                    // What was there before and is not empty is not ours to remove.
+                    Err(source) => {
+                        let is_ours = source.kind() != io::ErrorKind::AlreadyExists;
+                        let made = wanted.start..index.get() + u32::from(is_ours);
+                        return Err((source, made));
+                    }
+                }
+            }
+            Ok(logs)
         });
         let logs = match made.await {
             Some(Ok(logs)) => logs,
             failed => {
                 self.threads.count_logs(-(indices.len() as isize));
-                for index in indices {
+                let (source, made) = match failed {
+                    Some(Err(failed)) => failed,
+                    _ => (io::Error::other("the broker is stopping"), 0..0),
+                };
+                for index in made {
                     self.remove_log(id, index).await;
                 }
-                let source = match failed {
-                    Some(Err(source)) => source,
-                    _ => io::Error::other("the broker is stopping"),
-                };
                 return Err(CatalogError::Files { topic: name.to_string(), source });
             }
         };
@@ -381,9 +390,18 @@ impl Broker {
     }
 
     /// Removes the files of a topic that nobody serves; whether all are gone.
+    ///
+    /// Those of partitions too that it was about to get when the broker was killed.
     async fn remove_files(&self, id: TopicId, partitions: u32) -> bool {
-        let mut all_gone = true;
-        for index in 0..partitions {
+        let directory = Arc::clone(&self.directory);
+        let on_disk = self.on_log_thread(move || directory.logs()).await;
+        let (mut all_gone, on_disk) = match on_disk {
+            Some(Ok(on_disk)) => (true, on_disk),
+            _ => (false, Vec::new()),
+        };
+        let begun = on_disk.into_iter().map(LogId::split);
+        let begun = begun.filter(|(topic, index)| *topic == id && partitions <= index.get());
+        for index in (0..partitions).chain(begun.map(|(_, index)| index.get())) {
             all_gone &= self.remove_log(id, index).await;
         }
         all_gone
@@ -413,6 +431,34 @@ impl Broker {
 
     fn new_topic_id(&self) -> TopicId {
         TopicId::new(self.directory.random_id())
+    }
+}
+
+/// Creates a log. One that lies there and holds nothing was begun when the broker was killed, before
+/// anybody was told of it: it is begun anew.
+fn create_log(
+    directory: &Directory,
+    id: LogId,
+    label: &str,
+    config: LogConfig,
+    now: Timestamp,
+) -> io::Result<Log> {
+    let create = || directory.create_log(id, label, config, now);
+    match create() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let holds_nothing = match directory.open_log(id, config) {
+                Ok(Opened { log, report }) => log.end() == Offset::ZERO && report.damage.is_empty(),
+                // Not even the first segment was whole.
+                Err(OpenError::Missing { .. }) => true,
+                Err(_) => false,
+            };
+            if !holds_nothing {
+                return Err(error);
+            }
+            directory.delete_log(id)?;
+            create()
+        }
+        created => created,
     }
 }
 
