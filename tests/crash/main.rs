@@ -9,6 +9,7 @@ mod checker;
 mod checker_tests;
 mod dice;
 mod failed_sync;
+mod full_disk;
 mod history;
 mod kills;
 mod load;

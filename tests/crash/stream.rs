@@ -110,9 +110,9 @@ impl Stream<'_> {
             Some(error) if error.reason == "RESULT_UNKNOWN" => Event::Unknown { record },
             Some(_) => Event::Fail { record },
         };
-        if result.error.is_some() {
-            let last = self.refused.entry(sent.partition).or_default();
-            *last = answer.number.max(*last);
+        if let Some(error) = &result.error {
+            let stated = error.metadata.get("refused").and_then(|stated| stated.parse().ok());
+            self.refused.insert(sent.partition, stated.unwrap_or(answer.number));
         }
         for (at, record) in sent.records.into_iter().enumerate() {
             self.load.history.add(outcome(at, record));
