@@ -195,6 +195,7 @@ impl Log {
     /// If the segment cannot be synced or the next one cannot be created: then the log is as it was
     /// and it may be tried again, or it is poisoned.
     pub fn roll(&mut self) -> Result<(), AppendError> {
+        self.check_writable()?;
         let shared = Arc::clone(&self.shared);
         let _one = shared.sync.lock().unwrap_or_else(PoisonError::into_inner);
         sync_active(&shared)
@@ -270,10 +271,12 @@ impl Log {
         if !is_empty && self.config.segment_age.is_some_and(|age_max| age >= age_max) {
             return 0;
         }
+        // An index counts positions in 32 bits, and a segment is one protobuf message.
+        let segment_bytes = self.config.segment_bytes.min(limits::SEGMENT_BYTES_MAX);
         let mut position = written.position;
         let fits = |batch: &&NewBatch| {
             position += batch_bytes(batch) as u64;
-            position <= self.config.segment_bytes
+            position <= segment_bytes
         };
         let fitting = batches.iter().take_while(fits).count();
         if is_empty { fitting.max(1) } else { fitting }

@@ -53,6 +53,11 @@ impl LogSyncer {
         self.shared.poisoned().is_some()
     }
 
+    /// Why no sync will be believed, if that is so.
+    pub fn poisoned(&self) -> Option<String> {
+        self.shared.poisoned().map(str::to_owned)
+    }
+
     /// Bytes written and not yet on disk.
     pub fn unsynced_bytes(&self) -> u64 {
         self.shared.progress.unsynced_bytes()

@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{DirectoryError, DirectoryOptions, LOCK, LOGS, create_log_files, identity, take_lock};
+use super::{
+    DirectoryError, DirectoryOptions, IDENTITY, LOCK, LOGS, create_log_files, identity, take_lock,
+};
 use crate::segment::{HEADER_BYTES_MAX, decode_header};
 use crate::vfs::{Entry, Vfs, parent, read_bytes};
 
@@ -16,24 +18,59 @@ const LOST_AND_FOUND: &str = "lost+found";
 /// What entries begin with that are written only once the identity is durable.
 const POINTS: &str = "recovery-points.";
 
+/// What stands where a data directory should be.
+enum Found {
+    /// Nothing at all.
+    Nothing,
+    /// A data directory.
+    Directory,
+    /// Nothing, or what an interrupted set-up left.
+    Leftovers(Vec<Entry>),
+}
+
 /// Makes sure that there is a data directory, or says why there is none.
 pub(super) fn prepare(
     vfs: &Arc<dyn Vfs>,
     options: &DirectoryOptions<'_>,
 ) -> Result<(), DirectoryError> {
-    let path = options.path;
+    let (vfs, path) = (vfs.as_ref(), options.path);
+    let io = |source| DirectoryError::Io { path: path.to_owned(), source };
+    match look(vfs, path)? {
+        Found::Nothing => return beside(vfs, options).map_err(io),
+        Found::Directory => return Ok(()),
+        Found::Leftovers(entries) if !options.init => {
+            let path = path.to_owned();
+            let is_empty = entries.iter().all(|entry| entry.name == LOST_AND_FOUND);
+            return Err(if is_empty {
+                DirectoryError::Empty { path }
+            } else {
+                DirectoryError::Unfinished { path }
+            });
+        }
+        Found::Leftovers(_) => {}
+    }
+    let _lock = take_lock(vfs, path)?;
+    // Once more: another process may have set it up, and used it, before this one had the lock.
+    let Found::Leftovers(entries) = look(vfs, path)? else { return Ok(()) };
+    if entries.iter().any(|entry| entry.name == LOGS) {
+        vfs.remove_directory(&path.join(LOGS)).map_err(io)?;
+    }
+    fill(vfs, path, options).map_err(io)
+}
+
+fn look(vfs: &dyn Vfs, path: &Path) -> Result<Found, DirectoryError> {
     let io = |source| DirectoryError::Io { path: path.to_owned(), source };
     let entries = match vfs.list(path) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return beside(vfs.as_ref(), options).map_err(io);
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(io(error)),
     };
     let mut names = entries.iter().map(|entry| entry.name.as_str());
-    if names.clone().any(|name| name == identity::NAME) {
-        let is_new = !names.any(|name| name.starts_with(POINTS));
-        return if is_new { settle(vfs.as_ref(), path).map_err(io) } else { Ok(()) };
+    if names.clone().any(|name| name == IDENTITY) {
+        if !names.any(|name| name.starts_with(POINTS)) {
+            settle(vfs, path).map_err(io)?;
+        }
+        return Ok(Found::Directory);
     }
     let is_known =
         |name: &str| OURS.contains(&name) || name == LOST_AND_FOUND || name.starts_with(POINTS);
@@ -41,23 +78,10 @@ pub(super) fn prepare(
         let entry = foreign.to_owned();
         return Err(DirectoryError::Foreign { path: path.to_owned(), entry });
     }
-    if has_been_used(vfs.as_ref(), path, &entries).map_err(io)? {
-        return Err(DirectoryError::Identity { path: path.join(identity::NAME) });
+    if has_been_used(vfs, path, &entries).map_err(io)? {
+        return Err(DirectoryError::Identity { path: path.join(IDENTITY) });
     }
-    if !options.init {
-        let path = path.to_owned();
-        let is_empty = entries.iter().all(|entry| entry.name == LOST_AND_FOUND);
-        return Err(if is_empty {
-            DirectoryError::Empty { path }
-        } else {
-            DirectoryError::Unfinished { path }
-        });
-    }
-    let _lock = take_lock(vfs.as_ref(), path)?;
-    if entries.iter().any(|entry| entry.name == LOGS) {
-        vfs.remove_directory(&path.join(LOGS)).map_err(io)?;
-    }
-    fill(vfs.as_ref(), path, options).map_err(io)
+    Ok(Found::Leftovers(entries))
 }
 
 /// Makes the place of a directory durable that nobody has opened yet: whoever set it up may have been

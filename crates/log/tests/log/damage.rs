@@ -51,6 +51,7 @@ fn check(memory: &Memory, model: &Model, lost: &[(u64, u64)], read_only: bool) {
         if read_only {
             let (appended, error) = given.log.append(&[batch(99, 1)], NOW);
             assert!(appended.is_empty() && matches!(error, Some(AppendError::ReadOnly { .. })));
+            assert!(matches!(given.log.roll(), Err(AppendError::ReadOnly { .. })));
         }
         assert_eq!(segments(memory), before, "nothing is deleted or changed");
     }
