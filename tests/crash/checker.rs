@@ -46,7 +46,9 @@ pub(crate) struct Violation {
 /// Everything about a history that is not as it should be.
 pub(crate) fn judge(history: &[Event]) -> Vec<Violation> {
     let mut judge = Judge::default();
-    history.iter().for_each(|event| judge.take(event));
+    for event in history {
+        judge.take(event);
+    }
     judge.conclude();
     judge.violations
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use taffrail_client::{
-    Acks, Client, Delivery, Event as Consumed, PartitionIndex, Position, ProduceError, Record,
+    Acks, Client, Delivery, Event as Consumed, Offset, PartitionIndex, Position, ProduceError,
+    Record,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -137,7 +138,7 @@ async fn produce(load: Load, mut sender: Sender, acks: Acks) {
 async fn note_outcomes(history: History, mut deliveries: mpsc::Receiver<(RecordId, Delivery)>) {
     while let Some((record, delivery)) = deliveries.recv().await {
         let outcome = delivery.await;
-        note_outcome(&history, record, outcome.map(|placed| placed.offset.map(|it| it.get())));
+        note_outcome(&history, record, outcome.map(|placed| placed.offset.map(Offset::get)));
     }
 }
 

@@ -129,14 +129,14 @@ async fn check(home: &Home, broker: &Broker, expected: &mut Expected) {
         }
     }
     assert!(there.is_empty(), "nobody asked for {there:?}");
-    check_files(home, expected).await;
+    check_files(home, expected);
     for (name, known) in expected.topics.iter().filter(|(_, known)| known.id.is_some()) {
         take_records(&client, broker, name, known.partitions[0]).await;
     }
 }
 
 /// No files of what is gone, all files of what is there.
-async fn check_files(home: &Home, expected: &Expected) {
+fn check_files(home: &Home, expected: &Expected) {
     let logs = home.data.join("logs");
     let names = || -> Vec<String> {
         let entries = std::fs::read_dir(&logs).expect("the logs are there").flatten();

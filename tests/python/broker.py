@@ -1,6 +1,7 @@
 """Starts the real binary on a port of its own choice, and stops it."""
 
 import contextlib
+import os
 import pathlib
 import re
 import signal
@@ -25,8 +26,11 @@ class Broker:
         command = [binary, "serve", "--data", data, "--listen", "127.0.0.1:0"]
         if not self.data.exists():
             command.append("--init")
+        # What tells tests where things are is no setting of a broker.
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("TAFFRAIL_")}
         self.process = subprocess.Popen(
             command,
+            env=ours,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self.errors,
