@@ -139,7 +139,13 @@ impl LogService for Service {
         let session = self.broker.consume_session(event);
         tokio::spawn(session.run(commands));
         tokio::spawn(async move {
-            while let Some(request) = requests.next().await {
+            // Ends with the session too: an open stream of requests would hold up a stop.
+            loop {
+                let request = tokio::select! {
+                    request = requests.next() => request,
+                    () = command.closed() => return,
+                };
+                let Some(request) = request else { return };
                 let next = request
                     .and_then(|it| convert::consume_command(it).map_err(Explained::into_status));
                 match next {

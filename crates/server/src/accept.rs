@@ -15,7 +15,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
@@ -40,18 +40,27 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// How many connections there are.
 #[derive(Debug)]
 pub(crate) struct Connections {
+    /// One of them is taken by whoever may come next.
     slots: Arc<Semaphore>,
     max: usize,
+    open: AtomicU64,
     failed: AtomicU64,
+}
+
+/// An open connection, until this is dropped.
+struct Open {
+    connections: Arc<Connections>,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Connections {
     pub(crate) fn new(max: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(max)), max, failed: AtomicU64::new(0) }
+        let (open, failed) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { slots: Arc::new(Semaphore::new(max)), max, open, failed }
     }
 
     pub(crate) fn open(&self) -> u64 {
-        (self.max - self.slots.available_permits()) as u64
+        self.open.load(Ordering::Relaxed)
     }
 
     pub(crate) fn max(&self) -> u64 {
@@ -60,6 +69,19 @@ impl Connections {
 
     pub(crate) fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
+    }
+}
+
+impl Open {
+    fn count(connections: Arc<Connections>, slot: OwnedSemaphorePermit) -> Self {
+        connections.open.fetch_add(1, Ordering::Relaxed);
+        Self { connections, _slot: slot }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.connections.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -92,9 +114,8 @@ pub(crate) async fn serve(
         };
         let _ = stream.set_nodelay(true);
         let (builder, routes) = (Arc::clone(&builder), routes.clone());
-        let (watcher, connections) = (graceful.watcher(), Arc::clone(&connections));
+        let (watcher, open) = (graceful.watcher(), Open::count(Arc::clone(&connections), slot));
         tokio::spawn(async move {
-            let _slot = slot;
             if !has_spoken(&stream).await {
                 return;
             }
@@ -102,7 +123,7 @@ pub(crate) async fn serve(
             let service = TowerToHyperService::new(service);
             let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
             if let Err(error) = watcher.watch(connection).await {
-                connections.failed.fetch_add(1, Ordering::Relaxed);
+                open.connections.failed.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(error = %error, "a connection ended with an error");
             }
         });
