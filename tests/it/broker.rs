@@ -105,6 +105,11 @@ impl Broker {
         Client::connect(&self.url).expect("an address")
     }
 
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to stop and waits until it has. It must have stopped in order. Clients of the test
     /// run meanwhile, so that their connections can end in order too.
     pub(crate) async fn stop(mut self) -> Home {

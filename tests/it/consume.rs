@@ -15,8 +15,9 @@ const CREDIT: u64 = 64 << 20;
 /// Long enough for what should not come to come if it did.
 const A_WHILE: Duration = Duration::from_millis(150);
 
-fn position(at: At) -> Option<v1::Position> {
-    Some(v1::Position { at: Some(at) })
+fn seek(subscription: u64, new_subscription: u64, at: At) -> Command {
+    let position = Some(v1::Position { at: Some(at) });
+    Command::Seek(v1::Seek { subscription, new_subscription, position })
 }
 
 #[tokio::test]
@@ -70,12 +71,7 @@ async fn what_comes_after_a_seek_bears_its_number() {
     let mut feed = Feed::on(&door, "t", EARLIEST, CREDIT).await;
     feed.subscribed().await;
     for (new, to) in (2..).zip([150, 10, 199, 0]) {
-        let seek = v1::Seek {
-            subscription: new - 1,
-            new_subscription: new,
-            position: position(At::Offset(to)),
-        };
-        feed.say(Command::Seek(seek));
+        feed.say(seek(new - 1, new, At::Offset(to)));
         // Until the seek is confirmed, all belongs to the old number; behind it all to the new one.
         let subscribed = loop {
             match feed.next().await {
@@ -107,8 +103,7 @@ async fn a_seek_to_nowhere_ends_the_subscription_and_says_where_it_could_go() {
     door.append("t", &["a"]).await;
     let mut feed = Feed::on(&door, "t", LATEST, CREDIT).await;
     feed.subscribed().await;
-    let seek = v1::Seek { subscription: 1, new_subscription: 2, position: position(At::Offset(9)) };
-    feed.say(Command::Seek(seek));
+    feed.say(seek(1, 2, At::Offset(9)));
     let failure = feed.failure().await;
     let range: &[_] = &[("offset", "9"), ("start", "0"), ("end", "1")];
     check_error(failure.error.as_ref(), "OFFSET_OUT_OF_RANGE", range, "0 to 1");

@@ -36,10 +36,8 @@ pub(crate) struct Placed {
 pub(crate) fn soon<T>(what: impl Future<Output = T>) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();
     async move {
-        match tokio::time::timeout(PATIENCE, what).await {
-            Ok(done) => done,
-            Err(_) => panic!("{caller}: waited for {PATIENCE:?}"),
-        }
+        let done = tokio::time::timeout(PATIENCE, what).await;
+        done.unwrap_or_else(|_| panic!("{caller}: waited for {PATIENCE:?}"))
     }
 }
 

@@ -19,16 +19,16 @@ pub(crate) async fn get(broker: &Broker, path: &str) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
-/// The value of a metric; with labels, name it as it is written.
-pub(crate) async fn metric(broker: &Broker, name: &str) -> f64 {
+/// The value of a metric that counts; with labels, name it as it is written.
+pub(crate) async fn metric(broker: &Broker, name: &str) -> u64 {
     let (_, body) = get(broker, "/metrics").await;
     let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     let line = line.unwrap_or_else(|| panic!("no {name} in\n{body}"));
-    line.parse().expect("a number")
+    line.parse().expect("a whole number")
 }
 
 /// Waits until a metric is what it should be.
-pub(crate) async fn await_metric(broker: &Broker, name: &str, is_right: impl Fn(f64) -> bool) {
+pub(crate) async fn await_metric(broker: &Broker, name: &str, is_right: impl Fn(u64) -> bool) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let found = metric(broker, name).await;

@@ -4,17 +4,28 @@
 //! them. What the contract promises is checked with the bare calls, what a user does with the Rust
 //! client. Nothing here knows the broker's insides; a broker that dies is `crash`'s matter.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names what it expects, and fails on all else"
+)]
+
 mod broker;
 mod consume;
 mod contract;
 mod credit;
+mod crowd;
 mod door;
 mod fetch;
 mod http;
+mod observe;
 mod offsets;
 mod pipe;
+mod process;
 mod published;
 mod refusals;
+mod restart;
+mod segments;
 mod store;
 mod stream;
+mod topics;
 mod wire;

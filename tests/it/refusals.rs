@@ -2,7 +2,7 @@
 //! and the words that say what to do next.
 //!
 //! Deliberately absent: what only a failing disk brings (`STORAGE_FULL`, `PARTITION_READ_ONLY`,
-//! `DATA_LOSS`, ...), and `PRECEDING_FAILED` and `OVERLOADED`, which are in `stream` and `produce`.
+//! `DATA_LOSS`, ...), and `PRECEDING_FAILED` and `OVERLOADED`, which are in `stream`.
 
 use bytes::Bytes;
 use taffrail_proto::v1;
@@ -17,6 +17,10 @@ use crate::door::{
 use crate::pipe::{EARLIEST, Feed, Pipe};
 use crate::wire;
 
+/// What to read, and what is said then.
+type ReadCase<'a> = (&'a str, u32, u64, &'a str, &'a [(&'a str, &'a str)], &'a str);
+
+/// What to send, and what is said then.
 type Case<'a> = (v1::ProduceBatch, &'a str, &'a [(&'a str, &'a str)], &'a str);
 
 /// Each batch is refused so, and nothing of it is in `orders` or anywhere else.
@@ -245,7 +249,7 @@ async fn reads_of_what_is_not_there() {
     door.append("orders", &[&large]).await;
     let range: &[_] = &[("offset", "5"), ("start", "0"), ("end", "4")];
     let partitions: &[_] = &[("topic", "orders"), ("partition", "1"), ("partitions", "1")];
-    let cases: [(&str, u32, u64, &str, &[(&str, &str)], &str); 6] = [
+    let cases: [ReadCase<'_>; 6] = [
         ("ordres", 0, 0, "UNKNOWN_TOPIC", &[("topic", "ordres")], "did you mean \"orders\"?"),
         ("zzz", 0, 0, "UNKNOWN_TOPIC", &[("topic", "zzz")], "there is no topic \"zzz\""),
         ("orders", 1, 0, "UNKNOWN_PARTITION", partitions, "has partitions 0 to 0"),
@@ -295,7 +299,7 @@ fn check_status<T>(
 
 #[tokio::test]
 async fn topics_that_cannot_be_created() {
-    use Code::{AlreadyExists, InvalidArgument, PermissionDenied, ResourceExhausted};
+    use Code::{AlreadyExists, InvalidArgument, PermissionDenied};
     let broker = Broker::new();
     let door = Door::open(&broker).await;
     door.create("orders", 2).await;
@@ -368,7 +372,6 @@ async fn topics_that_cannot_be_created() {
     let listed = door.admin.clone().list_topics(v1::ListTopicsRequest::default()).await;
     let listed = listed.expect("it answers").into_inner().topics;
     assert_eq!(listed.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["orders"]);
-    let _ = ResourceExhausted;
 }
 
 #[tokio::test]

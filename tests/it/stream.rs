@@ -1,9 +1,11 @@
 //! The produce stream: limits, order, refusals and what comes behind them.
 
+use std::collections::BTreeMap;
+
 use taffrail_proto::v1;
 
 use crate::broker::Broker;
-use crate::door::{Door, batch, check_error, produce_batch, soon};
+use crate::door::{Door, batch, check_error, produce_batch, soon, value};
 use crate::pipe::Pipe;
 
 const NONE: i32 = v1::Acks::None as i32;
@@ -136,41 +138,45 @@ async fn without_acks_a_unary_call_tells_refusals_too() {
 
 #[tokio::test]
 async fn what_exceeds_the_limits_is_answered_overloaded_and_may_be_sent_again() {
-    let broker = Broker::new();
-    let (door, mut pipe) = open(&broker, 1).await;
-    let count = u64::from(pipe.limits.max_in_flight_requests) * 8;
+    const PARTITIONS: u32 = 256;
+    // So many partitions and one sync at a time: it cannot keep up.
+    let broker = Broker::with(&["committer_threads=1"]);
+    let (door, mut pipe) = open(&broker, PARTITIONS).await;
+    let count = u64::from(pipe.limits.max_in_flight_requests) * 20;
+    let place = |number: u64| (number % u64::from(PARTITIONS)) as u32;
     for number in 1..=count {
-        pipe.send(number, to(0, &number.to_string()));
+        pipe.send(number, to(place(number), &number.to_string()));
     }
-    let (mut stored, mut overloaded) = (Vec::new(), None);
-    for number in 1..=count {
-        let (answered, result) = pipe.next().await;
-        assert_eq!(answered, number, "answers keep the order of requests");
+    let mut stored = vec![Vec::new(); PARTITIONS as usize];
+    let mut refused = BTreeMap::new();
+    for _ in 1..=count {
+        let (number, result) = pipe.next().await;
+        let partition = place(number);
+        assert_eq!(result.partition, Some(partition));
         let Some(error) = result.error else {
-            assert_eq!(overloaded, None, "appended behind a refusal");
-            stored.push(number.to_string());
+            assert!(!refused.contains_key(&partition), "{number} is appended behind a refusal");
+            stored[partition as usize].push(number.to_string());
             continue;
         };
-        match overloaded {
-            None => {
-                check_error(Some(&error), "OVERLOADED", &[("limit", "1024")], "wait for answers");
-                assert!(error.retry_after_ms.is_some(), "{error:?}");
-                overloaded = Some(number);
-            }
-            Some(first) => {
-                let refused = first.to_string();
-                check_error(Some(&error), "PRECEDING_FAILED", &[("refused", &refused)], "");
-            }
+        if let Some(first) = refused.get(&partition) {
+            let first: &str = &format!("{first}");
+            check_error(Some(&error), "PRECEDING_FAILED", &[("refused", first)], "");
+        } else {
+            check_error(Some(&error), "OVERLOADED", &[("limit", "1024")], "wait for answers");
+            assert!(error.retry_after_ms.is_some(), "{error:?}");
+            refused.insert(partition, number);
         }
     }
-    let refused = overloaded.expect("so many requests cannot all be in flight");
-    let again = to(0, &refused.to_string());
-    let (number, resumes_after) = (count + 1, refused);
-    let batch = Some(again);
-    pipe.send_with(v1::ProduceStreamRequest { number, batch, resumes_after, ..Default::default() });
+    let (&partition, &first) = refused.first_key_value().expect("some are too many");
+    let (number, batch) = (count + 1, Some(to(partition, &first.to_string())));
+    let again = v1::ProduceStreamRequest { number, batch, ..Default::default() };
+    pipe.send_with(v1::ProduceStreamRequest { resumes_after: first, ..again });
     assert_eq!(pipe.next().await.1.error, None);
-    stored.push(refused.to_string());
-    assert_eq!(door.values("t").await, stored);
+    stored[partition as usize].push(first.to_string());
+    for (partition, stored) in (0..).zip(stored) {
+        let found = door.read("t", partition, 0).await;
+        assert!(found.iter().map(value).eq(stored), "partition {partition}");
+    }
 }
 
 #[tokio::test]
