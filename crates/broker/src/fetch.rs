@@ -42,6 +42,15 @@ pub struct FetchPartition {
     pub from: Offset,
 }
 
+/// What was read, a result for each partition asked for.
+#[derive(Debug)]
+pub struct FetchAnswer {
+    /// In the order of the request.
+    pub results: Vec<FetchResult>,
+    /// The memory that they hold.
+    pub charge: Charge,
+}
+
 /// What one partition had.
 #[derive(Debug)]
 pub struct FetchResult {
@@ -58,13 +67,8 @@ pub struct FetchResult {
 /// What was found.
 #[derive(Debug)]
 pub enum Fetched {
-    /// Whole batches.
-    Batches {
-        /// As they lie on disk.
-        bytes: Bytes,
-        /// The memory that they hold.
-        charge: Charge,
-    },
+    /// Whole batches, as they lie on disk.
+    Batches(Bytes),
     /// No records exist in this range.
     Gap(Gap),
     /// Nothing yet.
@@ -166,70 +170,71 @@ pub enum FetchError {
 }
 
 /// Answers a fetch.
-pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> Vec<FetchResult> {
-    let mut stopping = broker.stopping();
+pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> FetchAnswer {
     let mut expiry = pin!(sleep(request.wait_max.min(limits::FETCH_WAIT_MAX)));
-    let partitions: Vec<_> =
-        request.partitions.iter().map(|p| broker.partition(&p.topic, p.partition)).collect();
+    let mut stopping = pin!(broker.stopping());
     loop {
+        let partitions: Vec<_> =
+            request.partitions.iter().map(|p| broker.partition(&p.topic, p.partition)).collect();
         // Before looking: what moves while we look is not missed.
         let mut moves: FuturesUnordered<_> = partitions
             .iter()
             .flatten()
             .map(|partition| {
                 let mut watermark = partition.watch();
-                watermark.mark_unchanged();
                 async move { watermark.changed().await.is_ok() }
             })
             .collect();
-        let (results, is_enough) = fetch_once(broker, request, &partitions).await;
+        let charge = broker.read_memory().charge(request.bytes_max).await;
+        let (results, is_enough) = fetch_once(broker, request, partitions).await;
         if is_enough {
-            return results;
+            return FetchAnswer { results, charge };
         }
+        // Who waits holds no memory that others could use.
+        drop(charge);
         tokio::select! {
             Some(_) = moves.next() => {}
-            () = &mut expiry => return results,
-            _ = stopping.changed() => return results,
+            () = &mut expiry => break,
+            () = &mut stopping => break,
         }
     }
+    let partitions =
+        request.partitions.iter().map(|p| broker.partition(&p.topic, p.partition)).collect();
+    let charge = broker.read_memory().charge(request.bytes_max).await;
+    let (results, _) = fetch_once(broker, request, partitions).await;
+    FetchAnswer { results, charge }
 }
 
 /// Reads what there is; also says whether it is worth an answer.
 async fn fetch_once(
     broker: &Broker,
     request: &FetchRequest,
-    partitions: &[Result<Arc<Partition>, FetchError>],
+    partitions: Vec<Result<Arc<Partition>, FetchError>>,
 ) -> (Vec<FetchResult>, bool) {
     let mut results = Vec::with_capacity(partitions.len());
     let (mut bytes, mut is_enough) = (0, false);
-    for (partition, asked) in partitions.iter().zip(&request.partitions) {
-        let Ok(partition) = partition else {
-            // Found again, since errors are not copied.
-            let error = broker.partition(&asked.topic, asked.partition).err();
-            let error = error.unwrap_or(FetchError::Recovering);
-            results.push(FetchResult {
-                log_start: Offset::ZERO,
-                high_watermark: Offset::ZERO,
-                next: asked.from,
-                fetched: Err(error),
-            });
-            is_enough = true;
-            continue;
+    for (partition, asked) in partitions.into_iter().zip(&request.partitions) {
+        let (mut log_start, mut high_watermark) = (Offset::ZERO, Offset::ZERO);
+        let (fetched, next) = match partition {
+            Ok(partition) => {
+                let bytes_max = request.bytes_max.saturating_sub(bytes);
+                let room = Room { bytes_max, is_first: bytes == 0 };
+                let read = fetch_partition(broker, request, &partition, asked.from, room).await;
+                (log_start, high_watermark) = (partition.log_start(), partition.high_watermark());
+                read
+            }
+            Err(error) => (Err(error), asked.from),
         };
-        let room =
-            Room { bytes_max: request.bytes_max.saturating_sub(bytes), is_first: bytes == 0 };
-        let (fetched, next) = fetch_partition(broker, request, partition, asked.from, room).await;
-        match &fetched {
-            Ok(Fetched::Batches { bytes: more, .. }) => bytes += more.len(),
-            Ok(Fetched::Nothing) => {}
-            Ok(Fetched::Gap(_)) | Err(_) => is_enough = true,
-        }
-        results.push(FetchResult {
-            log_start: partition.log_start(),
-            high_watermark: partition.high_watermark(),
-            next,
-            fetched,
-        });
+        is_enough |= match &fetched {
+            // More than fits into this answer is there: nothing is gained by waiting.
+            Ok(Fetched::Batches(more)) => {
+                bytes += more.len();
+                next < high_watermark
+            }
+            Ok(Fetched::Nothing) => bytes > 0 && next < high_watermark,
+            Ok(Fetched::Gap(_)) | Err(_) => true,
+        };
+        results.push(FetchResult { log_start, high_watermark, next, fetched });
     }
     (results, is_enough || bytes >= request.bytes_min.max(1))
 }
@@ -255,10 +260,7 @@ async fn fetch_partition(
         Ok(Read::Batches { bytes, .. }) if !room.is_first && bytes.len() > room.bytes_max => {
             (Ok(Fetched::Nothing), from)
         }
-        Ok(Read::Batches { bytes, next }) => {
-            let charge = broker.memory().charge(bytes.len()).await;
-            (Ok(Fetched::Batches { bytes, charge }), next)
-        }
+        Ok(Read::Batches { bytes, next }) => (Ok(Fetched::Batches(bytes)), next),
         Ok(Read::Gap(gap)) => (Ok(Fetched::Gap(gap)), gap.to),
         Ok(Read::End) => (Ok(Fetched::Nothing), from),
         Err(error) => (Err(error), from),
@@ -276,9 +278,10 @@ pub(crate) async fn read(
     if broker.is_stopping() {
         return Err(FetchError::Stopping);
     }
+    // Before the watermark: a log that is opened in between has one, and then it is the right one.
+    partition.readable().map_err(|error| read_error(partition, error))?;
     let end = partition.high_watermark();
     if from > end {
-        partition.readable().map_err(|error| read_error(partition, error))?;
         let start = partition.log_start();
         return Err(FetchError::OffsetOutOfRange { offset: from, start, end });
     }
@@ -327,6 +330,9 @@ fn read_error(partition: &Partition, error: PartitionReadError) -> FetchError {
     match error {
         PartitionReadError::Recovering => FetchError::Recovering,
         PartitionReadError::Offline { cause } => FetchError::Offline { cause },
+        PartitionReadError::Deleted => {
+            FetchError::UnknownTopic { topic: partition.topic.to_string(), nearest: None }
+        }
         PartitionReadError::Stopping => FetchError::Stopping,
         PartitionReadError::Log(ReadError::OutOfRange { from, start, .. }) => {
             let end = partition.high_watermark();

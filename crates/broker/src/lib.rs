@@ -9,6 +9,7 @@
 //! - `consume/`: a consumer's stream: positions and credit
 //! - `coordinator/`: runs a state machine whose state is itself a log
 
+mod administration;
 mod broker;
 mod catalog;
 mod clock;
@@ -33,7 +34,9 @@ pub use catalog::{
 pub use clock::{Clock, Stopwatch, SystemClock};
 pub use config::{BrokerConfig, ConfigError};
 pub use consume::{ConsumeCommand, ConsumeEvent, ConsumeSession, Position, Subscription};
-pub use fetch::{FetchError, FetchPartition, FetchRequest, FetchResult, Fetched, OffsetFound};
+pub use fetch::{
+    FetchAnswer, FetchError, FetchPartition, FetchRequest, FetchResult, Fetched, OffsetFound,
+};
 pub use memory::{Charge, MemoryBudget};
 pub use metrics::{Histogram, Metrics};
 pub use partition::{PartitionDescription, PartitionStatus};

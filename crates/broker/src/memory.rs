@@ -7,6 +7,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bytes are counted in units of this size.
 const UNIT_BYTES: u64 = 1 << 10;
 
+/// The part of what is left that one taker should ask for.
+const SHARES: u64 = 64;
+/// And the least.
+const SHARE_BYTES_MIN: usize = 64 << 10;
+
 /// A bound on the bytes of requests and answers in memory. Clones share it.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
@@ -17,7 +22,16 @@ pub struct MemoryBudget {
 /// Bytes that are taken from the budget until this is dropped.
 #[derive(Debug)]
 pub struct Charge {
-    _units: OwnedSemaphorePermit,
+    units: OwnedSemaphorePermit,
+}
+
+impl Charge {
+    /// Gives back what is more than `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        let units = usize::try_from((bytes as u64).div_ceil(UNIT_BYTES)).unwrap_or(usize::MAX);
+        let more = self.units.num_permits().saturating_sub(units);
+        drop(self.units.split(more));
+    }
 }
 
 impl MemoryBudget {
@@ -30,13 +44,21 @@ impl MemoryBudget {
     /// Takes bytes from the budget, or nothing if there are not so many left.
     pub fn try_charge(&self, bytes: usize) -> Option<Charge> {
         let units = Arc::clone(&self.units).try_acquire_many_owned(self.units_of(bytes)).ok()?;
-        Some(Charge { _units: units })
+        Some(Charge { units })
+    }
+
+    /// What one of many takers should ask for, so that it leaves most of what is left to others: of
+    /// `bytes_max` at the most, and no less than makes sense to send.
+    pub fn share(&self, bytes_max: usize) -> usize {
+        let left = self.bytes_max().saturating_sub(self.used_bytes());
+        let share = usize::try_from(left / SHARES).unwrap_or(usize::MAX);
+        share.max(SHARE_BYTES_MIN).min(bytes_max)
     }
 
     /// Takes bytes from the budget, waiting in line until there are so many.
     pub async fn charge(&self, bytes: usize) -> Charge {
         let units = Arc::clone(&self.units).acquire_many_owned(self.units_of(bytes)).await;
-        Charge { _units: units.expect("the semaphore is never closed") }
+        Charge { units: units.expect("the semaphore is never closed") }
     }
 
     /// Bytes that are taken.

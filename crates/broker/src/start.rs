@@ -95,7 +95,8 @@ impl Broker {
         let (catalog, known) = Coordinator::start(Arc::clone(&partition)).await?;
         let internal = ServedTopic { topic, partitions: vec![partition] };
         let broker = Arc::new(Self {
-            memory: MemoryBudget::new(config.memory_bytes),
+            produce_memory: MemoryBudget::new(config.memory_bytes / 2),
+            read_memory: MemoryBudget::new(config.memory_bytes / 2),
             config,
             clock,
             directory,
@@ -108,10 +109,10 @@ impl Broker {
             is_closed: AtomicBool::new(false),
             started: Stopwatch::start(),
         });
-        broker.serve_known(&known)?;
         for (id, partitions) in known.doomed() {
             broker.finish_delete(id, partitions).await;
         }
+        broker.serve_known(&known)?;
         keep_points(&broker)?;
         Ok(broker)
     }
@@ -122,7 +123,6 @@ impl Broker {
         let mut named = vec![catalog_log()];
         for topic in known.topics() {
             let topic = topic?;
-            self.threads.count_logs(topic.partitions as isize);
             let partition = |index| {
                 let (index, threads) = (PartitionIndex::new(index), Arc::clone(&self.threads));
                 let log = topic.id.log(index);
@@ -132,17 +132,19 @@ impl Broker {
             let partitions: Vec<_> = (0..topic.partitions).map(partition).collect();
             topics = topics.with(ServedTopic { topic, partitions });
         }
+        let doomed = |(id, partitions): (TopicId, u32)| {
+            (0..partitions).map(move |index| id.log(PartitionIndex::new(index)))
+        };
+        named.extend(known.doomed().into_iter().flat_map(doomed));
+        self.threads.share_tail_memory(topics.partition_count());
+        self.report_unnamed(&named);
         for partition in topics.all().flat_map(|served| &served.partitions) {
             if partition.log_id != catalog_log() {
                 let (directory, partition) = (Arc::clone(&self.directory), Arc::clone(partition));
-                self.threads.run(move || open_partition(&directory, &partition));
+                self.threads.open(move || open_partition(&directory, &partition));
             }
         }
-        named.extend(known.doomed().into_iter().flat_map(|(id, partitions)| {
-            (0..partitions).map(move |index| id.log(PartitionIndex::new(index)))
-        }));
         self.topics.store(Arc::new(topics));
-        self.report_unnamed(&named);
         Ok(())
     }
 
@@ -170,7 +172,6 @@ fn open_catalog(
     let name = TopicName::parse(CATALOG).expect("a valid name");
     let settings =
         TopicSettings { batch_bytes_max: limits::BATCH_BYTES_MAX, ..TopicSettings::default() };
-    threads.count_logs(1);
     let Opened { log, report } =
         directory.open_log(catalog_log(), settings.log_config(threads.tail_bytes_max()))?;
     if !report.damage.is_empty() || log.read_only().is_some() {

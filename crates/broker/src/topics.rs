@@ -12,6 +12,9 @@ use crate::catalog::Topic;
 use crate::nearest::nearest;
 use crate::partition::Partition;
 
+/// Topics among which a similar name is looked for.
+const SUGGESTIONS_MAX: usize = 500;
+
 /// All topics, the broker's own included.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Topics {
@@ -34,8 +37,17 @@ impl Topics {
         self.topics.values()
     }
 
-    /// A topic whose name is similar.
+    /// The number of partitions of all topics.
+    pub(crate) fn partition_count(&self) -> usize {
+        self.topics.values().map(|served| served.partitions.len()).sum()
+    }
+
+    /// A topic whose name is similar. With very many topics nobody is asked: it would take long, and
+    /// the answer would not be worth much.
     pub(crate) fn nearest(&self, name: &TopicName) -> Option<String> {
+        if self.topics.len() > SUGGESTIONS_MAX {
+            return None;
+        }
         nearest(name.as_str(), self.topics.keys().map(TopicName::as_str))
     }
 

@@ -63,9 +63,17 @@ impl<T: Send + 'static> WorkQueue<T> {
         Ok(())
     }
 
-    pub(crate) fn push(&self, work: T) {
-        self.state().work.push_back(work);
+    /// Queues work; after `stop` it is dropped, and the answer is false.
+    pub(crate) fn push(&self, work: T) -> bool {
+        {
+            let mut state = self.state();
+            if state.is_closed {
+                return false;
+            }
+            state.work.push_back(work);
+        }
         self.shared.ready.notify_one();
+        true
     }
 
     /// Takes all that is queued.

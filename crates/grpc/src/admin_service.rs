@@ -118,7 +118,8 @@ fn refused(error: taffrail_broker::CatalogError) -> Status {
 
 fn broker_limits(broker: &Broker) -> BTreeMap<String, u64> {
     let limits = [
-        ("memory_bytes", broker.memory().bytes_max()),
+        ("produce_memory_bytes", broker.produce_memory().bytes_max()),
+        ("read_memory_bytes", broker.read_memory().bytes_max()),
         ("topics", limits::TOPICS_MAX as u64),
         ("partitions", limits::PARTITIONS_MAX as u64),
         ("topic_partitions", u64::from(limits::TOPIC_PARTITIONS_MAX)),

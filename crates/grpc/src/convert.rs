@@ -12,6 +12,9 @@ use taffrail_proto::v1;
 
 use crate::status::{Explain, Explained};
 
+/// Bytes that a partition's result has around its batches and its topic's name.
+const RESULT_ENVELOPE_BYTES: usize = 64;
+
 pub(crate) fn acks(acks: i32) -> Result<Acks, Explained> {
     match v1::Acks::try_from(acks) {
         Ok(v1::Acks::Committed) => Ok(Acks::Committed),
@@ -84,10 +87,12 @@ pub(crate) fn fetch_request(request: v1::FetchRequest) -> Result<FetchRequest, E
     });
     let bytes_max = or_default(request.max_bytes, limits::FETCH_BYTES_DEFAULT);
     let message_bytes_max = message_bytes_max(request.max_message_bytes);
+    let partitions: Vec<_> = partitions.collect();
+    let envelopes: usize =
+        partitions.iter().map(|partition| partition.topic.len() + RESULT_ENVELOPE_BYTES).sum();
     Ok(FetchRequest {
-        partitions: partitions.collect(),
-        // What must fit into one message with the envelope of each partition.
-        bytes_max: bytes_max.min(message_bytes_max),
+        partitions,
+        bytes_max: bytes_max.min(message_bytes_max.saturating_sub(envelopes)),
         bytes_min: request.min_bytes as usize,
         wait_max: Duration::from_millis(u64::from(request.max_wait_ms)),
         message_bytes_max,
@@ -104,7 +109,7 @@ pub(crate) fn fetch_result(asked: &FetchPartition, result: FetchResult) -> v1::F
         ..Default::default()
     };
     match result.fetched {
-        Ok(Fetched::Batches { bytes, .. }) => answer.data = bytes,
+        Ok(Fetched::Batches(bytes)) => answer.data = bytes,
         Ok(Fetched::Gap(missing)) => answer.gap = Some(gap(missing)),
         Ok(Fetched::Nothing) => {}
         Err(error) => answer.error = Some(error.explain().into_error()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use taffrail_broker::{Acks, Broker, StreamRequest};
+use taffrail_broker::{Acks, Broker, FetchAnswer, StreamRequest};
 use taffrail_model::{PartitionIndex, limits};
 use taffrail_proto::v1;
 use taffrail_proto::v1::log_service_server::LogService;
@@ -66,32 +66,28 @@ impl LogService for Service {
         let mut requests = request.into_inner();
         let (mut session, outcomes) = self.broker.produce_session();
         let (invalid, refusals) = mpsc::channel(1);
-        let mut stopping = self.broker.stopping();
+        let broker = Arc::clone(&self.broker);
         tokio::spawn(async move {
             // Ends when the client closes its side or is gone, or the broker stops; what is in
             // flight is answered.
-            loop {
-                let request = tokio::select! {
-                    request = requests.next() => request,
-                    _ = stopping.changed() => return,
-                };
-                let Some(request) = request else { return };
-                // What cannot be received, such as a message too large, ends the stream as well.
-                let request =
-                    request.and_then(|it| stream_request(it).map_err(Explained::into_status));
-                match request {
-                    Ok(request) => {
-                        if request.acks == Acks::None {
-                            session.room().await;
+            let serve = async {
+                while let Some(request) = requests.next().await {
+                    // What cannot be received, such as a message too large, ends the stream too.
+                    let request =
+                        request.and_then(|it| stream_request(it).map_err(Explained::into_status));
+                    match request {
+                        Ok(request) => session.submit(request).await,
+                        Err(status) => {
+                            // Nobody may be there to hear it.
+                            let _ = invalid.send(Err(status)).await;
+                            return;
                         }
-                        session.submit(request);
-                    }
-                    Err(status) => {
-                        // Nobody may be there to hear it.
-                        let _ = invalid.send(Err(status)).await;
-                        return;
                     }
                 }
+            };
+            tokio::select! {
+                () = serve => {}
+                () = broker.stopping() => {}
             }
         });
         let limits = v1::ProduceLimits {
@@ -116,7 +112,8 @@ impl LogService for Service {
     ) -> Result<Response<v1::FetchResponse>, Status> {
         let request = convert::fetch_request(request.into_inner());
         let request = request.map_err(Explained::into_status)?;
-        let results = self.broker.fetch(&request).await;
+        // What the answer holds is charged until it is made.
+        let FetchAnswer { results, charge: _charge } = self.broker.fetch(&request).await;
         let results = request
             .partitions
             .iter()

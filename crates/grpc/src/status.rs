@@ -108,6 +108,7 @@ impl Explain for ProduceError {
                 new("UNSUPPORTED_COMPRESSION", Code::InvalidArgument)
                     .with("compression", compression)
             }
+            Self::NumberOrder { .. } => new("INVALID_REQUEST", Code::InvalidArgument),
             Self::ControlBatch => new("CONTROL_BATCH", Code::InvalidArgument),
             Self::UnsupportedProducer => new("UNSUPPORTED_PRODUCER", Code::InvalidArgument),
             Self::CorruptBatch { found, computed } => new("CORRUPT_BATCH", Code::InvalidArgument)
@@ -225,6 +226,12 @@ impl Explain for CatalogError {
             }
             Self::Setting(SettingError::BatchExceedsSegment { .. }) => {
                 new("INVALID_SETTING", Code::InvalidArgument).with("name", "segment.bytes")
+            }
+            Self::Recovering(topic) => new("PARTITION_RECOVERING", Code::Unavailable)
+                .with("topic", topic)
+                .retry(RETRY_SOON),
+            Self::Files { topic, source } if source.kind() == std::io::ErrorKind::StorageFull => {
+                new("STORAGE_FULL", Code::ResourceExhausted).with("topic", topic).retry(RETRY_LATER)
             }
             Self::Files { topic, .. } => new("STORAGE_ERROR", Code::Internal).with("topic", topic),
             Self::Storage(error) => error.explain(),

@@ -73,21 +73,16 @@ impl Snapshot {
     fn gauges(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = self.broker.metrics();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (requests, answers) = (self.broker.produce_memory(), self.broker.read_memory());
         let gauges = [
             ("connections", "Open connections", self.connections.open()),
             ("connections_max", "Open connections at the most", self.connections.max()),
-            ("produce_streams", "Open streams of producers", load(&metrics.produce_streams)),
+            ("produce_streams", "Producers that are served", load(&metrics.produce_streams)),
             ("consume_streams", "Open streams of consumers", load(&metrics.consume_streams)),
-            (
-                "memory_budget_used_bytes",
-                "Bytes of requests and answers in memory",
-                self.broker.memory().used_bytes(),
-            ),
-            (
-                "memory_budget_bytes",
-                "Bytes of requests and answers at the most",
-                self.broker.memory().bytes_max(),
-            ),
+            ("produce_memory_used_bytes", "Bytes of requests in memory", requests.used_bytes()),
+            ("produce_memory_bytes", "Bytes of requests at the most", requests.bytes_max()),
+            ("read_memory_used_bytes", "Bytes of answers in memory", answers.used_bytes()),
+            ("read_memory_bytes", "Bytes of answers at the most", answers.bytes_max()),
             ("process_resident_memory_bytes", "Memory of the process", resident_bytes()),
             ("uptime_seconds", "Since when the broker runs", self.broker.uptime().as_secs()),
         ];

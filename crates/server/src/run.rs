@@ -101,7 +101,7 @@ async fn serve(settings: &Settings, on_ready: impl FnOnce(&Ready)) -> Result<(),
         listener,
         routes,
         connections,
-        broker.stopping(),
+        Arc::clone(&broker),
         drain_timeout,
     ));
     let data = settings.data.clone();

@@ -308,7 +308,7 @@ impl Settings {
             }
         }
         for (variable, value) in environment {
-            if OTHER_VARIABLES.contains(&variable.as_str()) {
+            if OTHER_VARIABLES.contains(&variable.as_str()) || is_service_link(&variable) {
                 continue;
             }
             if let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) {
@@ -342,6 +342,11 @@ impl Settings {
         }
         Ok(self.broker.validate()?)
     }
+}
+
+/// Whether an orchestrator put it there, because it calls some service `taffrail`.
+fn is_service_link(variable: &str) -> bool {
+    ["TAFFRAIL_PORT", "TAFFRAIL_SERVICE_"].iter().any(|prefix| variable.starts_with(prefix))
 }
 
 /// The keys and values of a settings file, as text.
@@ -411,7 +416,11 @@ mod tests {
         check(&[], &[], "127.0.0.1:7245 536870912");
         check(&[("TAFFRAIL_MEMORY", "1GiB")], &[], "127.0.0.1:7245 1073741824");
         check(&[("TAFFRAIL_LISTEN", "[::1]:1")], &[("listen", "127.0.0.1:2")], "127.0.0.1:2 ");
-        check(&[("TAFFRAIL_SERVER", "http://x"), ("HOME", "/")], &[], "127.0.0.1:7245");
+        check(
+            &[("TAFFRAIL_SERVER", "http://x"), ("HOME", "/"), ("TAFFRAIL_PORT_80_TCP", "tcp://x")],
+            &[],
+            "127.0.0.1:7245",
+        );
     }
 
     #[test]

@@ -86,6 +86,9 @@ pub enum CatalogError {
         /// How many there can be.
         max: usize,
     },
+    /// Its logs are being checked.
+    #[error("the logs of topic {0:?} are being checked after an unclean stop: retry in a moment")]
+    Recovering(String),
     /// A setting that cannot be.
     #[error(transparent)]
     Setting(#[from] SettingError),

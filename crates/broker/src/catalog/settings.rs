@@ -9,6 +9,9 @@ use taffrail_model::limits;
 
 use crate::nearest::nearest;
 
+/// Bytes of a value, at the most: they are stored as they are given.
+const TEXT_BYTES_MAX: usize = 64;
+
 /// What *committed* means in a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -165,8 +168,9 @@ impl TopicSettings {
         for (name, value) in overrides {
             let info = find(name)?;
             let (name, kind) = (info.name, info.kind);
-            let wrong = || SettingError::Value { name, kind, value: value.clone() };
-            (info.set)(&mut settings, value).ok_or_else(wrong)?;
+            let set =
+                if value.len() > TEXT_BYTES_MAX { None } else { (info.set)(&mut settings, value) };
+            set.ok_or_else(|| SettingError::Value { name, kind, value: shown(value) })?;
         }
         let batch_bytes = u64::from(settings.batch_bytes_max);
         let segment_bytes = settings.segment_bytes;
@@ -197,10 +201,16 @@ impl TopicSettings {
 
 /// The setting with this name.
 pub(super) fn find(name: &str) -> Result<&'static SettingInfo, SettingError> {
-    SETTINGS.iter().find(|info| info.name == name).ok_or_else(|| SettingError::Unknown {
-        name: name.to_owned(),
-        nearest: nearest(name, SETTINGS.iter().map(|info| info.name)),
+    SETTINGS.iter().find(|info| info.name == name).ok_or_else(|| {
+        let name = shown(name);
+        let nearest = nearest(&name, SETTINGS.iter().map(|info| info.name));
+        SettingError::Unknown { name, nearest }
     })
+}
+
+/// A name or a value, cut to what an answer can hold.
+fn shown(text: &str) -> String {
+    text.chars().take(TEXT_BYTES_MAX).collect()
 }
 
 fn names() -> String {

@@ -5,18 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{Aborted, BoxFuture, abortable};
 use futures_util::stream::FuturesUnordered;
 use taffrail_log::Read;
-use taffrail_model::{Gap, GapReason, Offset, PartitionIndex, limits};
+use taffrail_model::{Gap, GapReason, Offset, limits};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::subscription::Active;
+use super::subscription::{Active, IdleHandle, Turn};
 use super::{ConsumeCommand, ConsumeEvent, Position};
 use crate::broker::Broker;
 use crate::fetch::{FetchError, find, read};
-use crate::partition::Partition;
 
 /// Bytes of one delivery, at the most, but for a single batch.
 const DELIVERY_BYTES_MAX: usize = 1 << 20;
@@ -28,10 +27,12 @@ pub struct ConsumeSession {
     /// Subscriptions that may have something to read, in turn.
     ready: VecDeque<u64>,
     /// Subscriptions at their partition's end, until it moves.
-    idle: FuturesUnordered<BoxFuture<'static, u64>>,
+    idle: FuturesUnordered<BoxFuture<'static, Result<u64, Aborted>>>,
     credit_bytes: i64,
     events: mpsc::Sender<ConsumeEvent>,
 }
+
+const IN_USE: &str = "this subscription's number is in use: take another one";
 
 /// The other side of the stream is gone.
 struct Gone;
@@ -50,24 +51,36 @@ impl ConsumeSession {
     }
 
     /// Serves the stream until the client closes it, goes away, or the broker stops.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<ConsumeCommand>) {
+    pub async fn run(self, commands: mpsc::Receiver<ConsumeCommand>) {
+        let broker = Arc::clone(&self.broker);
+        tokio::select! {
+            () = broker.stopping() => {}
+            () = self.serve(commands) => {}
+        }
+    }
+
+    async fn serve(mut self, mut commands: mpsc::Receiver<ConsumeCommand>) {
         let mut heartbeat = interval(limits::HEARTBEAT_INTERVAL);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut stopping = self.broker.stopping();
-        if self.broker.is_stopping() {
-            return;
-        }
         // A handle of its own, so that waiting for room borrows nothing.
         let room = self.events.clone();
         loop {
             let can_send = self.credit_bytes > 0 && !self.ready.is_empty();
+            // What comes seldom goes first, so that a long replay holds up nothing else.
             let served = tokio::select! {
                 biased;
-                _ = stopping.changed() => return,
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command).await,
                     None => return,
                 },
+                _ = heartbeat.tick() => self.beat().await,
+                Some(woken) = self.idle.next() => {
+                    // What was aborted is a subscription that moved or ended.
+                    if let Ok(subscription) = woken {
+                        self.wake(subscription);
+                    }
+                    Ok(())
+                }
                 permit = room.reserve(), if can_send => match permit {
                     Ok(permit) => {
                         if let Some(event) = self.deliver().await {
@@ -77,18 +90,21 @@ impl ConsumeSession {
                     }
                     Err(_) => return,
                 },
-                Some(subscription) = self.idle.next() => {
-                    if let Some(active) = self.active.get_mut(&subscription) {
-                        active.is_idle = false;
-                        self.ready.push_back(subscription);
-                    }
-                    Ok(())
-                }
-                _ = heartbeat.tick() => self.beat().await,
             };
             if served.is_err() {
                 return;
             }
+        }
+    }
+
+    /// A subscription may have something to read: it gets its turn, once.
+    fn wake(&mut self, subscription: u64) {
+        if let Some(active) = self.active.get_mut(&subscription)
+            && !active.is_paused
+            && !matches!(active.turn, Turn::Ready)
+        {
+            active.turn = Turn::Ready;
+            self.ready.push_back(subscription);
         }
     }
 
@@ -105,13 +121,13 @@ impl ConsumeSession {
                 if let Err(cause) = self.check_new(subscription) {
                     return self.reject(subscription, cause).await;
                 }
-                let partition = match self.find_partition(&topic, partition) {
+                let partition = match self.broker.partition(&topic, partition) {
                     Ok(partition) => partition,
                     Err(error) => return self.fail(subscription, error).await,
                 };
                 let next = Offset::ZERO;
-                let active =
-                    Active { partition, next, message_bytes_max, is_paused: false, is_idle: false };
+                let turn = Turn::None;
+                let active = Active { partition, next, message_bytes_max, is_paused: false, turn };
                 self.begin(subscription, active, position, resume).await
             }
             ConsumeCommand::Grant { bytes } => {
@@ -124,8 +140,8 @@ impl ConsumeSession {
                 if !self.active.contains_key(&subscription) {
                     return self.reject(subscription, "there is no such subscription").await;
                 }
-                if let Err(cause) = self.check_new(new_subscription) {
-                    return self.reject(new_subscription, cause).await;
+                if self.active.contains_key(&new_subscription) {
+                    return self.reject(new_subscription, IN_USE).await;
                 }
                 match self.active.remove(&subscription) {
                     Some(active) => self.begin(new_subscription, active, position, false).await,
@@ -143,20 +159,12 @@ impl ConsumeSession {
 
     fn check_new(&self, subscription: u64) -> Result<(), &'static str> {
         if self.active.contains_key(&subscription) {
-            return Err("this subscription's number is in use: take another one");
+            return Err(IN_USE);
         }
         if self.active.len() >= limits::SUBSCRIPTIONS_MAX {
             return Err("this stream has too many subscriptions: open another stream");
         }
         Ok(())
-    }
-
-    fn find_partition(
-        &self,
-        topic: &str,
-        partition: PartitionIndex,
-    ) -> Result<Arc<Partition>, FetchError> {
-        self.broker.partition(topic, partition)
     }
 
     /// Puts a subscription to where it should begin, and says where that is.
@@ -181,9 +189,9 @@ impl ConsumeSession {
             Err(error) => return self.fail(subscription, error).await,
         };
         active.next = found.offset;
-        active.is_idle = false;
+        active.turn = Turn::None;
         self.active.insert(subscription, active);
-        self.ready.push_back(subscription);
+        self.wake(subscription);
         self.say(ConsumeEvent::Subscribed {
             subscription,
             offset: found.offset,
@@ -197,47 +205,47 @@ impl ConsumeSession {
         let Some(active) = self.active.get_mut(&subscription) else {
             return self.reject(subscription, "there is no such subscription").await;
         };
-        if active.is_paused && !is_paused && !active.is_idle {
-            self.ready.push_back(subscription);
-        }
         active.is_paused = is_paused;
+        self.wake(subscription);
         Ok(())
     }
 
     /// What the subscription whose turn it is has to say, if anything.
     async fn deliver(&mut self) -> Option<ConsumeEvent> {
         let subscription = self.ready.pop_front()?;
-        let active = self.active.get_mut(&subscription).filter(|active| !active.is_paused)?;
-        let bytes_max = usize::try_from(self.credit_bytes).unwrap_or(0).min(DELIVERY_BYTES_MAX);
+        let active = self.active.get_mut(&subscription)?;
+        active.turn = Turn::None;
+        if active.is_paused {
+            return None;
+        }
         let (partition, from) = (Arc::clone(&active.partition), active.next);
         if from < partition.log_start() {
             let (to, reason) = (partition.log_start(), GapReason::Retention);
             active.next = to;
-            self.ready.push_back(subscription);
+            self.wake(subscription);
             return Some(ConsumeEvent::Gap { subscription, gap: Gap { from, to, reason } });
         }
+        let credit = usize::try_from(self.credit_bytes).unwrap_or(0);
+        let bytes_max = self.broker.read_memory().share(DELIVERY_BYTES_MAX).min(credit);
+        let mut charge = self.broker.read_memory().charge(bytes_max).await;
         match read(&self.broker, &partition, from, bytes_max, active.message_bytes_max).await {
             Ok(Read::Batches { bytes, next }) => {
                 active.next = next;
                 self.credit_bytes -= bytes.len() as i64;
-                self.ready.push_back(subscription);
+                self.wake(subscription);
+                charge.shrink(bytes.len());
                 let high_watermark = partition.high_watermark();
-                let charge = self.broker.memory().charge(bytes.len()).await;
                 Some(ConsumeEvent::Delivery { subscription, high_watermark, bytes, charge })
             }
             Ok(Read::Gap(gap)) => {
                 active.next = gap.to;
-                self.ready.push_back(subscription);
+                self.wake(subscription);
                 Some(ConsumeEvent::Gap { subscription, gap })
             }
             Ok(Read::End) => {
-                active.is_idle = true;
-                let mut watermark = partition.watch();
-                self.idle.push(Box::pin(async move {
-                    // An error means that the partition is gone: the next read says so.
-                    let _ = watermark.wait_for(|end| *end > from).await;
-                    subscription
-                }));
+                let (end_moves, handle) = abortable(partition.moved_beyond(from));
+                active.turn = Turn::Idle { _wait: IdleHandle(handle) };
+                self.idle.push(Box::pin(async move { end_moves.await.map(|()| subscription) }));
                 None
             }
             Err(error) => {

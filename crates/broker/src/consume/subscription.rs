@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::AbortHandle;
 use taffrail_model::Offset;
 
 use crate::partition::Partition;
@@ -20,14 +21,37 @@ pub struct Subscription {
 }
 
 /// A subscription, as the session keeps it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Active {
     pub(super) partition: Arc<Partition>,
     pub(super) next: Offset,
     pub(super) message_bytes_max: usize,
     pub(super) is_paused: bool,
-    /// Whether it waits for its partition's end to move.
-    pub(super) is_idle: bool,
+    pub(super) turn: Turn,
+}
+
+/// Where a subscription stands among the others of its stream.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// Nowhere: it is paused, or being served.
+    None,
+    /// It waits for its turn.
+    Ready,
+    /// It waits for its partition's end to move.
+    Idle {
+        /// Ends the wait when the subscription moves or ends.
+        _wait: IdleHandle,
+    },
+}
+
+/// Ends the wait of a subscription that moves or ends.
+#[derive(Debug)]
+pub(super) struct IdleHandle(pub(super) AbortHandle);
+
+impl Drop for IdleHandle {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Active {

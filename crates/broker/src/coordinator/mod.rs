@@ -126,7 +126,7 @@ impl<S: StateMachine> Coordinator<S> {
         };
         let result = match stored.recv().await {
             Some(outcome) => outcome.result,
-            None => Err(ProduceError::Stopping),
+            None => Err(ProduceError::ResultUnknown { cause: "the broker is stopping".into() }),
         };
         if let Err(error) = result {
             let mut state = self.state.lock().await;

@@ -97,7 +97,14 @@ impl Partition {
             is_idle
         };
         if schedule {
-            self.threads.writers.push(Arc::clone(self));
+            self.push_to_writers();
+        }
+    }
+
+    /// Gives the partition to a writer; when there are none any more, nothing is written.
+    fn push_to_writers(self: &Arc<Self>) {
+        if !self.threads.writers.push(Arc::clone(self)) {
+            self.refuse_all(&ProduceError::Stopping);
         }
     }
 
@@ -112,7 +119,7 @@ impl Partition {
             waits
         };
         if schedule {
-            self.threads.writers.push(Arc::clone(self));
+            self.push_to_writers();
         }
     }
 
@@ -137,13 +144,13 @@ impl Partition {
             again
         };
         if again {
-            self.threads.writers.push(Arc::clone(self));
+            self.push_to_writers();
         }
     }
 
     fn write_some(self: &Arc<Self>, open: &OpenLog) {
         let mut log = open.lock();
-        let Some(log) = log.as_mut() else { return self.refuse_all(&ProduceError::Stopping) };
+        let Some(log) = log.as_mut() else { return self.refuse_all(&self.gone()) };
         let start = log.end();
         let mut group = self.take_group(start);
         let stopwatch = Stopwatch::start();
@@ -154,6 +161,8 @@ impl Partition {
         self.commits.wait(self.settle(group.requests, start, &appended, error.as_ref()));
         match self.settings.load().durability {
             Durability::Fsync => self.schedule_commit(),
+            // What a failed sync leaves behind is not committed by being written.
+            Durability::PageCache if open.syncer.is_poisoned() => self.schedule_commit(),
             Durability::PageCache => {
                 self.commit_written(log.end());
                 self.schedule_lazy_commit();
@@ -194,27 +203,36 @@ impl Partition {
     ) -> Vec<Waiting> {
         let mut written = appended.iter();
         let mut end = start;
-        let mut failed = None;
         let settle = |Admitted { verdict, order, reply, arrived }| {
             let outcome = verdict.and_then(|()| {
                 if let Some(appended) = written.next() {
                     end = appended.end_offset;
                     return Ok(*appended);
                 }
-                // The first one failed by itself, those behind it by having come behind it.
-                let refused = *failed.get_or_insert(order.number);
-                let error = match error.filter(|_| refused == order.number) {
-                    Some(error) => append_error(error),
-                    None => ProduceError::PrecedingFailed { refused },
-                };
-                Err(self.refused(&order, error))
+                // The first one of its stream failed by itself, those behind it by being behind it.
+                Err(match (order.lane.refuse(order.number), error) {
+                    (None, Some(error)) => self.count_refusal(append_error(error)),
+                    (refused, _) => {
+                        let refused = refused.unwrap_or(order.number);
+                        self.count_refusal(ProduceError::PrecedingFailed { refused })
+                    }
+                })
             });
             Waiting { end, outcome, reply, arrived }
         };
         requests.into_iter().map(settle).collect()
     }
 
-    fn refuse_all(&self, error: &ProduceError) {
+    /// Why a partition without a log takes nothing.
+    fn gone(&self) -> ProduceError {
+        if self.is_deleted() {
+            let topic = self.topic.to_string();
+            return ProduceError::UnknownTopic { topic, nearest: None };
+        }
+        ProduceError::Stopping
+    }
+
+    pub(super) fn refuse_all(&self, error: &ProduceError) {
         loop {
             let Some(request) = self.appends.state().requests.pop_front() else { return };
             let admitted = request.order.lane.admit(request.order.resumes_after);
@@ -229,6 +247,10 @@ impl Partition {
         if !matches!(error, ProduceError::PrecedingFailed { .. }) {
             order.lane.refuse(order.number);
         }
+        self.count_refusal(error)
+    }
+
+    fn count_refusal(&self, error: ProduceError) -> ProduceError {
         add(&self.threads.metrics.refused_batches, 1);
         error
     }

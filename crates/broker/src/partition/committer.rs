@@ -53,10 +53,12 @@ impl Queue {
         self.state().waiting.extend(waiting);
     }
 
-    fn take_below(&self, end: Offset) -> Vec<Waiting> {
+    /// Answers what waits for nothing above `end`. Under the lock, since two threads may be here:
+    /// answers keep their order.
+    fn answer_below(&self, end: Offset, answer: impl Fn(Waiting)) {
         let mut state = self.state();
         let covered = state.waiting.iter().take_while(|waiting| waiting.end <= end).count();
-        state.waiting.drain(..covered).collect()
+        state.waiting.drain(..covered).for_each(answer);
     }
 
     fn take_all(&self) -> VecDeque<Waiting> {
@@ -119,18 +121,18 @@ impl Partition {
     }
 
     fn sync(&self, open: &OpenLog) {
+        let was_poisoned = open.syncer.is_poisoned();
         let stopwatch = Stopwatch::start();
         let result = open.syncer.sync();
         self.threads.metrics.sync_seconds.record(stopwatch.elapsed());
         match result {
             Ok(end) => self.commit_written(end),
             Err(SyncError::Poisoned { cause }) => {
-                let (topic, partition) = (&self.topic, self.index);
-                tracing::error!(%topic, %partition, cause, "sync failed: the partition is read-only");
-                for Waiting { outcome, reply, .. } in self.commits.take_all() {
-                    let unknown = || ProduceError::ResultUnknown { cause: cause.clone() };
-                    reply.send(Err(outcome.err().unwrap_or_else(unknown)));
+                if !was_poisoned {
+                    let (topic, partition) = (&self.topic, self.index);
+                    tracing::error!(%topic, %partition, cause, "sync failed: the partition is read-only");
                 }
+                self.give_up(&cause);
             }
         }
     }
@@ -142,7 +144,7 @@ impl Partition {
             *watermark = end.max(*watermark);
             moved
         });
-        for Waiting { outcome, reply, arrived, .. } in self.commits.take_below(end) {
+        self.commits.answer_below(end, |Waiting { outcome, reply, arrived, .. }| {
             reply.send(outcome.map(|appended| {
                 self.threads.metrics.produce_seconds.record(arrived.elapsed());
                 Produced {
@@ -151,6 +153,14 @@ impl Partition {
                     high_watermark: end,
                 }
             }));
+        });
+    }
+
+    /// What waits has an unknown fate: the sync that it waits for failed, or will not come.
+    pub(super) fn give_up(&self, cause: &str) {
+        for Waiting { outcome, reply, .. } in self.commits.take_all() {
+            let unknown = || ProduceError::ResultUnknown { cause: cause.to_owned() };
+            reply.send(Err(outcome.err().unwrap_or_else(unknown)));
         }
     }
 }

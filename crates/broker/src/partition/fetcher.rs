@@ -1,11 +1,8 @@
 //! Reads a partition, never beyond the high watermark: from memory where the tail is, on a reader
 //! thread otherwise.
 
-use std::sync::Arc;
-
 use taffrail_log::{Found, LogReader, Read, ReadError, ReadRequest};
 use taffrail_model::{Offset, Timestamp};
-use tokio::sync::oneshot;
 
 use super::Partition;
 use crate::metrics::add;
@@ -19,6 +16,8 @@ pub(crate) enum PartitionReadError {
     Recovering,
     #[error("the partition is offline: {cause}")]
     Offline { cause: String },
+    #[error("the topic was deleted")]
+    Deleted,
     #[error("the broker is stopping: connect again in a moment")]
     Stopping,
 }
@@ -62,6 +61,9 @@ impl Partition {
     }
 
     fn reader(&self) -> Result<&LogReader, PartitionReadError> {
+        if self.is_deleted() {
+            return Err(PartitionReadError::Deleted);
+        }
         match self.log.get() {
             Some(Ok(open)) => Ok(&open.reader),
             Some(Err(cause)) => Err(PartitionReadError::Offline { cause: cause.clone() }),
@@ -73,9 +75,6 @@ impl Partition {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PartitionReadError> {
-        let (done, result) = oneshot::channel();
-        let work = move || drop(done.send(work()));
-        Arc::clone(&self.threads).readers.push(Box::new(work));
-        result.await.map_err(|_| PartitionReadError::Stopping)
+        self.threads.on_reader_thread(work).await.ok_or(PartitionReadError::Stopping)
     }
 }

@@ -14,7 +14,7 @@ mod committer;
 mod fetcher;
 mod threads;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -22,7 +22,8 @@ use taffrail_log::{Log, LogConfig, LogReader, LogSyncer};
 use taffrail_model::{LogId, Offset, PartitionIndex, TopicName};
 use tokio::sync::watch;
 
-use crate::catalog::TopicSettings;
+use crate::catalog::{Durability, TopicSettings};
+use crate::produce::ProduceError;
 
 pub(crate) use appender::{AppendRequest, Order};
 pub(crate) use fetcher::PartitionReadError;
@@ -40,6 +41,7 @@ pub(crate) struct Partition {
     commits: committer::Queue,
     /// Whether a lazy sync is on its way.
     lazy_sync: AtomicBool,
+    deleted: AtomicBool,
     watermark: watch::Sender<Offset>,
     threads: Arc<LogThreads>,
 }
@@ -52,6 +54,8 @@ struct OpenLog {
     reader: LogReader,
     syncer: LogSyncer,
     leader_epoch: u32,
+    /// Why it took no appends from the start, if that is so.
+    read_only: Option<String>,
 }
 
 /// What a partition does now.
@@ -111,6 +115,7 @@ impl Partition {
             appends: appender::Queue::default(),
             commits: committer::Queue::default(),
             lazy_sync: AtomicBool::new(false),
+            deleted: AtomicBool::new(false),
             watermark: watch::Sender::new(Offset::ZERO),
             threads,
         }
@@ -125,17 +130,35 @@ impl Partition {
                 reader: log.reader(),
                 syncer: log.syncer(),
                 leader_epoch: log.leader_epoch().get(),
+                read_only: log.read_only().map(str::to_owned),
                 log: Mutex::new(Some(log)),
             }
         });
         assert!(self.log.set(log).is_ok(), "a partition's log is opened once");
-        // Readers that wait for the log look again.
-        self.watermark.send_modify(|_| {});
+        // The settings may have changed while it was opened.
+        if let Some(open) = self.open_log()
+            && let Some(log) = open.lock().as_mut()
+        {
+            log.configure(self.log_config());
+        }
     }
 
-    /// Tells of every move of the high watermark; also of the log's opening.
+    /// Tells of every move of the high watermark, and of the partition's end.
     pub(crate) fn watch(&self) -> watch::Receiver<Offset> {
         self.watermark.subscribe()
+    }
+
+    /// Returns when there is something behind `offset` to read, or the partition is gone.
+    pub(crate) fn moved_beyond(
+        self: &Arc<Self>,
+        offset: Offset,
+    ) -> impl Future<Output = ()> + use<> {
+        let partition = Arc::clone(self);
+        let mut watermark = self.watch();
+        async move {
+            // It cannot be dropped: the partition, which it belongs to, is held.
+            drop(watermark.wait_for(|end| *end > offset || partition.is_deleted()).await);
+        }
     }
 
     /// End of what readers may see.
@@ -148,14 +171,18 @@ impl Partition {
         self.open_log().map_or(Offset::ZERO, |log| log.reader.start())
     }
 
-    /// Keeps the log as the topic's settings say, from now on.
+    /// Keeps the log as the topic's settings say, from now on. Called on a log thread: where
+    /// committed means on disk from now on, all that is written is synced.
     pub(crate) fn configure(&self, settings: TopicSettings) {
-        let config = settings.log_config(self.threads.tail_bytes_max());
         self.settings.store(Arc::new(settings));
-        if let Some(open) = self.open_log()
-            && let Some(log) = open.lock().as_mut()
+        let Some(open) = self.open_log() else { return };
+        if let Some(log) = open.lock().as_mut() {
+            log.configure(self.log_config());
+        }
+        if settings.durability == Durability::Fsync
+            && let Err(error) = open.syncer.sync()
         {
-            log.configure(config);
+            tracing::error!(topic = %self.topic, partition = %self.index, %error, "not synced");
         }
     }
 
@@ -188,22 +215,41 @@ impl Partition {
     }
 
     /// Ends the partition's writing: everything is synced, and the log is marked clean unless
-    /// something failed before. Called on a log thread, when nothing is submitted any more.
+    /// something failed before. Called on a log thread.
     pub(crate) fn close(&self) {
-        let Some(log) = self.open_log().and_then(|open| open.lock().take()) else { return };
-        let read_only = log.read_only().map(str::to_owned);
-        if let Err(error) = log.close() {
-            tracing::error!(topic = %self.topic, partition = %self.index, %error, "not closed cleanly");
-        } else if let Some(cause) = read_only {
+        let Some(open) = self.open_log() else { return };
+        let Some(log) = open.lock().take() else { return };
+        if let Some(cause) = log.read_only() {
             tracing::warn!(topic = %self.topic, partition = %self.index, cause, "closed read-only");
         }
+        match log.close() {
+            Ok(()) => self.commit_written(open.syncer.durable_end()),
+            Err(error) => {
+                tracing::error!(topic = %self.topic, partition = %self.index, %error, "not closed cleanly");
+            }
+        }
+        self.refuse_all(&ProduceError::Stopping);
+        self.give_up("the broker is stopping");
     }
 
-    fn status(&self) -> PartitionStatus {
+    /// Ends the partition for good: whoever reads it or writes to it hears that it is gone. Called
+    /// on a log thread.
+    pub(crate) fn delete(&self) {
+        self.deleted.store(true, Ordering::Release);
+        self.close();
+        self.watermark.send_modify(|_| {});
+    }
+
+    /// Whether its topic was deleted.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn status(&self) -> PartitionStatus {
         match self.log.get() {
             None => PartitionStatus::Recovering,
             Some(Err(cause)) => PartitionStatus::Offline { cause: cause.clone() },
-            Some(Ok(open)) => match open.read_only() {
+            Some(Ok(open)) => match open.read_only.clone().or_else(|| open.syncer.poisoned()) {
                 Some(cause) => PartitionStatus::ReadOnly { cause },
                 None => PartitionStatus::Online,
             },
@@ -218,9 +264,5 @@ impl Partition {
 impl OpenLog {
     fn lock(&self) -> MutexGuard<'_, Option<Log>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read_only(&self) -> Option<String> {
-        self.lock().as_ref()?.read_only().map(str::to_owned)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use taffrail_model::limits;
+use tokio::sync::oneshot;
 
 use super::Partition;
 use crate::clock::Clock;
@@ -35,10 +36,14 @@ pub(crate) struct LogThreads {
     /// Partitions that were written to and may be synced a little later.
     pub(super) lazy: WorkQueue<Arc<Partition>>,
     pub(super) readers: WorkQueue<Job>,
+    /// Opens logs, which may take long: nobody else waits behind them.
+    openers: WorkQueue<Job>,
+    /// Creates, configures and removes logs.
+    admins: WorkQueue<Job>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     tail_bytes: u64,
-    logs: AtomicUsize,
+    tail_bytes_max: AtomicUsize,
 }
 
 impl LogThreads {
@@ -48,10 +53,12 @@ impl LogThreads {
             committers: WorkQueue::new(),
             lazy: WorkQueue::new(),
             readers: WorkQueue::new(),
+            openers: WorkQueue::new(),
+            admins: WorkQueue::new(),
             clock: config.clock,
             metrics: config.metrics,
             tail_bytes: config.tail_bytes,
-            logs: AtomicUsize::new(0),
+            tail_bytes_max: AtomicUsize::new(limits::TAIL_BYTES_MAX),
         });
         let write = |partition: Arc<Partition>| partition.write_pending();
         let commit = |partition: Arc<Partition>| partition.commit();
@@ -68,34 +75,66 @@ impl LogThreads {
         threads.committers.start("log-committer", config.committers, commit)?;
         threads.lazy.start("log-lazy-sync", 1, lazy)?;
         threads.readers.start("log-reader", config.readers, |job: Job| job())?;
+        threads.openers.start("log-opener", config.readers, |job: Job| job())?;
+        threads.admins.start("log-admin", 1, |job: Job| job())?;
         Ok(threads)
     }
 
-    /// Runs something that may wait for the disk on a reader thread.
-    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
-        self.readers.push(Box::new(job));
+    /// Opens a log, some time.
+    pub(crate) fn open(&self, job: impl FnOnce() + Send + 'static) {
+        self.openers.push(Box::new(job));
     }
 
-    /// Counts logs, among which the memory for tails is shared.
-    pub(crate) fn count_logs(&self, more: isize) {
-        self.logs.fetch_add(more as usize, Ordering::Relaxed);
+    /// Runs something that reads; `None` if the threads ended before it ran.
+    pub(crate) async fn on_reader_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        run_on(&self.readers, work).await
+    }
+
+    /// Runs something that creates, configures or removes logs; `None` if the threads ended before
+    /// it ran.
+    pub(crate) async fn on_admin_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        run_on(&self.admins, work).await
+    }
+
+    /// Shares the memory for tails among so many logs; those that are opened from now on, or
+    /// configured, get their share.
+    pub(crate) fn share_tail_memory(&self, logs: usize) {
+        let share = usize::try_from(self.tail_bytes / logs.max(1) as u64).unwrap_or(usize::MAX);
+        let share = share.clamp(TAIL_BYTES_FLOOR, limits::TAIL_BYTES_MAX);
+        self.tail_bytes_max.store(share, Ordering::Relaxed);
     }
 
     /// What the tail of one log may keep in memory.
     pub(crate) fn tail_bytes_max(&self) -> usize {
-        let logs = self.logs.load(Ordering::Relaxed).max(1) as u64;
-        let share = usize::try_from(self.tail_bytes / logs).unwrap_or(usize::MAX);
-        share.clamp(TAIL_BYTES_FLOOR, limits::TAIL_BYTES_MAX)
+        self.tail_bytes_max.load(Ordering::Relaxed)
     }
 
-    /// Lets all threads end once their queues are empty, and waits for them: in the order in which
-    /// work flows, so that each kind ends when nothing can reach it any more.
+    /// Lets all threads end once their queues are empty, and waits for them. What comes later is
+    /// refused by its partition.
     pub(crate) fn stop(&self) {
+        self.openers.drain();
+        self.openers.stop();
+        self.admins.stop();
         self.lazy.stop();
         self.writers.stop();
         self.committers.stop();
         self.readers.stop();
     }
+}
+
+async fn run_on<T: Send + 'static>(
+    queue: &WorkQueue<Job>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (done, result) = oneshot::channel();
+    queue.push(Box::new(move || drop(done.send(work()))));
+    result.await.ok()
 }
 
 impl std::fmt::Debug for LogThreads {

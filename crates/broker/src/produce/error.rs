@@ -9,6 +9,14 @@ use taffrail_model::{NameError, Offset, PartitionIndex, Timestamp};
 /// Why a batch was not appended. But for `ResultUnknown`, nothing of it is in the log.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ProduceError {
+    /// Requests of a stream are numbered upwards.
+    #[error("request {number} came behind request {last}: number a stream's requests upwards")]
+    NumberOrder {
+        /// Its number.
+        number: u64,
+        /// The number of the one before it.
+        last: u64,
+    },
     /// Not a topic's name.
     #[error(transparent)]
     Name(#[from] NameError),

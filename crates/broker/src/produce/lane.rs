@@ -27,10 +27,15 @@ impl Lane {
         }
     }
 
-    /// Takes note that a request was refused; the first one stays.
-    pub(crate) fn refuse(&self, number: u64) {
+    /// Takes note that a request was refused by itself. Returns the one in front of it that was
+    /// refused before, if that is why it cannot be appended.
+    pub(crate) fn refuse(&self, number: u64) -> Option<u64> {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.get_or_insert(number);
+        let before = refused.filter(|before| *before < number);
+        if before.is_none() {
+            *refused = Some(number);
+        }
+        before
     }
 }
 
@@ -42,8 +47,9 @@ mod tests {
     fn after_a_refusal_only_the_one_that_knows_of_it_goes_on() {
         let lane = Lane::default();
         assert!(lane.admit(0).is_ok());
-        lane.refuse(4);
-        lane.refuse(5);
+        assert_eq!(lane.refuse(5), None);
+        assert_eq!(lane.refuse(4), None, "it came in front of 5, and was refused later");
+        assert_eq!(lane.refuse(6), Some(4));
         assert!(matches!(lane.admit(0), Err(ProduceError::PrecedingFailed { refused: 4 })));
         assert!(matches!(lane.admit(5), Err(ProduceError::PrecedingFailed { refused: 4 })));
         assert!(lane.admit(4).is_ok());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use taffrail_model::{PartitionIndex, limits};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 
 use super::{Acks, ProduceError, Produced};
 
@@ -19,6 +19,16 @@ pub struct Outcome {
     pub acks: Acks,
     /// Where the batch went, or why it went nowhere.
     pub result: Result<Produced, ProduceError>,
+    /// Its place among what a stream has taken and not been told of: free when this is dropped.
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Outcome {
+    /// Of a request that nobody answered.
+    pub(super) fn unknown(number: u64, acks: Acks) -> Self {
+        let result = Err(ProduceError::ResultUnknown { cause: "the broker is stopping".into() });
+        Self { number, partition: None, acks, result, _slot: None }
+    }
 }
 
 /// The right to answer one request, once.
@@ -29,20 +39,21 @@ pub(crate) struct Reply {
     pub(super) acks: Acks,
     pub(super) to: mpsc::UnboundedSender<Outcome>,
     pub(super) in_flight: Option<InFlight>,
+    pub(super) slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Reply {
     /// To somebody who asks for one thing only.
     pub(crate) fn new(to: mpsc::UnboundedSender<Outcome>) -> Self {
-        Self { number: 0, partition: None, acks: Acks::Committed, to, in_flight: None }
+        Self { number: 0, partition: None, acks: Acks::Committed, to, in_flight: None, slot: None }
     }
 
     pub(crate) fn send(self, result: Result<Produced, ProduceError>) {
-        let Self { number, partition, acks, to, in_flight } = self;
+        let Self { number, partition, acks, to, in_flight, slot } = self;
         // First out of flight, then answered: who has the answer may send the next one.
         drop(in_flight);
         // Whoever asked may be gone.
-        let _ = to.send(Outcome { number, partition, acks, result });
+        let _ = to.send(Outcome { number, partition, acks, result, _slot: slot });
     }
 }
 

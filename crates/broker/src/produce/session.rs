@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use taffrail_log::NewBatch;
-use taffrail_model::{LogId, PartitionIndex, TopicName, partition_for_key};
-use tokio::sync::mpsc;
+use taffrail_model::{LogId, PartitionIndex, TopicName, limits, partition_for_key};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::reply::{Flight, InFlight, Outcome, Reply};
 use super::{Acks, BatchRules, Lane, Placement, ProduceBatch, ProduceError, check};
@@ -14,6 +14,10 @@ use crate::broker::Broker;
 use crate::clock::Stopwatch;
 use crate::memory::Charge;
 use crate::partition::{AppendRequest, Order, Partition};
+
+/// Requests of a stream that are taken and not told of, at the most: enough that every request over
+/// the limit of those in flight can still be refused.
+const SLOTS: usize = 2 * limits::IN_FLIGHT_REQUESTS_MAX as usize;
 
 /// One producer's stream of requests.
 ///
@@ -27,6 +31,9 @@ pub struct ProduceSession {
     lanes: HashMap<LogId, Arc<Lane>>,
     flight: Arc<Flight>,
     spread: u32,
+    last_number: u64,
+    /// Bounds what is taken and not told of, answers that nobody takes included.
+    slots: Arc<Semaphore>,
 }
 
 /// One request of a stream.
@@ -48,11 +55,21 @@ impl ProduceSession {
         let (lanes, flight) = (HashMap::new(), Arc::default());
         // Sessions begin at different partitions, so that many short ones spread too.
         let spread = broker.metrics().sessions.fetch_add(1, Ordering::Relaxed) as u32;
-        Self { broker, outcomes, lanes, flight, spread }
+        let slots = Arc::new(Semaphore::new(SLOTS));
+        Self { broker, outcomes, lanes, flight, spread, last_number: 0, slots }
     }
 
-    /// Takes a request. Never waits: what is too much is refused.
-    pub fn submit(&mut self, request: StreamRequest) {
+    /// Takes a request. What is too much is refused; but a producer that does not take its answers,
+    /// or wants none, is not read any further until there is room: then this waits.
+    pub async fn submit(&mut self, request: StreamRequest) {
+        let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
+        if request.acks == Acks::None {
+            self.flight.room().await;
+        }
+        self.take(request, slot);
+    }
+
+    fn take(&mut self, request: StreamRequest, slot: Option<OwnedSemaphorePermit>) {
         let StreamRequest { number, batch, acks, resumes_after } = request;
         let arrived = Stopwatch::start();
         let bytes = batch.batch.payload.len();
@@ -62,7 +79,11 @@ impl ProduceSession {
             Err(error) => (None, Some(error)),
         };
         let to = self.outcomes.clone();
-        let mut reply = Reply { number, partition: None, acks, to, in_flight };
+        let mut reply = Reply { number, partition: None, acks, to, in_flight, slot };
+        let last = std::mem::replace(&mut self.last_number, number);
+        if number <= last {
+            return reply.send(Err(ProduceError::NumberOrder { number, last }));
+        }
         let partition = match self.place(&batch) {
             Ok(partition) => partition,
             Err(error) => return reply.send(Err(error)),
@@ -81,12 +102,6 @@ impl ProduceSession {
         partition.submit(AppendRequest { batch, expected, order, reply, charge, arrived });
     }
 
-    /// Waits until another request can be in flight. A stream whose producer is not answered, and so
-    /// cannot know what is in flight, waits here before it takes the next one.
-    pub async fn room(&self) {
-        self.flight.room().await;
-    }
-
     /// Checks a batch and takes its memory from the budget.
     fn admit(
         &self,
@@ -96,18 +111,19 @@ impl ProduceSession {
         if self.broker.is_stopping() {
             return Err(ProduceError::Stopping);
         }
-        let budget = self.broker.memory();
-        let overloaded = || {
-            let what = "bytes of all requests";
-            ProduceError::Overloaded { what, limit: budget.bytes_max() }
-        };
-        let charge = budget.try_charge(batch.batch.payload.len()).ok_or_else(overloaded)?;
         let rules = BatchRules {
             bytes_max: partition.settings.load().batch_bytes_max,
             timestamp_ahead: self.broker.config().timestamp_ahead,
             now: self.broker.now(),
         };
-        Ok((check(&batch.batch, &rules)?, charge))
+        let checked = check(&batch.batch, &rules)?;
+        let budget = self.broker.produce_memory();
+        let overloaded = || {
+            let what = "bytes of all requests";
+            ProduceError::Overloaded { what, limit: budget.bytes_max() }
+        };
+        let charge = budget.try_charge(batch.batch.payload.len()).ok_or_else(overloaded)?;
+        Ok((checked, charge))
     }
 
     /// The partition that a batch goes to.
@@ -160,7 +176,7 @@ pub(crate) async fn produce_all(
     let mut session = ProduceSession::new(Arc::clone(broker), sender);
     let mut results: Vec<_> = (0..batches.len()).map(|_| None).collect();
     for (number, batch) in (1..).zip(batches) {
-        session.submit(StreamRequest { number, batch, acks, resumes_after: 0 });
+        session.submit(StreamRequest { number, batch, acks, resumes_after: 0 }).await;
     }
     drop(session);
     while let Some(outcome) = outcomes.recv().await {
@@ -168,11 +184,6 @@ pub(crate) async fn produce_all(
             *slot = Some(outcome);
         }
     }
-    let unknown = |number| Outcome {
-        number,
-        partition: None,
-        acks,
-        result: Err(ProduceError::ResultUnknown { cause: "the broker is stopping".into() }),
-    };
+    let unknown = |number| Outcome::unknown(number, acks);
     (1..).zip(results).map(|(number, outcome)| outcome.unwrap_or_else(|| unknown(number))).collect()
 }

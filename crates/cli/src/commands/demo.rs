@@ -46,7 +46,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
 
     let half = events.len() / 2;
     let mut sent = Sent::default();
-    let producer = client.producer(TOPIC).build().await?;
+    let producer = client.producer(TOPIC).delivery_timeout(Duration::from_secs(2)).build().await?;
     for event in &events[..half] {
         sent.push(event, &producer).await?;
         tokio::time::sleep(pause).await;
@@ -92,7 +92,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
         replayed.len()
     );
     say(&format!("streamed the rest: all {total} events are there, each once; nothing was lost"));
-    broker.stop()
+    broker.kill()
 }
 
 /// One earthquake.
@@ -170,7 +170,7 @@ impl Broker {
         BufReader::new(stdout).read_line(&mut line).context("cannot hear the broker")?;
         let url = line.split_whitespace().find(|word| word.starts_with("http://"));
         match url {
-            Some(url) => Ok(Self { url: url.to_owned(), child }),
+            Some(url) => Ok(Self { child, url: url.to_owned() }),
             None => bail!("the broker did not start; it said {line:?}"),
         }
     }
@@ -181,9 +181,12 @@ impl Broker {
         self.child.wait().context("cannot see the broker end")?;
         Ok(())
     }
+}
 
-    fn stop(self) -> anyhow::Result<()> {
-        // Its data is temporary: nothing needs to be finished.
-        self.kill()
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Whatever ends the demo ends its broker. It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

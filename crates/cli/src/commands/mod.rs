@@ -39,7 +39,8 @@ impl Command {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Serve(arguments) => serve::run(arguments, context),
-            Self::Demo(arguments) => client_block_on(context, demo::run(arguments, context)),
+            // Its client loses its broker on purpose: there is nothing to warn of.
+            Self::Demo(arguments) => block_on(demo::run(arguments, context)),
             Self::Topic(command) => client_block_on(context, topic::run(command, context)),
             Self::Produce(arguments) => client_block_on(context, produce::run(arguments, context)),
             Self::Consume(arguments) => {
@@ -61,5 +62,12 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     context.log();
+    block_on(command)
+}
+
+fn block_on<F>(command: F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use anyhow::ensure;
 use clap::Args;
 use taffrail_server::{SETTINGS, Settings};
 
@@ -16,7 +17,7 @@ use crate::arguments::Context;
 pub(crate) struct Arguments {
     /// The data directory [default: ./taffrail-data]
     #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    data: Option<String>,
     /// Make an existing empty directory a data directory
     #[arg(long)]
     init: bool,
@@ -40,23 +41,36 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> anyhow::Result<()>
     for (name, value) in &arguments.set {
         flag(name.as_str(), Some(value.clone()));
     }
-    flag("data", arguments.data.map(|path| path.to_string_lossy().into_owned()));
+    flag("data", arguments.data);
     flag("init", arguments.init.then(|| "true".to_owned()));
     flag("listen", arguments.listen);
     flag("allow_unauthenticated", arguments.allow_unauthenticated.then(|| "true".to_owned()));
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment = environment()?.into_iter();
     let settings = Settings::load(arguments.config.as_deref(), environment, &flags)?;
     let is_quiet = context.output.is_quiet;
     taffrail_server::run(&settings, |ready| {
         if !is_quiet {
             let (address, data) = (ready.address, ready.data.display());
-            println!("taffrail is ready on http://{address} (data in {data})");
             // Whoever waits for this line may be gone: the broker serves all the same.
-            let _ = std::io::stdout().flush();
+            let mut out = std::io::stdout();
+            let _ = writeln!(out, "taffrail is ready on http://{address} (data in {data})");
+            let _ = out.flush();
         }
     })?;
     Ok(())
+}
+
+/// The environment; what is not text is refused only where it would be a setting.
+fn environment() -> anyhow::Result<Vec<(String, String)>> {
+    let mut variables = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => variables.push((name, value)),
+            Err(_) => ensure!(!name.starts_with("TAFFRAIL_"), "{name} is not UTF-8: set it anew"),
+        }
+    }
+    Ok(variables)
 }
 
 fn parse_set(text: &str) -> Result<(String, String), String> {
