@@ -212,6 +212,9 @@ async fn a_topic_that_is_deleted_ends_its_subscriptions_and_no_others() {
     feed.subscribe(2, "u", 0, EARLIEST);
     feed.subscribed().await;
     door.delete("t").await.expect("it was there");
+    let failure = feed.failure().await;
+    assert_eq!(failure.subscription, 1);
+    check_error(failure.error.as_ref(), "UNKNOWN_TOPIC", &[("topic", "t")], "no topic");
     door.append("u", &["x"]).await;
     let delivery = feed.delivery().await;
     assert_eq!(delivery.subscription, 2);

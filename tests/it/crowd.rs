@@ -124,7 +124,7 @@ async fn idle_connections_and_stalled_consumers_cost_others_nothing() {
     assert!(resident < 1 << 30, "{resident} bytes");
     drop((stalled, feed));
     await_metric(&broker, "taffrail_consume_streams", |streams| streams == 0).await;
-    await_metric(&broker, "taffrail_memory_budget_used_bytes", |bytes| bytes == 0).await;
+    await_metric(&broker, "taffrail_read_memory_used_bytes", |bytes| bytes == 0).await;
 }
 
 #[tokio::test]

@@ -113,7 +113,7 @@ async fn a_client_that_disappears_leaves_nothing_behind() {
     await_metric(&broker, "taffrail_produce_streams", |streams| streams == 0).await;
     await_metric(&broker, "taffrail_consume_streams", |streams| streams == 0).await;
     await_metric(&broker, "taffrail_connections", |connections| connections == 2).await;
-    await_metric(&broker, "taffrail_memory_budget_used_bytes", |bytes| bytes == 0).await;
+    await_metric(&broker, "taffrail_read_memory_used_bytes", |bytes| bytes == 0).await;
     door.append("t", &["after"]).await;
 }
 
@@ -128,6 +128,6 @@ async fn the_broker_describes_itself() {
     assert_eq!((about.topics, about.partitions), (1, 3), "without its own");
     assert_eq!(about.data_directory, broker.home.data().to_str().expect("text"));
     assert_eq!((about.version.as_str(), about.directory_id.len()), (env!("CARGO_PKG_VERSION"), 32));
-    assert!(about.limits.contains_key("memory_bytes"), "{:?}", about.limits);
+    assert!(about.limits.contains_key("read_memory_bytes"), "{:?}", about.limits);
     assert!(about.limits.values().all(|limit| *limit > 0));
 }

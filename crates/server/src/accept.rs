@@ -14,8 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use taffrail_broker::Broker;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
@@ -24,17 +25,20 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often HTTP/2 asks a silent peer whether it lives, and how long it waits for the answer.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// What an HTTP/2 connection begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 /// How long to wait when the process has no descriptors left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes that may be on their way to us on one stream and on one connection. Below 16 MiB many tiny
 /// frames can spend the budget that h2 has for them and end the connection.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 const FRAME_BYTES_MAX: u32 = 1 << 20;
 /// Bytes that wait to be sent on one stream.
 const SEND_BUFFER_BYTES: usize = 1 << 20;
-const STREAMS_MAX: u32 = 1_024;
+const STREAMS_MAX: u32 = 256;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 
 /// How many connections there are.
@@ -91,7 +95,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     routes: Router,
     connections: Arc<Connections>,
-    mut stopping: watch::Receiver<bool>,
+    broker: Arc<Broker>,
     drain_timeout: Duration,
 ) {
     let builder = Arc::new(builder());
@@ -101,7 +105,7 @@ pub(crate) async fn serve(
         let slot = Arc::clone(&connections.slots).acquire_owned();
         let accepted = tokio::select! {
             biased;
-            _ = stopping.changed() => break,
+            () = broker.stopping() => break,
             accepted = async { (slot.await, listener.accept().await) } => accepted,
         };
         let (slot, stream) = match accepted {
@@ -115,8 +119,13 @@ pub(crate) async fn serve(
         let _ = stream.set_nodelay(true);
         let (builder, routes) = (Arc::clone(&builder), routes.clone());
         let (watcher, open) = (graceful.watcher(), Open::count(Arc::clone(&connections), slot));
+        let broker = Arc::clone(&broker);
         tokio::spawn(async move {
-            if !has_spoken(&stream).await {
+            let has_spoken = tokio::select! {
+                has_spoken = has_spoken(&stream) => has_spoken,
+                () = broker.stopping() => false,
+            };
+            if !has_spoken {
                 return;
             }
             let service = routes.map_request(|request: Request<Incoming>| request.map(Body::new));
@@ -151,10 +160,22 @@ fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
-/// Whether the first byte came in time.
+/// Whether a connection said in time what it speaks: all of HTTP/2's preface, or something else. From
+/// there on the timeouts of HTTP/1 and HTTP/2 hold.
 async fn has_spoken(stream: &TcpStream) -> bool {
-    let mut first = [0];
-    matches!(timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await, Ok(Ok(1)))
+    let speak = async {
+        let mut first = [0; PREFACE.len()];
+        loop {
+            let seen = stream.peek(&mut first).await.unwrap_or(0);
+            let said = first.get(..seen).unwrap_or_default();
+            if said.is_empty() || said == PREFACE || !PREFACE.starts_with(said) {
+                return !said.is_empty();
+            }
+            // A part of the preface: the rest is on its way, or never comes.
+            sleep(PREFACE_PAUSE).await;
+        }
+    };
+    timeout(HANDSHAKE_TIMEOUT, speak).await.unwrap_or(false)
 }
 
 /// A connection that was gone before it was accepted is nothing; anything else, such as no

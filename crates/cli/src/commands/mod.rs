@@ -4,6 +4,7 @@ mod bench;
 mod completions;
 mod consume;
 mod demo;
+mod inspect;
 mod produce;
 mod serve;
 mod topic;
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Consume(consume::Arguments),
     /// Show it: stream events, kill the broker in the middle, lose nothing
     Demo(demo::Arguments),
+    /// Verify what lies on disk, without a broker
+    Inspect(inspect::Arguments),
     /// Measure a broker
     #[command(subcommand)]
     Bench(bench::Workload),
@@ -50,6 +53,7 @@ impl Command {
                 let runtime = runtime.worker_threads(1).enable_all().build()?;
                 runtime.block_on(consume::run(arguments, context))
             }
+            Self::Inspect(arguments) => inspect::run(&arguments, context),
             Self::Bench(workload) => client_block_on(context, bench::run(workload, context)),
             Self::Completions(arguments) => completions::run(&arguments),
         }

@@ -1,0 +1,107 @@
+//! A report for programs.
+
+use serde_json::{Value, json};
+use taffrail_log::verify::{
+    DirectoryReport, Finding, IdentityState, IndexState, LogReport, PointsState, Report,
+    SegmentReport, Usage,
+};
+
+use super::text::severity;
+
+pub(super) fn render(report: &Report) -> Value {
+    json!({
+        "path": report.path,
+        "directory": report.directory.as_ref().map(directory),
+        "logs": report.logs.iter().map(log).collect::<Vec<_>>(),
+        "findings": report.findings().map(finding).collect::<Vec<_>>(),
+        "worst": report.worst().map(severity),
+    })
+}
+
+fn directory(directory: &DirectoryReport) -> Value {
+    let (identity, id, format) = match &directory.identity {
+        IdentityState::Known { id, format } => ("known", Some(id), Some(format)),
+        IdentityState::Newer { format } => ("newer", None, Some(format)),
+        IdentityState::Damaged => ("damaged", None, None),
+        IdentityState::Missing => ("missing", None, None),
+    };
+    let (usage, holder) = match &directory.usage {
+        Usage::Free => ("free", None),
+        Usage::InUse { holder } => ("in_use", Some(holder)),
+        Usage::Unknown => ("unknown", None),
+    };
+    let points = directory.points.iter().map(|copy| match copy.state {
+        PointsState::Sound { generation, logs } => {
+            json!({"path": copy.path, "state": "sound", "generation": generation, "logs": logs})
+        }
+        PointsState::Damaged => json!({"path": copy.path, "state": "damaged"}),
+        PointsState::Missing => json!({"path": copy.path, "state": "missing"}),
+    });
+    json!({
+        "identity": identity,
+        "id": id,
+        "format": format,
+        "usage": usage,
+        "holder": holder,
+        "recovery_points": points.collect::<Vec<_>>(),
+        "unknown": directory.unknown,
+    })
+}
+
+fn log(log: &LogReport) -> Value {
+    let point = log.point.map(|point| {
+        json!({
+            "recovery_point": point.recovery_point.get(),
+            "leader_epoch": point.leader_epoch.get(),
+            "reserved_end": point.reserved_end.get(),
+            "log_start": point.log_start.get(),
+            "is_clean": point.is_clean,
+        })
+    });
+    json!({
+        "path": log.path,
+        "id": log.id.map(|id| id.to_string()),
+        "label": log.label,
+        "point": point,
+        "start": log.start.get(),
+        "end": log.end.get(),
+        "batches": log.batches,
+        "records": log.records,
+        "bytes": log.bytes,
+        "segments": log.segments.iter().map(segment).collect::<Vec<_>>(),
+        "leftovers": log.leftovers,
+        "unknown": log.unknown,
+    })
+}
+
+fn segment(segment: &SegmentReport) -> Value {
+    let index = match segment.index {
+        IndexState::Sound => "sound",
+        IndexState::Missing => "missing",
+        IndexState::Stale => "stale",
+        IndexState::Damaged => "damaged",
+    };
+    json!({
+        "path": segment.path,
+        "base_offset": segment.base_offset.get(),
+        "end_offset": segment.end_offset.get(),
+        "bytes": segment.bytes,
+        "created_ms": segment.header.as_ref().map(|header| header.created.as_millis()),
+        "is_active": segment.is_active,
+        "batches": segment.batches,
+        "records": segment.records,
+        "index": index,
+    })
+}
+
+fn finding(finding: &Finding) -> Value {
+    json!({
+        "severity": severity(finding.severity),
+        "path": finding.path,
+        "position": finding.position,
+        "from": finding.from.map(taffrail_client::Offset::get),
+        "to": finding.to.map(taffrail_client::Offset::get),
+        "what": finding.what,
+        "advice": finding.advice,
+    })
+}
