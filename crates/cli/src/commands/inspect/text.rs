@@ -61,7 +61,7 @@ fn render_logs(logs: &[LogReport]) -> String {
         ]
     };
     let header = ["LOG", "START", "END", "RECORDS", "BATCHES", "SEGMENTS", "SIZE", "STATE"];
-    table(&header, &[1, 2, 3, 4, 5, 6], logs.iter().map(row).collect())
+    format!("{}\n", table(&header, &[1, 2, 3, 4, 5, 6], logs.iter().map(row).collect()))
 }
 
 fn render_segments(logs: &[LogReport]) -> String {
@@ -83,7 +83,7 @@ fn render_segments(logs: &[LogReport]) -> String {
         ]
     });
     let header = ["SEGMENT", "BASE", "END", "RECORDS", "SIZE", "INDEX"];
-    format!("\n{}", table(&header, &[1, 2, 3, 4], rows.collect()))
+    format!("\n{}\n", table(&header, &[1, 2, 3, 4], rows.collect()))
 }
 
 fn render_findings(report: &Report) -> String {
