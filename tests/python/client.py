@@ -1,6 +1,7 @@
 """What every test needs of a client: batches, records with their offsets, expected errors."""
 
 import itertools
+import time
 import zlib
 
 import grpc
@@ -74,11 +75,15 @@ def fetch_request(topic, offset=0, partition=0, **more):
 
 
 def fetch(broker, topic, offset=0, partition=0, **more):
-    """Reads one partition. Returns the result."""
+    """Reads one partition, once it was checked after a kill. Returns the result."""
     request = fetch_request(topic, offset, partition, **more)
-    (result,) = broker.log.Fetch(request, timeout=CALL_SECONDS).results
-    assert (result.topic, result.partition) == (topic, partition), result
-    return result
+    late = time.monotonic() + CALL_SECONDS
+    while True:
+        (result,) = broker.log.Fetch(request, timeout=CALL_SECONDS).results
+        assert (result.topic, result.partition) == (topic, partition), result
+        if result.error.reason != "PARTITION_RECOVERING" or late < time.monotonic():
+            return result
+        time.sleep(result.error.retry_after_ms / 1000)
 
 
 def fetch_raw(broker, topic, offset=0):
