@@ -3,7 +3,8 @@
 //! What is acknowledged is there exactly once, at its offset, unchanged; what is unknown is there at
 //! most once; what was refused or never sent is not there. Records of one producer keep their order
 //! in a place. Offsets are contiguous, used once, and behind those that were acknowledged before the
-//! record was sent. What anybody has read is still there in the end.
+//! record was sent, or skipped by a gap that readers are told of. What anybody has read is still
+//! there in the end.
 
 use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
@@ -103,6 +104,7 @@ impl<'a> Judge<'a> {
             Event::Read { reader, place, offset, record, digest } => {
                 self.take_read(*reader, place, *offset, *record, *digest);
             }
+            Event::Gap { reader, place, from, to } => self.take_gap(*reader, place, *from, *to),
             Event::End { place, start, end } => {
                 let next = self.next.get(&(LAST_READER, place.as_str())).copied();
                 if next.unwrap_or(*start) != *end {
@@ -125,6 +127,21 @@ impl<'a> Judge<'a> {
         }
         if let Some(other) = other {
             self.add(Rule::Reused, format!("{name}: {other:?} and {record:?} at {offset}"));
+        }
+    }
+
+    fn take_gap(&mut self, reader: u32, name: &'a str, from: u64, to: u64) {
+        let next = self.next.insert((reader, name), to);
+        if let Some(next) = next.filter(|next| *next != from) {
+            self.add(
+                Rule::Hole,
+                format!("{name}: reader {reader} got a gap at {from} behind {next}"),
+            );
+        }
+        let seen = self.places.entry(name).or_default().seen.range(from..to).next();
+        if let Some((offset, _)) = seen {
+            let what = format!("{name}: {offset} was read and lies in the gap {from}..{to}");
+            self.add(Rule::TakenBack, what);
         }
     }
 

@@ -51,6 +51,19 @@ fn a_sound_history_has_no_violations() {
 }
 
 #[test]
+fn a_gap_is_no_hole_and_what_it_takes_is_lost() {
+    let gap = |from, to| Event::Gap { reader: LAST_READER, place: PLACE.into(), from, to };
+    let sent = [invoke(1), invoke(2), ok(1, 0), ok(2, 9)];
+    let check_ends = |ends: &[Event], expected: &[Rule]| {
+        check(&sent.iter().chain(ends).cloned().collect::<Vec<_>>(), expected);
+    };
+    check_ends(&[last(0, 1), gap(1, 9), last(9, 2), end(10)], &[]);
+    check_ends(&[last(0, 1), gap(2, 9), last(9, 2), end(10)], &[Rule::Hole]);
+    check_ends(&[gap(0, 9), last(9, 2), end(10)], &[Rule::Lost]);
+    check_ends(&[read(1, 0, 1), gap(0, 9), last(9, 2), end(10)], &[Rule::TakenBack, Rule::Lost]);
+}
+
+#[test]
 fn an_acknowledged_record_that_is_gone_is_lost() {
     check(&[invoke(1), ok(1, 0), end(0)], &[Rule::Lost]);
     let other = [invoke(1), invoke(2), ok(1, 0), last(0, 2), end(1)];

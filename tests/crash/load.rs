@@ -9,12 +9,13 @@ use taffrail_client::{
     Acks, Client, Delivery, Event as Consumed, Offset, PartitionIndex, Position, ProduceError,
     Record,
 };
+use taffrail_proto::v1;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::dice::Dice;
-use crate::history::{Event, History, RecordId, read_event, value_of};
+use crate::history::{Event, History, RecordId, gap_event, read_event, value_of};
 use crate::stream;
 
 /// What the clients of a run share.
@@ -177,7 +178,11 @@ async fn follow(load: Load, reader: u32, topics: Vec<String>, position: Position
                 }
             }
             Ok(Consumed::Heartbeat { .. }) => {}
-            Ok(gap @ Consumed::Gap { .. }) => panic!("reader {reader}: {gap:?}"),
+            Ok(Consumed::Gap { topic, partition, from, to, reason }) => {
+                let (from, to, reason) = (from.get(), to.get(), reason.into());
+                let gap = v1::Gap { from, to, reason };
+                load.history.add(gap_event(reader, format!("{topic}/{partition}"), gap));
+            }
             Err(error) => panic!("reader {reader}: {error}"),
         }
     }

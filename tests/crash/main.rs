@@ -14,6 +14,7 @@ mod history;
 mod kills;
 mod load;
 mod pauses;
+mod power;
 mod proxy;
 mod readback;
 mod startup;

@@ -10,7 +10,7 @@ use v1::record_batch::Payload;
 
 use crate::broker::{Broker, Home};
 use crate::checker::judge;
-use crate::history::{self, Event, History, LAST_READER, read_event};
+use crate::history::{self, Event, History, LAST_READER, gap_event, read_event};
 use crate::stream::connect;
 
 const ONLINE_MAX: Duration = Duration::from_secs(30);
@@ -46,8 +46,10 @@ pub(crate) async fn read_back(broker: &Broker, topic: &str, partitions: u32, his
             let answer = service.fetch(request).await.expect("a fetch is answered").into_inner();
             let result = answer.results.into_iter().next().expect("a result for the partition");
             assert!(result.error.is_none(), "{place} at {offset}: {:?}", result.error);
-            assert!(result.gap.is_none(), "{place} at {offset}: {:?}", result.gap);
             take(&place, offset, result.data, history);
+            if let Some(gap) = result.gap {
+                history.add(gap_event(LAST_READER, place.clone(), gap));
+            }
             if result.next_offset >= result.high_watermark {
                 let (start, end) = (result.log_start, result.high_watermark);
                 history.add(Event::End { place, start, end });

@@ -208,6 +208,10 @@ fn open_partition(directory: &Directory, partition: &Arc<Partition>) {
                 let path = path.display();
                 tracing::warn!(%topic, partition = %index, %path, "a torn tail was moved aside");
             }
+            if let Some(gap) = &report.skipped {
+                let (from, to) = (gap.from, gap.to);
+                tracing::warn!(%topic, partition = %index, %from, %to, "offsets are skipped: records there may have been lost with the machine's power");
+            }
             if !report.was_clean {
                 let (scanned, rewritten) = (report.scanned_bytes, report.rewritten_bytes);
                 tracing::info!(%topic, partition = %index, end = %log.end(), scanned, rewritten, "recovered");

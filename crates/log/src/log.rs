@@ -34,6 +34,9 @@ pub struct LogConfig {
     pub segment_age: Option<Duration>,
     /// Bytes of the log's end that stay in memory.
     pub tail_bytes_max: usize,
+    /// Whether what is written may be read before it is synced. Then offsets are reserved durably
+    /// before they are given out, so that none is used twice whatever a power loss takes away.
+    pub reserves_offsets: bool,
 }
 
 impl Default for LogConfig {
@@ -42,6 +45,7 @@ impl Default for LogConfig {
             segment_bytes: limits::SEGMENT_BYTES_MAX,
             segment_age: None,
             tail_bytes_max: limits::TAIL_BYTES_MAX,
+            reserves_offsets: false,
         }
     }
 }
@@ -112,6 +116,8 @@ pub struct Log {
     config: LogConfig,
     read_only: Option<String>,
     append_time: Timestamp,
+    /// No offset at or above this is given out without being reserved first.
+    reserved_end: Offset,
     chunk: BytesMut,
 }
 
@@ -122,7 +128,8 @@ impl Log {
         append_time: Timestamp,
         read_only: Option<String>,
     ) -> Self {
-        Self { shared, config, read_only, append_time, chunk: BytesMut::new() }
+        let reserved_end = shared.points.known(shared.id).unwrap_or_default().reserved_end;
+        Self { shared, config, read_only, append_time, reserved_end, chunk: BytesMut::new() }
     }
 
     /// Its identity.
@@ -155,9 +162,11 @@ impl Log {
         LogSyncer::new(Arc::clone(&self.shared))
     }
 
-    /// Keeps the log in another way from now on.
-    pub fn configure(&mut self, config: LogConfig) {
+    /// Keeps the log in another way from now on. Where offsets are to be reserved, all that were given
+    /// out are on return; appends are refused until that has worked.
+    pub fn configure(&mut self, config: LogConfig) -> Result<(), AppendError> {
         self.config = config;
+        if config.reserves_offsets { self.reserve(0) } else { Ok(()) }
     }
 
     /// Appends batches, in order, with one write for each segment that they go to.
@@ -173,6 +182,12 @@ impl Log {
     ) -> (Vec<Appended>, Option<AppendError>) {
         let mut appended = Vec::with_capacity(batches.len());
         if let Err(error) = self.check_writable() {
+            return (appended, Some(error));
+        }
+        let records = batches.iter().map(|batch| u64::from(batch.record_count)).sum();
+        if self.config.reserves_offsets
+            && let Err(error) = self.reserve(records)
+        {
             return (appended, Some(error));
         }
         self.append_time = self.append_time.max(now);
@@ -248,6 +263,23 @@ impl Log {
             let index = active.index_file();
             let _ = write_index(self.shared.vfs.as_ref(), &active.path, &index);
             self.shared.points.closed(self.shared.id, end);
+        }
+        Ok(())
+    }
+
+    /// Reserves the offsets that so many records need; the next step is taken before half of this one
+    /// is used. One small write for each half a million records.
+    fn reserve(&mut self, records: u64) -> Result<(), AppendError> {
+        let end = self.end().advance(records);
+        if end.advance(limits::RESERVED_OFFSETS / 2) <= self.reserved_end {
+            return Ok(());
+        }
+        let wanted = end.advance(limits::RESERVED_OFFSETS);
+        match self.shared.points.reserve(self.shared.id, wanted) {
+            Ok(()) => self.reserved_end = wanted,
+            // What was reserved before still suffices.
+            Err(_) if end <= self.reserved_end => {}
+            Err(error) => return Err(write_error(self.shared.path.clone(), error)),
         }
         Ok(())
     }

@@ -101,6 +101,8 @@ impl Shared {
 
     /// Ends all writing until the log is opened anew; the first cause stays.
     pub(crate) fn poison(&self, cause: String) {
-        let _ = self.poison.set(cause);
+        if self.poison.set(cause).is_ok() {
+            self.points.poisoned(self.id);
+        }
     }
 }

@@ -47,6 +47,9 @@ pub const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
 /// The same in a topic of `durability=page_cache`.
 pub const UNSYNCED_BYTES_PAGE_CACHE_MAX: u64 = 64 << 20;
 
+/// Offsets that a log reserves at a time, where what is written may be read before it is synced.
+pub const RESERVED_OFFSETS: u64 = 1 << 20;
+
 /// Bytes that one write to a log gathers.
 pub const WRITE_BYTES_MAX: usize = 4 << 20;
 

@@ -195,6 +195,7 @@ impl TopicSettings {
             segment_bytes: self.segment_bytes,
             segment_age: self.segment_age,
             tail_bytes_max,
+            reserves_offsets: self.durability == Durability::PageCache,
         }
     }
 }

@@ -139,7 +139,10 @@ impl Partition {
         if let Some(open) = self.open_log()
             && let Some(log) = open.lock().as_mut()
         {
-            log.configure(self.log_config());
+            // Without its offsets reserved it takes no appends, and says why.
+            if let Err(error) = log.configure(self.log_config()) {
+                tracing::error!(topic = %self.topic, partition = %self.index, %error, "not configured");
+            }
         }
     }
 
@@ -174,10 +177,19 @@ impl Partition {
     /// Keeps the log as the topic's settings say, from now on. Called on a log thread: where
     /// committed means on disk from now on, all that is written is synced.
     pub(crate) fn configure(&self, settings: TopicSettings) {
-        self.settings.store(Arc::new(settings));
-        let Some(open) = self.open_log() else { return };
-        if let Some(log) = open.lock().as_mut() {
-            log.configure(self.log_config());
+        let Some(open) = self.open_log() else { return self.settings.store(Arc::new(settings)) };
+        {
+            // What is written meanwhile is committed as the settings said when it was.
+            let mut log = open.lock();
+            let config = settings.log_config(self.threads.tail_bytes_max());
+            if let Some(log) = log.as_mut()
+                && let Err(error) = log.configure(config)
+            {
+                let (topic, partition) = (&self.topic, &self.index);
+                tracing::error!(%topic, %partition, %error, "keeps its settings until the next start");
+                return;
+            }
+            self.settings.store(Arc::new(settings));
         }
         if settings.durability == Durability::Fsync
             && let Err(error) = open.syncer.sync()

@@ -6,12 +6,13 @@
 //! crc 4
 //! ```
 //!
-//! All little-endian; flag 1 is the clean mark. There are two copies, each replaced as a whole; the
+//! All little-endian; the flags are given below. There are two copies, each replaced as a whole; the
 //! sound one of the higher generation counts. Written at most a second after a change and at a
 //! clean stop, and before a log that was just opened takes its first write.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,7 +26,11 @@ pub(crate) const COPIES: [&str; 2] = ["recovery-points.a", "recovery-points.b"];
 const FIXED_BYTES: usize = 36;
 const ENTRY_BYTES: usize = 45;
 const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Flags of an entry.
 const CLEAN: u8 = 1;
+const MAY_HAVE_LOST: u8 = 2;
+/// Of a machine that does not say.
+const UNKNOWN_BOOT_ID: [u8; 16] = [0; 16];
 
 /// What is durably known of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +45,9 @@ pub struct Point {
     pub log_start: Offset,
     /// Whether the log was closed after everything was synced.
     pub is_clean: bool,
+    /// Whether what was written and not synced may be gone: the machine was started anew since, or a
+    /// sync failed.
+    pub may_have_lost: bool,
 }
 
 /// The recovery points of all logs in a directory.
@@ -68,7 +76,13 @@ impl Points {
     /// Loads the points, and raises the epoch and takes back the clean mark of every log, durably:
     /// from here on an end without a clean stop is seen as one.
     pub(crate) fn open(vfs: Arc<dyn Vfs>, directory: &Path) -> io::Result<Self> {
-        let (generation, unopened) = load(vfs.as_ref(), directory)?.unwrap_or_default();
+        let Copy { generation, boot_id: last_boot_id, entries: mut unopened } =
+            load(vfs.as_ref(), directory)?.unwrap_or_default();
+        let boot_id = vfs.boot_id().unwrap_or(UNKNOWN_BOOT_ID);
+        if boot_id == UNKNOWN_BOOT_ID || boot_id != last_boot_id {
+            let open = unopened.values_mut().filter(|point| !point.is_clean);
+            open.for_each(|point| point.may_have_lost = true);
+        }
         let entries = unopened.iter().map(|(id, point)| {
             let leader_epoch = point.leader_epoch.next();
             (*id, Point { leader_epoch, is_clean: false, ..*point })
@@ -80,7 +94,7 @@ impl Points {
             durable_generation: generation,
         };
         let points = Self {
-            boot_id: vfs.boot_id().unwrap_or_default(),
+            boot_id,
             directory: directory.to_owned(),
             state: Mutex::new(state),
             writing: Mutex::new(()),
@@ -94,6 +108,16 @@ impl Points {
     pub(crate) fn known(&self, id: LogId) -> Option<Point> {
         let state = self.state();
         state.unopened.get(&id).or_else(|| state.entries.get(&id)).copied()
+    }
+
+    /// Notes, durably, that no offset at or above `end` is given out.
+    pub(crate) fn reserve(&self, id: LogId, end: Offset) -> io::Result<()> {
+        self.change(id, |point| {
+            let changed = point.reserved_end < end;
+            point.reserved_end = point.reserved_end.max(end);
+            changed
+        });
+        self.persist()
     }
 
     /// Notes that a log is open in an epoch above `epoch_seen` and above that of every opening
@@ -114,6 +138,7 @@ impl Points {
             let point = Point {
                 leader_epoch: if is_raised { seen.next() } else { before.leader_epoch },
                 is_clean: false,
+                may_have_lost: false,
                 log_start: before.log_start.max(log_start),
                 recovery_point: before.recovery_point.max(recovery_point),
                 ..before
@@ -145,6 +170,11 @@ impl Points {
             point.is_clean = true;
             true
         });
+    }
+
+    /// Notes that what was written to a log and not synced may be gone.
+    pub(crate) fn poisoned(&self, id: LogId) {
+        self.change(id, |point| !mem::replace(&mut point.may_have_lost, true));
     }
 
     /// Forgets a log.
@@ -189,13 +219,14 @@ impl Points {
 
 /// The newest sound copy. Each copy holds all that was promised to be durable, so one is enough;
 /// without one, a copy that cannot be read is an error, and not the same as none.
-fn load(vfs: &dyn Vfs, directory: &Path) -> io::Result<Option<(u64, BTreeMap<LogId, Point>)>> {
-    let mut newest: Option<(u64, BTreeMap<LogId, Point>)> = None;
+fn load(vfs: &dyn Vfs, directory: &Path) -> io::Result<Option<Copy>> {
+    let mut newest: Option<Copy> = None;
     let mut unreadable = None;
     for name in COPIES {
         match read(vfs, &directory.join(name)) {
             Ok(bytes) => {
-                newest = newest.into_iter().chain(decode(&bytes)).max_by_key(|copy| copy.0);
+                newest =
+                    newest.into_iter().chain(decode(&bytes)).max_by_key(|copy| copy.generation);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => unreadable = Some(error),
@@ -224,14 +255,27 @@ fn encode(generation: u64, boot_id: [u8; 16], entries: &BTreeMap<LogId, Point>) 
         bytes.extend(point.leader_epoch.get().to_le_bytes());
         bytes.extend(point.reserved_end.get().to_le_bytes());
         bytes.extend(point.log_start.get().to_le_bytes());
-        bytes.push(if point.is_clean { CLEAN } else { 0 });
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let lost = flag(point.may_have_lost, MAY_HAVE_LOST);
+        bytes.push(flag(point.is_clean, CLEAN) | lost);
     }
     bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
     bytes
 }
 
-/// Decodes a copy: its generation and its entries; `None` if it is damaged.
-pub(crate) fn decode(bytes: &[u8]) -> Option<(u64, BTreeMap<LogId, Point>)> {
+/// What a copy holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Copy {
+    /// Grows with each change.
+    pub(crate) generation: u64,
+    /// The start of the machine in which it was written.
+    pub(crate) boot_id: [u8; 16],
+    /// What is known of each log.
+    pub(crate) entries: BTreeMap<LogId, Point>,
+}
+
+/// Decodes a copy; `None` if it is damaged.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Copy> {
     let (body, crc) = bytes.split_last_chunk::<4>()?;
     if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
         return None;
@@ -242,6 +286,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(u64, BTreeMap<LogId, Point>)> {
         return None;
     }
     let generation = get_u64(fixed, 8)?;
+    let boot_id = *fixed.get(16..)?.first_chunk()?;
     let entries = entries.chunks_exact(ENTRY_BYTES).map(|entry| {
         let point = Point {
             recovery_point: Offset::new(get_u64(entry, 16)?),
@@ -249,10 +294,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(u64, BTreeMap<LogId, Point>)> {
             reserved_end: Offset::new(get_u64(entry, 28)?),
             log_start: Offset::new(get_u64(entry, 36)?),
             is_clean: *entry.last()? & CLEAN != 0,
+            may_have_lost: *entry.last()? & MAY_HAVE_LOST != 0,
         };
         Some((LogId::new(*entry.first_chunk()?), point))
     });
-    Some((generation, entries.collect::<Option<_>>()?))
+    Some(Copy { generation, boot_id, entries: entries.collect::<Option<_>>()? })
 }
 
 fn get_u64(bytes: &[u8], at: usize) -> Option<u64> {
@@ -271,10 +317,11 @@ mod tests {
             reserved_end: Offset::new(1 << 20),
             log_start: Offset::new(1),
             is_clean: true,
+            may_have_lost: true,
         };
         let entries = BTreeMap::from([(LogId::new([1; 16]), point)]);
         let bytes = encode(9, [3; 16], &entries);
-        assert_eq!(decode(&bytes), Some((9, entries)));
+        assert_eq!(decode(&bytes), Some(Copy { generation: 9, boot_id: [3; 16], entries }));
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);

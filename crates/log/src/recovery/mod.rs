@@ -14,12 +14,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use taffrail_model::{LeaderEpoch, LogId, Offset, Timestamp};
+use taffrail_model::{Gap, GapReason, LeaderEpoch, LogId, Offset, Timestamp};
 
 use crate::directory::Point;
-use crate::log::Log;
+use crate::log::{Log, create_segment, random_salt};
 use crate::maps::Maps;
-use crate::segment::{Scanned, Scanner, SealedSegment, SegmentHeaderError, Written};
+use crate::segment::{
+    ActiveSegment, Scanned, Scanner, SealedSegment, SegmentHeader, SegmentHeaderError, Written,
+    segment_path,
+};
 use crate::shared::Segments;
 use crate::vfs::{Vfs, parent};
 
@@ -48,6 +51,8 @@ pub struct RecoveryReport {
     pub moved_aside: Vec<PathBuf>,
     /// What is damaged or missing, for people.
     pub damage: Vec<Damage>,
+    /// Offsets that may have been given out before a power loss, and are not given out again.
+    pub skipped: Option<Gap>,
 }
 
 /// Records that should be there and are not.
@@ -142,17 +147,26 @@ pub(crate) fn recover(
     if !report.was_clean {
         settle(vfs.as_ref(), path, point.is_none())?;
     }
-    let sealed = seal(vfs, maps, files, last.header.previous_end);
+    let mut sealed = seal(vfs, maps, files, last.header.previous_end);
     let epoch = match sealed.last() {
         Some(previous) if point.is_none() && tail.epoch == LeaderEpoch::ZERO => {
             last_epoch(previous).map_err(io_at(&previous.path))?
         }
         _ => tail.epoch,
     };
-    let Tail { index, position, end, append_time, read_only, .. } = tail;
+    let Tail { index, position, mut end, append_time, read_only, .. } = tail;
     let label = last.header.label.clone();
     let written = Written { position, end };
-    let active = last.activate(index, written);
+    let mut active = last.activate(index, written);
+    let lost_something = !report.moved_aside.is_empty() || !report.damage.is_empty();
+    let is_certain = report.was_clean || !known.may_have_lost && !lost_something;
+    if end < known.reserved_end && !is_certain && read_only.is_none() {
+        // Offsets from here on may have been given out, and read: they are not given out again.
+        let next = skip(vfs.as_ref(), path, &active.header, end, known.reserved_end)?;
+        report.skipped = next.header.gap();
+        sealed.push(Arc::new(active.seal(Arc::clone(vfs), Arc::clone(maps))));
+        (active, end) = (next, known.reserved_end);
+    }
     let lost = report.damage.clone();
     Ok(Recovery {
         segments: Segments { sealed, active: Arc::new(active), lost },
@@ -164,6 +178,28 @@ pub(crate) fn recover(
         read_only,
         report,
     })
+}
+
+/// Begins a segment behind offsets that may have been given out and are gone.
+fn skip(
+    vfs: &dyn Vfs,
+    path: &Path,
+    last: &SegmentHeader,
+    end: Offset,
+    reserved_end: Offset,
+) -> Result<ActiveSegment, OpenError> {
+    let header = SegmentHeader {
+        salt: random_salt(vfs),
+        compacted: false,
+        base_offset: reserved_end,
+        previous_end: end,
+        gap_reason: Some(GapReason::PowerLoss),
+        ..last.clone()
+    };
+    let segment = segment_path(path, reserved_end);
+    let active = create_segment(vfs, segment.clone(), header).map_err(io_at(&segment))?;
+    vfs.sync_directory(path).map_err(io_at(path))?;
+    Ok(active)
 }
 
 /// Makes the names of the segments durable: a process may have been killed between a rename and the

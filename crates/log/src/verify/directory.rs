@@ -146,19 +146,18 @@ fn find_points(vfs: &dyn Vfs, path: &Path) -> PointsFound {
     for name in POINTS_COPIES {
         let path = path.join(name);
         let state = match read_points(vfs, &path) {
-            Ok(bytes) => {
-                decode_points(&bytes).map_or(PointsState::Damaged, |(generation, entries)| {
-                    let state = PointsState::Sound { generation, logs: entries.len() };
-                    let is_newer = |copy: &PointsCopy| match copy.state {
-                        PointsState::Sound { generation: other, .. } => other > generation,
-                        PointsState::Damaged | PointsState::Missing => false,
-                    };
-                    if !found.copies.iter().any(is_newer) {
-                        found.entries = entries;
-                    }
-                    state
-                })
-            }
+            Ok(bytes) => decode_points(&bytes).map_or(PointsState::Damaged, |copy| {
+                let generation = copy.generation;
+                let state = PointsState::Sound { generation, logs: copy.entries.len() };
+                let is_newer = |copy: &PointsCopy| match copy.state {
+                    PointsState::Sound { generation: other, .. } => other > generation,
+                    PointsState::Damaged | PointsState::Missing => false,
+                };
+                if !found.copies.iter().any(is_newer) {
+                    found.entries = copy.entries;
+                }
+                state
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => PointsState::Missing,
             Err(_) => PointsState::Damaged,
         };

@@ -16,7 +16,15 @@ fn readers_see_what_is_durable_whole_and_in_order_while_a_log_grows() {
     for tail_bytes_max in [0, 4_000] {
         let mut given = Given::new(20_000);
         let segment_bytes = 20_000;
-        given.log.configure(LogConfig { segment_bytes, segment_age: None, tail_bytes_max });
+        given
+            .log
+            .configure(LogConfig {
+                segment_bytes,
+                segment_age: None,
+                tail_bytes_max,
+                ..LogConfig::default()
+            })
+            .expect("it is configured");
         let is_over = AtomicBool::new(false);
         let (reader, syncer) = (given.log.reader(), given.log.syncer());
         thread::scope(|scope| {

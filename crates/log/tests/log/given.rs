@@ -38,7 +38,7 @@ pub(crate) fn log_path() -> PathBuf {
 }
 
 pub(crate) fn config(segment_bytes: u64) -> LogConfig {
-    LogConfig { segment_bytes, segment_age: None, tail_bytes_max: 0 }
+    LogConfig { segment_bytes, segment_age: None, tail_bytes_max: 0, reserves_offsets: false }
 }
 
 /// Opens the data directory at `path`, which is set up with one log if there is nothing.

@@ -11,5 +11,6 @@ mod given;
 mod golden;
 mod model;
 mod property;
+mod reserved;
 mod torn;
 mod verify;

@@ -54,11 +54,14 @@ fn step() -> impl Strategy<Value = Step> {
 fn config() -> impl Strategy<Value = LogConfig> {
     let segment_bytes = prop_oneof![Just(1), 500..3_000u64, Just(1 << 20)];
     let tail_bytes_max = prop_oneof![Just(0), 100..2_000usize, Just(1 << 20)];
-    (segment_bytes, tail_bytes_max).prop_map(|(segment_bytes, tail_bytes_max)| LogConfig {
-        segment_bytes,
-        segment_age: None,
-        tail_bytes_max,
-    })
+    (segment_bytes, tail_bytes_max, any::<bool>()).prop_map(
+        |(segment_bytes, tail_bytes_max, reserves_offsets)| LogConfig {
+            segment_bytes,
+            segment_age: None,
+            tail_bytes_max,
+            reserves_offsets,
+        },
+    )
 }
 
 /// A log and its model, side by side.
@@ -217,7 +220,12 @@ proptest! {
 
 #[test]
 fn times_are_found_between_the_places_of_an_index() {
-    let config = LogConfig { segment_bytes: 200_000, segment_age: None, tail_bytes_max: 0 };
+    let config = LogConfig {
+        segment_bytes: 200_000,
+        segment_age: None,
+        tail_bytes_max: 0,
+        ..LogConfig::default()
+    };
     let mut pair = Pair::new(Arc::new(Memory::new(1)), Path::new("/data"), config);
     // Times rise, and fall, and stay, over more than one segment with several places in its index.
     for step in 0..40i64 {
@@ -242,7 +250,12 @@ fn times_are_found_between_the_places_of_an_index() {
 fn an_index_of_another_segment_is_not_believed() {
     // Two segments of one length, whose batches begin in other places.
     let sizes = [[40_000, 30_000, 50_000], [30_000, 50_000, 40_000]];
-    let config = LogConfig { segment_bytes: 1 << 20, segment_age: None, tail_bytes_max: 0 };
+    let config = LogConfig {
+        segment_bytes: 1 << 20,
+        segment_age: None,
+        tail_bytes_max: 0,
+        ..LogConfig::default()
+    };
     let [mut pair, other] = sizes.map(|sizes| {
         let memory = Memory::new(sizes[0] as u64);
         let mut pair = Pair::new(Arc::new(memory), Path::new("/data"), config);
@@ -272,7 +285,12 @@ fn an_index_of_another_segment_is_not_believed() {
 fn batches_larger_than_a_window_and_an_index_interval_are_read() {
     let sizes = [10, 100_000, 10, 1_200_000, 40_000, 40_000, 2_500_000, 10];
     for tail_bytes_max in [0, 1 << 20] {
-        let config = LogConfig { segment_bytes: 1 << 30, segment_age: None, tail_bytes_max };
+        let config = LogConfig {
+            segment_bytes: 1 << 30,
+            segment_age: None,
+            tail_bytes_max,
+            ..LogConfig::default()
+        };
         let mut pair = Pair::new(Arc::new(Memory::new(1)), Path::new("/data"), config);
         let record = |bytes: usize| NewRecord { timestamp: None, value: vec![7; bytes] };
         for size in sizes {

@@ -220,7 +220,7 @@ impl Vfs for Memory {
     }
 
     fn boot_id(&self) -> Option<[u8; 16]> {
-        Some(u128::from(self.state().boots).to_be_bytes())
+        Some((1 + u128::from(self.state().boots)).to_be_bytes())
     }
 }
 

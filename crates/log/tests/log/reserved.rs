@@ -1,0 +1,130 @@
+//! Offsets that may have been read before they were synced are never given out twice.
+
+use taffrail_log::vfs::{Fault, Memory};
+use taffrail_log::{LogConfig, Read, ReadRequest, RecoveryReport};
+use taffrail_model::{Gap, GapReason, limits};
+
+use crate::given::{Given, NOW, batch};
+
+fn config() -> LogConfig {
+    LogConfig { reserves_offsets: true, ..LogConfig::default() }
+}
+
+fn open(memory: &Memory) -> (Given, RecoveryReport) {
+    let (mut given, report) = Given::open(memory, config().segment_bytes);
+    given.log.configure(config()).expect("it is configured");
+    (given, report)
+}
+
+/// Appends so many records in one batch, and returns the offset of the first.
+#[track_caller]
+fn append(given: &mut Given, records: u32) -> u64 {
+    let (appended, error) = given.log.append(&[batch(1, records)], NOW);
+    assert!(error.is_none(), "{error:?}");
+    appended[0].base_offset.get()
+}
+
+#[test]
+fn a_power_loss_skips_what_may_have_been_given_out() {
+    for seed in 0..50 {
+        let (mut given, _) = open(&Memory::new(seed));
+        append(&mut given, 10);
+        given.log.syncer().sync().expect("it syncs");
+        append(&mut given, 10);
+        let (mut given, report) = open(&given.kill().crash(seed));
+        let gap = report.skipped.expect("offsets are skipped");
+        assert!([10, 20].contains(&gap.from.get()), "{gap:?}");
+        assert_eq!((gap.reason, gap.to), (GapReason::PowerLoss, given.log.end()));
+        assert_eq!(append(&mut given, 10), gap.to.get());
+        given.log.syncer().sync().expect("it syncs");
+
+        let request = ReadRequest { from: gap.from, limit: given.log.end(), bytes_max: 1 };
+        assert!(matches!(given.log.reader().read(&request), Ok(Read::Gap(found)) if found == gap));
+        let behind = ReadRequest { from: gap.to, ..request };
+        assert!(matches!(given.log.reader().read(&behind), Ok(Read::Batches { .. })));
+
+        // The gap is there for good; and what is lost before anything was appended is nothing.
+        let (given, report) = open(&given.kill().crash(seed));
+        let end = gap.to.advance(10);
+        assert_eq!(report.skipped.map(|gap| gap.from), Some(end));
+        assert!(matches!(given.log.reader().read(&request), Ok(Read::Gap(found)) if found == gap));
+        let next = given.log.end();
+        let (given, report) = open(&given.kill().crash(seed));
+        let expected = Gap { from: next, to: given.log.end(), reason: GapReason::PowerLoss };
+        assert!(report.skipped.is_none_or(|gap| gap == expected), "{report:?}");
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_skips_nothing() {
+    let (mut given, _) = open(&Memory::new(1));
+    append(&mut given, 10);
+    let (mut given, report) = open(&given.kill());
+    assert_eq!((report.skipped, append(&mut given, 10)), (None, 10));
+}
+
+#[test]
+fn a_clean_stop_before_the_power_goes_skips_nothing() {
+    let (mut given, _) = open(&Memory::new(1));
+    append(&mut given, 10);
+    let (mut given, report) = open(&given.close().crash(1));
+    assert_eq!((report.skipped, append(&mut given, 10)), (None, 10));
+}
+
+#[test]
+fn a_power_loss_is_remembered_until_the_log_is_opened() {
+    let (mut given, _) = open(&Memory::new(1));
+    append(&mut given, 10);
+    let memory = given.kill().crash(1);
+    // A process that is killed before it came to open this log.
+    let directory =
+        crate::given::try_open(std::sync::Arc::new(memory.clone()), crate::given::root());
+    drop(directory.expect("the directory opens"));
+    let (_, report) = open(&memory);
+    assert_eq!(report.skipped.map(|gap| gap.reason), Some(GapReason::PowerLoss));
+}
+
+#[test]
+fn a_failed_sync_skips_what_may_have_been_given_out() {
+    let (mut given, _) = open(&Memory::new(1));
+    append(&mut given, 10);
+    given.memory.set_fault(Some(Fault::SyncDrops));
+    given.log.syncer().sync().expect_err("it does not sync");
+    given.memory.set_fault(None);
+    given.directory.persist_points().expect("the points are written");
+    let (given, report) = open(&given.kill());
+    assert_eq!(report.skipped.map(|gap| gap.to), Some(given.log.end()));
+}
+
+#[test]
+fn offsets_are_reserved_in_steps_ahead_of_their_use() {
+    let (mut given, _) = open(&Memory::new(1));
+    append(&mut given, 10);
+    let changes = |given: &Given| given.memory.files();
+    let before = changes(&given);
+    append(&mut given, 10);
+    let points = |files: &[(std::path::PathBuf, Vec<u8>)]| {
+        let is_points = |path: &std::path::Path| path.ends_with("recovery-points.a");
+        files.iter().find(|(path, _)| is_points(path)).expect("there are points").1.clone()
+    };
+    assert_eq!(points(&before), points(&changes(&given)), "what is reserved suffices");
+    let half = u32::try_from(limits::RESERVED_OFFSETS / 2).expect("it fits");
+    append(&mut given, half);
+    let next = given.log.end();
+    let (given, report) = open(&given.kill().crash(1));
+    let gap = report.skipped.expect("offsets are skipped");
+    assert!(gap.to >= next.advance(limits::RESERVED_OFFSETS / 2), "{gap:?}");
+    assert_eq!(given.log.end(), gap.to);
+}
+
+#[test]
+fn without_room_to_reserve_nothing_is_appended() {
+    let (mut given, _) = Given::open(&Memory::new(1), 1 << 20);
+    append(&mut given, 1);
+    given.memory.set_fault(Some(Fault::SyncFails));
+    given.log.configure(config()).expect_err("nothing is reserved");
+    let (appended, error) = given.log.append(&[batch(1, 1)], NOW);
+    assert!(appended.is_empty() && error.is_some(), "{error:?}");
+    given.memory.set_fault(None);
+    assert_eq!(append(&mut given, 1), 1);
+}
