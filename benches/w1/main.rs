@@ -2,7 +2,9 @@
 //!
 //! All parts run in turn on the same directory, a round at a time, every second round backwards; a
 //! first round warms up and is not counted. So a ratio compares neighbours, and a machine that is
-//! busy for a while slows both sides. Before each part the file system is synced.
+//! busy for a while slows both sides. Before each part the file system is synced, and before those
+//! that write, so much memory is touched as they fill: a virtual machine may have given it back to
+//! its host, and getting it again costs more than all else. `--cold` leaves that out.
 
 mod bare;
 mod broker;
@@ -47,6 +49,9 @@ struct Arguments {
     /// Measure once more with servers on one core and load on another
     #[arg(long)]
     pinned: bool,
+    /// Leave memory as it is: on a virtual machine, files then grow into memory that its host must give
+    #[arg(long)]
+    cold: bool,
     /// How results are written
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
@@ -172,7 +177,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     } else if arguments.pinned {
         eprintln!("skipped the pinned layout: it takes taskset and two cores");
     }
-    let mut report = Report::new(&taffrail, arguments.runs, arguments.records);
+    let mut report = Report::new(&taffrail, arguments.runs, arguments.records, arguments.cold);
     for layout in layouts {
         let figures = Bench::start(arguments, layout, &itself, &taffrail, directory)?.run()?;
         report.add(layout.name(), figures);
@@ -244,6 +249,9 @@ impl<'a> Bench<'a> {
                     continue;
                 }
                 process::sync(self.directory.path())?;
+                if part.writes() && !self.arguments.cold {
+                    process::touch_memory(2 * self.arguments.records * 1024);
+                }
                 eprintln!(
                     "{} {round}/{}: {}",
                     self.layout.name(),
@@ -341,6 +349,11 @@ impl<'a> Bench<'a> {
 }
 
 impl Part {
+    /// Whether it fills much page cache.
+    fn writes(self) -> bool {
+        matches!(self, Self::FioNew | Self::FioAgain | Self::Produce { .. })
+    }
+
     fn name(self) -> String {
         let size =
             |bytes: u64| if bytes < 1024 { format!("{bytes} B") } else { "1 KiB".to_owned() };

@@ -77,6 +77,12 @@ pub(crate) fn sync(directory: &Path) -> anyhow::Result<()> {
     output(Command::new("sync").arg("-f").arg(directory)).map(drop)
 }
 
+/// Makes so much free memory warm: gets it from the system, writes to each page, and gives it back.
+pub(crate) fn touch_memory(bytes: u64) {
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    std::hint::black_box(vec![1u8; bytes]);
+}
+
 /// A server that has said that it is ready.
 #[derive(Debug)]
 pub(crate) struct Running {

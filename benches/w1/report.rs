@@ -183,12 +183,15 @@ pub(crate) struct Report {
     program: String,
     runs: u32,
     records: u64,
+    memory: &'static str,
     layouts: Vec<(&'static str, Figures)>,
 }
 
 impl Report {
-    pub(crate) fn new(taffrail: &Path, runs: u32, records: u64) -> Self {
-        Self { machine: machine(), program: program(taffrail), runs, records, layouts: Vec::new() }
+    pub(crate) fn new(taffrail: &Path, runs: u32, records: u64, is_cold: bool) -> Self {
+        let (machine, program) = (machine(), program(taffrail));
+        let memory = if is_cold { "as it is" } else { "touched before each part that writes" };
+        Self { machine, program, runs, records, memory, layouts: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, layout: &'static str, figures: Figures) {
@@ -196,12 +199,13 @@ impl Report {
     }
 
     pub(crate) fn text(&self) -> String {
-        let Self { machine, program, runs, records, layouts } = self;
+        let Self { machine, program, runs, records, memory, layouts } = self;
         let layout = |(layout, figures): &(&str, Figures)| {
             format!("\n\nlayout: {layout}\n\n{}", figures.text())
         };
         let layouts: String = layouts.iter().map(layout).collect();
-        format!("{machine}\n{program}\n{runs} runs of {records} records of 1 KiB{layouts}")
+        let workload = format!("{runs} runs of {records} records of 1 KiB; free memory {memory}");
+        format!("{machine}\n{program}\n{workload}{layouts}")
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -212,6 +216,7 @@ impl Report {
             "program": self.program,
             "runs": self.runs,
             "records": self.records,
+            "memory": self.memory,
             "layouts": layouts.collect::<serde_json::Map<_, _>>(),
         })
     }

@@ -165,7 +165,12 @@ impl Partition {
             Durability::PageCache if open.syncer.is_poisoned() => self.schedule_commit(),
             Durability::PageCache => {
                 self.commit_written(log.end());
-                self.schedule_lazy_commit();
+                // Early enough that writers seldom have to wait for it.
+                if open.syncer.unsynced_bytes() >= limits::UNSYNCED_BYTES_PAGE_CACHE_MAX / 4 {
+                    self.schedule_commit();
+                } else {
+                    self.schedule_lazy_commit();
+                }
             }
         }
     }
