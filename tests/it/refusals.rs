@@ -442,7 +442,7 @@ async fn changes_of_topics_that_cannot_be() {
 }
 
 #[tokio::test]
-async fn the_broker_has_room_for_so_many_partitions_in_all() {
+async fn a_topic_has_room_for_so_many_partitions() {
     let broker = Broker::new();
     let door = Door::open(&broker).await;
     door.create("orders", 1).await;
@@ -537,22 +537,29 @@ async fn commands_about_subscriptions_that_make_no_sense() {
 
 #[tokio::test]
 async fn a_message_beyond_the_limit_is_refused_and_the_connection_lives() {
-    let broker = Broker::with(&["max_request_bytes=1MiB"]);
+    let broker = Broker::with(&["max_request_bytes=2MiB"]);
     let door = Door::open(&broker).await;
-    door.create_with("orders", 1, &[("max.batch.bytes", "4MiB")]).await;
+    let too_large = [("max.batch.bytes", "2MiB")];
+    let name = [("name", "max.batch.bytes")];
+    let says = "does not fit into a request of 2097152 bytes";
+    let refused = door.try_create("orders", 1, &too_large).await;
+    check_status(refused, Code::InvalidArgument, "INVALID_SETTING", &name, says);
+    door.create("orders", 1).await;
+    let refused = door.alter("orders", &too_large).await;
+    check_status(refused, Code::InvalidArgument, "INVALID_SETTING", &name, says);
     let large = "x".repeat(2 << 20);
     let batches = vec![produce_batch("orders", 0, batch(&[&large]))];
     let mut log = door.log.clone();
     let request = v1::ProduceRequest { batches: batches.clone(), acks: 0 };
     let refused = soon(log.produce(request)).await.expect_err("too large");
-    assert!(refused.message().contains("1048576"), "{refused:?}");
+    assert!(refused.message().contains("2097152"), "{refused:?}");
 
     let mut pipe = Pipe::open(&door).await;
     pipe.send(1, produce_batch("orders", 0, batch(&["before"])));
     assert_eq!(pipe.next().await.0, 1);
     pipe.send(2, batches[0].clone());
     let refused = pipe.try_next().await.expect_err("the stream says why it ends");
-    assert!(refused.message().contains("1048576"), "{refused:?}");
+    assert!(refused.message().contains("2097152"), "{refused:?}");
     door.append("orders", &["after"]).await;
     assert_eq!(door.values("orders").await, ["before", "after"]);
 }

@@ -11,6 +11,8 @@ pub struct BrokerConfig {
     pub memory_bytes: u64,
     /// Bytes that the ends of all logs take in memory, so that tailing readers need no disk.
     pub tail_bytes: u64,
+    /// Bytes of one request: what a front end takes, and what a topic's batches must fit into.
+    pub request_bytes_max: usize,
     /// Threads that write to logs.
     pub writer_threads: usize,
     /// Threads that sync logs: so many syncs may hang before others wait.
@@ -26,6 +28,7 @@ impl Default for BrokerConfig {
         Self {
             memory_bytes: limits::MEMORY_BYTES_DEFAULT,
             tail_bytes: limits::MEMORY_BYTES_DEFAULT / 2,
+            request_bytes_max: 16 << 20,
             writer_threads: 2,
             committer_threads: 8,
             reader_threads: 4,

@@ -45,20 +45,13 @@ pub(crate) struct Arguments {
 pub(crate) struct Context {
     pub(crate) server: String,
     pub(crate) output: Output,
-    /// How much is logged: `error`, `warn`, `info` or `debug`.
-    pub(crate) log_level: &'static str,
+    verbose: u8,
 }
 
 impl Arguments {
     pub(crate) fn context(&self) -> Context {
-        let log_level = match (self.quiet, self.verbose) {
-            (true, _) => "error",
-            (false, 0) => "warn",
-            (false, 1) => "info",
-            (false, _) => "debug",
-        };
         let output = Output { format: self.output, is_quiet: self.quiet };
-        Context { server: self.server.clone(), output, log_level }
+        Context { server: self.server.clone(), output, verbose: self.verbose }
     }
 }
 
@@ -68,10 +61,25 @@ impl Context {
         Client::connect(&self.server)
     }
 
+    /// How much a broker logs, if a flag says so.
+    pub(crate) fn broker_log(&self) -> Option<&'static str> {
+        match (self.output.is_quiet, self.verbose) {
+            (true, _) => Some("error"),
+            (false, 0) => None,
+            (false, 1) => Some("debug"),
+            (false, _) => Some("trace"),
+        }
+    }
+
     /// Writes what the client logs to standard error.
     pub(crate) fn log(&self) {
-        let filter =
-            tracing_subscriber::EnvFilter::new(format!("warn,taffrail={}", self.log_level));
+        let level = match (self.output.is_quiet, self.verbose) {
+            (true, _) => "error",
+            (false, 0) => "warn",
+            (false, 1) => "info",
+            (false, _) => "debug",
+        };
+        let filter = tracing_subscriber::EnvFilter::new(format!("warn,taffrail={level}"));
         let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         // The second of two calls changes nothing.
         let _ = tracing_subscriber::fmt()

@@ -4,7 +4,10 @@ use std::error::Error;
 use std::io::{ErrorKind, IsTerminal as _};
 use std::process::ExitCode;
 
-use taffrail_client::{CallError, ConsumeError, ProduceError, ServerError, StartError};
+use taffrail_client::{
+    AddressError, CallError, ConsumeError, ProduceError, ServerError, StartError,
+};
+use taffrail_server::SettingsError;
 
 /// Why a command failed, as far as its exit code tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,9 +15,16 @@ enum Kind {
     /// Who read the output has gone: nothing to complain about.
     ClosedPipe,
     Failed,
+    /// The arguments are wrong.
+    Usage,
     Refused,
     Unreachable,
 }
+
+/// Arguments that do not go together, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) &'static str);
 
 /// Says on standard error what happened, and returns the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
@@ -22,6 +32,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let code = match kind {
         Kind::ClosedPipe => return ExitCode::SUCCESS,
         Kind::Failed => 1,
+        Kind::Usage => 2,
         Kind::Refused => 3,
         Kind::Unreachable => 4,
     };
@@ -54,17 +65,24 @@ fn kind(error: &(dyn Error + 'static)) -> Option<Kind> {
     if let Some(error) = error.downcast_ref::<std::io::Error>() {
         return (error.kind() == ErrorKind::BrokenPipe).then_some(Kind::ClosedPipe);
     }
+    if error.is::<Usage>() || error.is::<AddressError>() || error.is::<SettingsError>() {
+        return Some(Kind::Usage);
+    }
     if error.is::<ServerError>() {
         return Some(Kind::Refused);
     }
     if let Some(error) = error.downcast_ref::<CallError>() {
         return Some(call_kind(error));
     }
-    if let Some(StartError::Call(error)) = error.downcast_ref::<StartError>() {
-        return Some(call_kind(error));
+    match error.downcast_ref::<StartError>() {
+        Some(StartError::Call(error)) => return Some(call_kind(error)),
+        Some(_) => return Some(Kind::Usage),
+        None => {}
     }
-    if let Some(ProduceError::Refused(_)) = error.downcast_ref::<ProduceError>() {
-        return Some(Kind::Refused);
+    match error.downcast_ref::<ProduceError>() {
+        Some(ProduceError::Refused(_)) => return Some(Kind::Refused),
+        Some(ProduceError::NoSuchPartition { .. }) => return Some(Kind::Usage),
+        _ => {}
     }
     match error.downcast_ref::<ConsumeError>()? {
         ConsumeError::Partition { .. } | ConsumeError::Refused(_) => Some(Kind::Refused),
@@ -105,6 +123,8 @@ mod tests {
         check(ProduceError::Refused(refused.clone()), Kind::Refused);
         check(ConsumeError::Refused(refused), Kind::Refused);
         check(StartError::Call(lost.clone()), Kind::Unreachable);
+        check(StartError::NoTopics, Kind::Usage);
+        check(Usage("no"), Kind::Usage);
         check(lost, Kind::Unreachable);
         check(std::io::Error::from(ErrorKind::BrokenPipe), Kind::ClosedPipe);
         check(std::io::Error::from(ErrorKind::NotFound), Kind::Failed);

@@ -13,7 +13,10 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{AddressError, Admin, ConsumerBuilder, ProducerBuilder};
 
 /// Windows this wide keep a stream busy, and keep small unread frames from killing a connection.
-const WINDOW_BYTES: u32 = 16 << 20;
+const STREAM_WINDOW_BYTES: u32 = 16 << 20;
+/// The widest there is: what a consumer leaves unread must not hold up the producers and calls that
+/// share its connection. Each stream is bounded by its own window.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// Large frames are worth two fifths on bulk reads.
 const FRAME_BYTES: u32 = 1 << 20;
 /// The largest batch there can be and what is around it.
@@ -116,8 +119,8 @@ impl ClientBuilder {
             .map_err(|cause| AddressError { url: url.clone(), cause })?
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(FRAME_BYTES)
             .http2_keep_alive_interval(self.keep_alive_interval)
             .keep_alive_timeout(self.keep_alive_timeout)

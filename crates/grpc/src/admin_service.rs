@@ -123,6 +123,7 @@ fn broker_limits(broker: &Broker) -> BTreeMap<String, u64> {
         ("topics", limits::TOPICS_MAX as u64),
         ("partitions", limits::PARTITIONS_MAX as u64),
         ("topic_partitions", u64::from(limits::TOPIC_PARTITIONS_MAX)),
+        ("request_bytes", broker.config().request_bytes_max as u64),
         ("batch_bytes", u64::from(limits::BATCH_BYTES_MAX)),
         ("in_flight_bytes", limits::IN_FLIGHT_BYTES_MAX),
         ("in_flight_requests", u64::from(limits::IN_FLIGHT_REQUESTS_MAX)),

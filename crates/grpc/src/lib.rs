@@ -17,21 +17,16 @@ use tonic::service::Routes;
 
 /// Everything that is served over gRPC: our services, health and reflection.
 ///
-/// A message from a client may have `request_bytes_max`.
-///
 /// # Errors
 /// If the contract that is compiled in cannot be read.
-pub async fn routes(
-    broker: Arc<Broker>,
-    request_bytes_max: usize,
-) -> Result<axum::Router, tonic_reflection::server::Error> {
+pub async fn routes(broker: Arc<Broker>) -> Result<axum::Router, tonic_reflection::server::Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let log = LogServiceServer::new(log_service::Service::new(Arc::clone(&broker)))
-        .max_decoding_message_size(request_bytes_max)
+        .max_decoding_message_size(broker.config().request_bytes_max)
         .max_encoding_message_size(usize::MAX);
     let admin = AdminServiceServer::new(admin_service::Service::new(broker));
     let (reporter, health) = tonic_health::server::health_reporter();

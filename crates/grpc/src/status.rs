@@ -227,6 +227,9 @@ impl Explain for CatalogError {
             Self::Setting(SettingError::BatchExceedsSegment { .. }) => {
                 new("INVALID_SETTING", Code::InvalidArgument).with("name", "segment.bytes")
             }
+            Self::Setting(SettingError::BatchExceedsRequest { .. }) => {
+                new("INVALID_SETTING", Code::InvalidArgument).with("name", "max.batch.bytes")
+            }
             Self::Recovering(topic) => new("PARTITION_RECOVERING", Code::Unavailable)
                 .with("topic", topic)
                 .retry(RETRY_SOON),

@@ -92,7 +92,7 @@ async fn serve(settings: &Settings, on_ready: impl FnOnce(&Ready)) -> Result<(),
     )
     .await?;
     let connections = Arc::new(Connections::new(settings.connections_max));
-    let routes = taffrail_grpc::routes(Arc::clone(&broker), settings.request_bytes_max)
+    let routes = taffrail_grpc::routes(Arc::clone(&broker))
         .await
         .map_err(|error| process("read the contract", &error))?
         .merge(http::routes(Arc::clone(&broker), Arc::clone(&connections)));

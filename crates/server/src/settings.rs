@@ -9,6 +9,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use taffrail_broker::BrokerConfig;
 use taffrail_model::limits;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// The prefix of settings in the environment.
 const ENVIRONMENT_PREFIX: &str = "TAFFRAIL_";
@@ -29,8 +31,6 @@ pub struct Settings {
     pub allow_unauthenticated: bool,
     /// Open connections at the most.
     pub connections_max: usize,
-    /// Bytes of one request.
-    pub request_bytes_max: usize,
     /// How long a stop waits for what is in flight.
     pub drain_timeout: Duration,
     /// Threads that serve connections.
@@ -175,6 +175,10 @@ pub const SETTINGS: [SettingInfo; 16] = [
         "a level (error, warn, info, debug, trace) or tracing directives",
         "Which events are logged (info).",
         |s, v| {
+            // A word alone would be taken for the name of a module.
+            let is_word = v.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            let is_level = v.parse::<LevelFilter>().is_ok();
+            EnvFilter::builder().parse(v).ok().filter(|_| is_level || !is_word)?;
             v.clone_into(&mut s.log);
             Some(())
         },
@@ -203,11 +207,11 @@ pub const SETTINGS: [SettingInfo; 16] = [
     ),
     setting(
         "max_request_bytes",
-        "bytes, 1MiB to 65MiB",
+        "bytes, 2MiB to 65MiB",
         "Bytes of one request; a topic's max.batch.bytes must fit (16MiB).",
         |s, v| {
-            let range = 1 << 20..=u64::from(limits::MESSAGE_BYTES_MAX);
-            s.request_bytes_max = bytes(v).filter(|max| range.contains(max))? as usize;
+            let range = 2 << 20..=u64::from(limits::MESSAGE_BYTES_MAX);
+            s.broker.request_bytes_max = bytes(v).filter(|max| range.contains(max))? as usize;
             Some(())
         },
     ),
@@ -280,7 +284,6 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 7245)),
             allow_unauthenticated: false,
             connections_max: limits::CONNECTIONS_DEFAULT,
-            request_bytes_max: 16 << 20,
             drain_timeout: Duration::from_secs(10),
             runtime_threads: (cores / 2).max(1),
             log: "info".into(),
@@ -316,7 +319,7 @@ impl Settings {
             }
         }
         for (name, value) in flags {
-            settings.set(&format!("--{}", name.replace('_', "-")), name, value)?;
+            settings.set("on the command line", name, value)?;
         }
         settings.validate()?;
         Ok(settings)

@@ -90,7 +90,22 @@ pub enum SettingError {
         /// Bytes of a segment.
         segment_bytes: u64,
     },
+    /// Batches that the broker would never take.
+    #[error(
+        "max.batch.bytes ({batch_bytes}) does not fit into a request of {request_bytes} bytes: lower it, or raise the broker's max_request_bytes"
+    )]
+    BatchExceedsRequest {
+        /// Bytes of a batch.
+        batch_bytes: u64,
+        /// Bytes of a request.
+        request_bytes: u64,
+    },
 }
+
+const BATCH_BYTES: &str = "max.batch.bytes";
+
+/// What is around a batch in a request, at the most.
+const REQUEST_ENVELOPE_BYTES: u64 = 1 << 10;
 
 /// Every setting that a topic can have, ascending by name.
 pub const SETTINGS: [SettingInfo; 4] = [
@@ -111,7 +126,7 @@ pub const SETTINGS: [SettingInfo; 4] = [
         },
     },
     SettingInfo {
-        name: "max.batch.bytes",
+        name: BATCH_BYTES,
         kind: "bytes, 1KiB to 64MiB",
         default: "1MiB",
         description: "The largest batch that the topic takes, with its header of 89 bytes.",
@@ -178,6 +193,26 @@ impl TopicSettings {
             return Err(SettingError::BatchExceedsSegment { batch_bytes, segment_bytes });
         }
         Ok(settings)
+    }
+
+    /// Checks that a batch fits into a request, if `changes` say how large one may be.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub(crate) fn check_request(
+        changes: &BTreeMap<String, String>,
+        request_bytes_max: usize,
+    ) -> Result<(), SettingError> {
+        let is_it =
+            |(name, value): &(&String, &String)| name.as_str() == BATCH_BYTES && !value.is_empty();
+        let change = changes.iter().find(is_it);
+        let change = change.map(|(name, value)| (name.clone(), value.clone()));
+        let batch_bytes = u64::from(Self::parse(&change.into_iter().collect())?.batch_bytes_max);
+        let request_bytes = request_bytes_max as u64;
+        if batch_bytes + REQUEST_ENVELOPE_BYTES > request_bytes {
+            return Err(SettingError::BatchExceedsRequest { batch_bytes, request_bytes });
+        }
+        Ok(())
     }
 
     /// Every setting with its value, given what the topic sets itself.

@@ -9,6 +9,7 @@ use taffrail_client::{
     Position, TopicName, Until,
 };
 
+use super::topic::topic_name;
 use crate::arguments::Context;
 use crate::place;
 use crate::render::{Placed, Renderer};
@@ -27,6 +28,7 @@ const WRITE_BYTES: usize = 64 << 10;
 #[command(after_help = PLACES)]
 pub(crate) struct Arguments {
     /// The topic to read
+    #[arg(value_parser = topic_name)]
     topic: String,
     /// Where to begin
     #[arg(

@@ -4,7 +4,7 @@
 //! in the middle, starts it again, replays, and counts.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,7 +13,10 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use taffrail_client::{Client, Delivery, Position, ProduceError, Producer, Record, Until};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::arguments::Context;
+use crate::output::Output;
 
 /// A week of earthquakes, one JSON object a line.
 const EARTHQUAKES: &str = include_str!("../../../../docs/examples/earthquakes.ndjson");
@@ -29,20 +32,28 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Result<()> {
+    let mut terminated = signal(SignalKind::terminate()).context("cannot await SIGTERM")?;
     let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
     let data = directory.path().join("data");
+    // Dropped half-way, it ends its broker.
+    tokio::select! {
+        shown = show(arguments, context.output, &data) => shown,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        _ = terminated.recv() => bail!("terminated"),
+    }
+}
+
+async fn show(arguments: Arguments, output: Output, data: &Path) -> anyhow::Result<()> {
     let say = |text: &str| {
-        if !context.output.is_quiet {
-            println!("{text}");
-        }
+        if output.is_quiet { Ok(()) } else { writeln!(std::io::stdout(), "{text}") }
     };
     let events = events()?;
     let pause = Duration::from_micros(1_000_000 / arguments.rate);
 
-    let broker = Broker::start(&data)?;
+    let broker = Broker::start(data)?;
     let client = Client::connect(&broker.url)?;
     client.admin().create_topic(TOPIC, PARTITIONS, BTreeMap::new()).await?;
-    say(&format!("started a broker on {} with data in {}", broker.url, data.display()));
+    say(&format!("started a broker on {} with data in {}", broker.url, data.display()))?;
 
     let half = events.len() / 2;
     let mut sent = Sent::default();
@@ -53,16 +64,16 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
     }
     let process = broker.child.id();
     broker.kill()?;
-    say(&format!("killed the broker (process {process}) with SIGKILL after {half} events"));
+    say(&format!("killed the broker (process {process}) with SIGKILL after {half} events"))?;
     drop(producer);
     let (acknowledged, unknown) = sent.settle().await;
     say(&format!(
         "  {} were acknowledged, of {} the fate is unknown",
         acknowledged.len(),
         unknown.len()
-    ));
+    ))?;
 
-    let broker = Broker::start(&data)?;
+    let broker = Broker::start(data)?;
     let client = Client::connect(&broker.url)?;
     let replayed = replay(&client).await?;
     for id in &acknowledged {
@@ -72,7 +83,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
     say(&format!(
         "started it again: replayed {} events, every acknowledged one is there, once",
         replayed.len()
-    ));
+    ))?;
 
     let producer = client.producer(TOPIC).build().await?;
     let mut sent = Sent::default();
@@ -91,7 +102,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
         events.len(),
         replayed.len()
     );
-    say(&format!("streamed the rest: all {total} events are there, each once; nothing was lost"));
+    say(&format!("streamed the rest: all {total} events are there, each once; nothing was lost"))?;
     broker.kill()
 }
 

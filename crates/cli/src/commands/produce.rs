@@ -12,8 +12,9 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use taffrail_client::{Acks, HeaderView, PartitionIndex, ProduceError, Producer, Record};
 
-use super::topic::key_value;
+use super::topic::{key_value, topic_name};
 use crate::arguments::Context;
+use crate::exit::Usage;
 use crate::figures;
 use crate::input::{self, Chunk, LineError, Parsed, Parser, ReadError, Source};
 use crate::output::Output;
@@ -22,6 +23,7 @@ use crate::output::Output;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The topic to append to
+    #[arg(value_parser = topic_name)]
     topic: String,
     /// Files to read; none or `-`: standard input
     #[arg(value_name = "FILE")]
@@ -124,8 +126,15 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
         bar: &bar,
     };
     let begun = Instant::now();
-    let fed = feed.feed_all(chunks).await;
-    let flushed = producer.flush().await;
+    let fed = tokio::select! {
+        fed = feed.feed_all(chunks) => fed,
+        _ = tokio::signal::ctrl_c() => Err(Stopped::Interrupted),
+    };
+    // What was taken is waited for; who does not want to wait says so once more.
+    let flushed = tokio::select! {
+        flushed = producer.flush() => flushed,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted: what was on its way may be in {}", arguments.topic),
+    };
     let elapsed = begun.elapsed();
     bar.finish_and_clear();
     let stats = producer.stats();
@@ -138,7 +147,12 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
     };
     flushed.and(closed).with_context(|| {
         let failed = figures::count(stats.failed_records.max(stats.refused_batches));
-        format!("{appended} appended to {topic}, {failed} were not")
+        let mut text = format!("{appended} appended to {topic}, {failed} were not");
+        if stats.unknown_records > 0 {
+            let unknown = figures::count(stats.unknown_records);
+            text += &format!(", of {unknown} it is not known: read before you send them again");
+        }
+        text
     })?;
     if let Err(stopped) = fed {
         let note = match stopped {
@@ -158,9 +172,10 @@ impl Arguments {
     fn parser(&self) -> anyhow::Result<Parser> {
         let has_fields = self.key_field.is_some() || self.timestamp_field.is_some();
         if self.format == InputFormat::Json && (has_fields || self.key_separator.is_some()) {
-            bail!(
-                "--format json has keys and timestamps of its own: leave the --key-* and --timestamp-* flags out"
-            );
+            return Err(Usage(
+                "--format json has keys and timestamps of its own: leave the --key-* and --timestamp-* flags out",
+            )
+            .into());
         }
         Ok(match (&self.format, &self.key_separator) {
             (InputFormat::Json, _) => Parser::Json,
@@ -201,22 +216,17 @@ impl Feed<'_> {
         &self,
         mut chunks: tokio::sync::mpsc::Receiver<Result<Chunk, ReadError>>,
     ) -> Result<(), Stopped> {
-        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-        loop {
-            let chunk = tokio::select! {
-                chunk = chunks.recv() => chunk,
-                _ = &mut interrupted => return Err(Stopped::Interrupted),
-            };
-            let Some(chunk) = chunk else { return Ok(()) };
+        while let Some(chunk) = chunks.recv().await {
             let chunk = chunk?;
             self.feed(&chunk).await?;
             self.bar.inc(chunk.len() as u64);
             let stats = self.producer.stats();
             self.bar.set_message(format!("{} records", figures::count(stats.accepted_records)));
-            if stats.failed_records > 0 || stats.refused_batches > 0 {
+            if stats.failed_records + stats.unknown_records + stats.refused_batches > 0 {
                 return Err(Stopped::Failed);
             }
         }
+        Ok(())
     }
 
     async fn feed(&self, chunk: &Chunk) -> Result<(), Stopped> {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::Args;
+use serde_json::json;
 use taffrail_server::{SETTINGS, Settings};
 
 use crate::arguments::Context;
@@ -38,6 +38,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments, context: &Context) -> anyhow::Result<()> {
     let mut flags = BTreeMap::new();
     let mut flag = |name, value: Option<String>| value.map(|value| flags.insert(name, value));
+    flag("log", context.broker_log().map(str::to_owned));
     for (name, value) in &arguments.set {
         flag(name.as_str(), Some(value.clone()));
     }
@@ -47,15 +48,12 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> anyhow::Result<()>
     flag("allow_unauthenticated", arguments.allow_unauthenticated.then(|| "true".to_owned()));
     let environment = environment()?.into_iter();
     let settings = Settings::load(arguments.config.as_deref(), environment, &flags)?;
-    let is_quiet = context.output.is_quiet;
+    let output = context.output;
     taffrail_server::run(&settings, |ready| {
-        if !is_quiet {
-            let (address, data) = (ready.address, ready.data.display());
-            // Whoever waits for this line may be gone: the broker serves all the same.
-            let mut out = std::io::stdout();
-            let _ = writeln!(out, "taffrail is ready on http://{address} (data in {data})");
-            let _ = out.flush();
-        }
+        let (url, data) = (format!("http://{}", ready.address), ready.data.display());
+        let text = || format!("taffrail is ready on {url} (data in {data})");
+        // Whoever waits for this line may be gone: the broker serves all the same.
+        let _ = output.result(text, || json!({ "server": url, "data": data.to_string() }));
     })?;
     Ok(())
 }

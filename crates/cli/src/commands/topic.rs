@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::{Value, json};
+use taffrail_client::TopicName;
 use taffrail_client::proto::{Partition, PartitionStatus, Setting, Topic};
 
 use crate::arguments::Context;
@@ -17,6 +18,7 @@ pub(crate) enum Command {
     /// Create a topic
     Create {
         /// Its name
+        #[arg(value_parser = topic_name)]
         name: String,
         /// Number of partitions
         #[arg(long, default_value_t = 1, value_name = "N")]
@@ -34,11 +36,13 @@ pub(crate) enum Command {
     /// Describe a topic, its settings and its partitions
     Describe {
         /// Its name
+        #[arg(value_parser = topic_name)]
         name: String,
     },
     /// Change settings of a topic
     Alter {
         /// Its name
+        #[arg(value_parser = topic_name)]
         name: String,
         /// A setting; without a value it goes back to its default
         #[arg(long, required = true, value_name = "K=V", value_parser = key_value)]
@@ -47,6 +51,7 @@ pub(crate) enum Command {
     /// Add partitions to a topic; keys then map to other partitions, records stay
     AddPartitions {
         /// Its name
+        #[arg(value_parser = topic_name)]
         name: String,
         /// How many there should be then
         #[arg(long, value_name = "N")]
@@ -55,8 +60,14 @@ pub(crate) enum Command {
     /// Delete a topic and its records, for good
     Delete {
         /// Its name
+        #[arg(value_parser = topic_name)]
         name: String,
     },
+}
+
+/// Reads a topic's name.
+pub(crate) fn topic_name(text: &str) -> Result<String, String> {
+    TopicName::parse(text).map(|name| name.to_string()).map_err(|error| error.to_string())
 }
 
 /// Reads `K=V`.

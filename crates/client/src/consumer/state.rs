@@ -301,24 +301,15 @@ impl Subscriptions {
         reading.from = to;
         reading.place.next_offset = None;
         reading.place.is_finished = false;
-        let old = std::mem::take(&mut reading.number);
-        if old == 0 {
+        let subscription = std::mem::take(&mut reading.number);
+        if subscription == 0 {
             // Without a subscription: the next stream, or the next look, makes one.
             reading.retry_at = reading.retry_at.or(Some(now));
         } else {
-            self.by_number.remove(&old);
-            let number = self.next_number;
-            self.next_number += 1;
-            self.by_number.insert(number, index);
-            reading.number = number;
-            commands.push(Command::Seek(v1::Seek {
-                subscription: old,
-                new_subscription: number,
-                position: Some(to.into()),
-            }));
-            if reading.is_paused {
-                commands.push(Command::Pause(v1::Pause { subscription: number }));
-            }
+            // A new one: the broker may have ended the old one meanwhile, and then it cannot be moved.
+            self.by_number.remove(&subscription);
+            commands.push(Command::Unsubscribe(v1::Unsubscribe { subscription }));
+            self.subscribe(index, &mut commands);
         }
         self.grant(&mut commands);
         commands

@@ -156,10 +156,13 @@ fn what_was_in_flight_when_seeking_is_dropped_and_granted_again() {
     bench.open(1, 0, 9);
     bench.deliver(1, batches(&[0], 3));
     let commands = bench.state.seek(0, Position::Offset(Offset::new(6)), bench.now);
-    assert!(matches!(
-        commands.as_slice(),
-        [Command::Seek(v1::Seek { subscription: 1, new_subscription: 2, .. })]
-    ));
+    let ended = Command::Unsubscribe(v1::Unsubscribe { subscription: 1 });
+    assert_eq!(commands.first(), Some(&ended));
+    let position = Position::Offset(Offset::new(6)).into();
+    assert_eq!(subscribed_to(&commands), Some((2, position, false)));
+    // What the broker said of the old one before it heard of this changes nothing.
+    let error = Some(v1::Error { reason: "DATA_LOSS".to_owned(), ..Default::default() });
+    bench.take(Answer::Error(v1::SubscriptionError { subscription: 1, error }));
     let commands = bench.deliver(1, batches(&[3], 3));
     assert_eq!(granted(&commands), 120, "two deliveries were dropped");
     bench.take(Answer::Subscribed(v1::Subscribed {

@@ -322,7 +322,10 @@ impl Accumulator {
                 Ok(Placed { partition, offset })
             }
             Some(error) => {
-                self.stats.failed_records += records;
+                match error {
+                    ProduceError::ResultUnknown { .. } => self.stats.unknown_records += records,
+                    _ => self.stats.failed_records += records,
+                }
                 self.first_failure.get_or_insert_with(|| error.clone());
                 Err(error)
             }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use taffrail_model::{Offset, PartitionIndex, limits};
 use taffrail_proto::v1;
+use tokio::time::Interval;
 use tonic::{Status, Streaming};
 
 use super::ProduceError;
@@ -85,9 +86,10 @@ async fn run_stream(client: &Client, shared: &Arc<Shared>) -> (Ended, bool) {
     };
     let sender = shared.lock().opened(bytes_max, requests_max);
     sender.inspect(std::task::Waker::wake_by_ref);
+    let mut look = tokio::time::interval(OVERDUE_CHECK_INTERVAL);
     loop {
-        let answer = match minding_time(shared, CONNECTING, next_answer(shared, &mut answers)).await
-        {
+        let next = next_answer(shared, &mut answers, &mut look);
+        let answer = match minding_time(shared, CONNECTING, next).await {
             None => {
                 finish(shared, answers).await;
                 return (Ended::Done, true);
@@ -104,12 +106,13 @@ async fn run_stream(client: &Client, shared: &Arc<Shared>) -> (Ended, bool) {
 async fn next_answer(
     shared: &Shared,
     answers: &mut Streaming<v1::ProduceStreamResponse>,
+    look: &mut Interval,
 ) -> Result<v1::ProduceStreamResponse, Status> {
     let ended = || Status::unavailable("the broker ended the stream");
     loop {
         tokio::select! {
             answer = answers.message() => return answer?.ok_or_else(ended),
-            () = tokio::time::sleep(OVERDUE_CHECK_INTERVAL) => {
+            _ = look.tick() => {
                 if shared.lock().is_overdue(Instant::now()) {
                     return Err(Status::unavailable("no answer within the delivery timeout"));
                 }

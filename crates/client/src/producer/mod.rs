@@ -55,11 +55,13 @@ pub struct ProducerStats {
     pub delivered_records: u64,
     /// Bytes of the delivered records as they are stored.
     pub delivered_bytes: u64,
-    /// Records that failed.
+    /// Records that are surely not in the log: refused, or not sent in time.
     pub failed_records: u64,
+    /// Records that may or may not be in the log: [`ProduceError::ResultUnknown`].
+    pub unknown_records: u64,
     /// Batches that the broker refused although nobody waited for its word ([`Acks::None`]).
     pub refused_batches: u64,
-    /// Bytes of records that are neither delivered nor failed.
+    /// Bytes of records that are on their way.
     pub buffered_bytes: usize,
 }
 

@@ -56,17 +56,28 @@ pub(super) struct Pipeline<B> {
 #[derive(Debug)]
 struct Lane<B> {
     queue: VecDeque<Pending<B>>,
-    sent: VecDeque<(u64, Pending<B>)>,
+    sent: VecDeque<Sent<B>>,
     /// Refused while halted, in order: they go back to the queue's front.
     returned: Vec<Pending<B>>,
-    /// Whether a refusal came and not everything sent behind it has been answered.
+    /// Whether a refusal or an unknown result came and not everything sent behind it has been
+    /// answered.
     is_halted: bool,
+    /// Whether what halted it was a refusal, so that all behind it is refused as well.
+    is_refused: bool,
     /// Number of the last request that was refused for its own sake.
     refused_number: u64,
     /// What the next request says it resumes after; 0: nothing.
     resumes_after: u64,
     wait_until: Option<Instant>,
     is_ready: bool,
+}
+
+#[derive(Debug)]
+struct Sent<B> {
+    number: u64,
+    pending: Pending<B>,
+    /// When an answer is overdue.
+    answer_by: Instant,
 }
 
 #[derive(Debug)]
@@ -118,7 +129,7 @@ impl<B: Clone> Pipeline<B> {
                 return None;
             }
             let number = self.in_flight.add(index, bytes);
-            let (resumes_after, batch) = lane.send(number)?;
+            let (resumes_after, batch) = lane.send(number, now + self.delivery_timeout)?;
             // To the end of the line, so that lanes take turns.
             self.ready.rotate_left(1);
             return Some(Outgoing { number, lane: index, resumes_after, batch });
@@ -136,8 +147,8 @@ impl<B: Clone> Pipeline<B> {
     ) -> Option<Settled<B>> {
         let index = self.in_flight.remove(number)?;
         let lane = self.lanes.get_mut(index)?;
-        let place = lane.sent.iter().position(|(sent, _)| *sent == number)?;
-        let (_, pending) = lane.sent.remove(place)?;
+        let place = lane.sent.iter().position(|sent| sent.number == number)?;
+        let Sent { pending, .. } = lane.sent.remove(place)?;
         self.in_flight.release(pending.bytes);
         let settled = match refusal {
             None => Some(Settled { batch: pending.batch, failure: None }),
@@ -167,8 +178,8 @@ impl<B: Clone> Pipeline<B> {
         let mut unknown = Vec::new();
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
-            let sent = std::mem::take(&mut lane.sent).into_iter().map(|(_, pending)| pending);
-            if lane.is_halted {
+            let sent = std::mem::take(&mut lane.sent).into_iter().map(|sent| sent.pending);
+            if lane.is_refused {
                 // Sent behind a refused request: surely refused too, whether we heard it or not.
                 lane.returned.extend(sent);
             } else {
@@ -199,9 +210,9 @@ impl<B: Clone> Pipeline<B> {
         expired
     }
 
-    /// Whether a request stays unanswered beyond its deadline: the stream is not worth keeping.
+    /// Whether a request stays unanswered for too long: the stream is not worth keeping.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
-        let late = |lane: &Lane<B>| lane.sent.front().is_some_and(|(_, sent)| sent.deadline <= now);
+        let late = |lane: &Lane<B>| lane.sent.front().is_some_and(|sent| sent.answer_by <= now);
         self.lanes.iter().any(late)
     }
 
@@ -243,7 +254,7 @@ impl<B: Clone> Pipeline<B> {
     /// All batches that are not settled.
     pub(super) fn batches(&self) -> impl Iterator<Item = &B> {
         self.lanes.iter().flat_map(|lane| {
-            let sent = lane.sent.iter().map(|(_, pending)| pending);
+            let sent = lane.sent.iter().map(|sent| &sent.pending);
             sent.chain(&lane.returned).chain(&lane.queue).map(|pending| &pending.batch)
         })
     }
@@ -276,6 +287,7 @@ impl<B> Default for Lane<B> {
             sent: VecDeque::new(),
             returned: Vec::new(),
             is_halted: false,
+            is_refused: false,
             refused_number: 0,
             resumes_after: 0,
             wait_until: None,
@@ -300,10 +312,10 @@ impl<B: Clone> Lane<B> {
     }
 
     /// Moves the first queued batch to those sent.
-    fn send(&mut self, number: u64) -> Option<(u64, B)> {
+    fn send(&mut self, number: u64, answer_by: Instant) -> Option<(u64, B)> {
         let pending = self.queue.pop_front()?;
         let batch = pending.batch.clone();
-        self.sent.push_back((number, pending));
+        self.sent.push_back(Sent { number, pending, answer_by });
         self.wait_until = None;
         Some((std::mem::take(&mut self.resumes_after), batch))
     }
@@ -324,8 +336,10 @@ impl<B: Clone> Lane<B> {
             None if is_known => {}
             None => self.refused_number = number,
         }
+        let verdict = verdict(&error.reason);
+        self.is_refused |= verdict != Verdict::Unknown;
         let was_halted = std::mem::replace(&mut self.is_halted, true);
-        let failure = match verdict(&error.reason) {
+        let failure = match verdict {
             Verdict::Follows if was_halted => None,
             Verdict::Follows | Verdict::Retry if now < pending.deadline => {
                 pending.refusals += 1;
@@ -353,7 +367,7 @@ impl<B: Clone> Lane<B> {
             self.queue.push_front(pending);
         }
         self.resumes_after = self.refused_number;
-        self.is_halted = false;
+        (self.is_halted, self.is_refused) = (false, false);
     }
 }
 

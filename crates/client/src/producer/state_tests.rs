@@ -183,11 +183,11 @@ fn what_waits_too_long_expires_in_order() {
     bench.pass(5_000);
     bench.push(0, &["c"]);
     bench.expect_sent(&[(1, "a", 0)]);
+    assert!(!bench.pipeline.is_overdue(bench.now));
     bench.pass(5_000);
     let expired: Vec<_> =
         bench.pipeline.expire(bench.now, "full").into_iter().map(|s| s.batch).collect();
     assert_eq!(expired, ["b"]);
-    assert!(bench.pipeline.is_overdue(bench.now), "the first one was sent and not answered");
     assert_eq!(bench.pipeline.unsettled(), 2);
 }
 
@@ -216,6 +216,28 @@ fn what_was_sent_behind_a_refusal_survives_a_broken_stream() {
     bench.pipeline.opened(1 << 20, 10);
     bench.pass(100);
     bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+}
+
+#[test]
+fn what_was_sent_behind_an_unknown_result_is_not_sent_again() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a", "b", "c"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    assert!(bench.refuse(1, "RESULT_UNKNOWN").is_some());
+    assert_eq!(bench.pipeline.broken(), ["b", "c"], "they may have been appended too");
+    assert_eq!(bench.pipeline.unsettled(), 0);
+}
+
+#[test]
+fn an_answer_is_overdue_so_long_after_its_request_was_sent() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a"]);
+    bench.pass(9_000);
+    bench.expect_sent(&[(1, "a", 0)]);
+    bench.pass(9_000);
+    assert!(!bench.pipeline.is_overdue(bench.now), "it was sent nine seconds ago");
+    bench.pass(1_000);
+    assert!(bench.pipeline.is_overdue(bench.now));
 }
 
 #[test]

@@ -175,11 +175,7 @@ impl ConsumeSession {
                 let partition = subscribe.partition as usize;
                 return self.begin(broker, subscribe.subscription, partition, subscribe.position);
             }
-            Command::Seek(seek) => {
-                if let Some((partition, _)) = self.reading.remove(&seek.subscription) {
-                    return self.begin(broker, seek.new_subscription, partition, seek.position);
-                }
-            }
+            Command::Seek(_) => panic!("the client ends and begins subscriptions"),
             Command::Pause(pause) => drop(self.paused.insert(pause.subscription)),
             Command::Resume(resume) => drop(self.paused.remove(&resume.subscription)),
             Command::Unsubscribe(it) => drop(self.reading.remove(&it.subscription)),

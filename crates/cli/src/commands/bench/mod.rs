@@ -17,6 +17,7 @@ use taffrail_client::{Client, ProducerBuilder};
 
 use super::produce::AcksArgument;
 use crate::arguments::Context;
+use crate::figures;
 use report::Report;
 
 /// What to measure.
@@ -122,7 +123,10 @@ pub(crate) async fn run(workload: Workload, context: &Context) -> anyhow::Result
     }
     let report = measured?;
     context.output.result(|| report.text(), || report.json())?;
-    Ok(())
+    let failed = report.failed_records;
+    report.failure.map_or(Ok(()), |failure| {
+        Err(failure).with_context(|| format!("{} records failed", figures::count(failed)))
+    })
 }
 
 async fn create_topic(client: &Client, options: &Options) -> anyhow::Result<String> {

@@ -5,9 +5,12 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use taffrail_client::{Acks, Delivery, PartitionIndex, Producer, ProducerStats, Record};
+use taffrail_client::{
+    Acks, Delivery, PartitionIndex, ProduceError, Producer, ProducerStats, Record,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -23,6 +26,8 @@ const STRIDE: u64 = 64;
 /// What one producer did.
 struct Done {
     stats: ProducerStats,
+    /// The first one.
+    failure: Option<ProduceError>,
     latencies: Latencies,
 }
 
@@ -47,15 +52,17 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<Report> {
         records: 0,
         bytes: 0,
         failed_records: 0,
+        failure: None,
         elapsed: Duration::ZERO,
         latencies: None,
         end_to_end: None,
     };
     let mut latencies = Latencies::new();
     while let Some(done) = producers.join_next().await {
-        let Done { stats, latencies: own } = done??;
+        let Done { stats, failure, latencies: own } = done??;
         report.records += stats.delivered_records;
-        report.failed_records += stats.failed_records;
+        report.failed_records += stats.failed_records + stats.unknown_records;
+        report.failure = report.failure.or(failure);
         latencies.add(&own);
     }
     report.elapsed = begun.elapsed();
@@ -78,8 +85,8 @@ pub(super) async fn fill(run: &Run) -> anyhow::Result<()> {
     run.options.consumers = None;
     run.options.rate = None;
     run.options.duration = None;
-    produce(run, producer, 0, stamp).await?;
-    Ok(())
+    let done = produce(run, producer, 0, stamp).await?;
+    done.failure.map_or(Ok(()), |failure| Err(failure).context("cannot fill the topic"))
 }
 
 async fn produce(run: Run, producer: Producer, index: u32, stamp: Stamp) -> anyhow::Result<Done> {
@@ -110,12 +117,11 @@ async fn produce(run: Run, producer: Producer, index: u32, stamp: Stamp) -> anyh
         }
     }
     drop(measured);
-    // Failures are counted in the report.
-    drop(producer.flush().await);
+    let failure = producer.flush().await.err();
     let latencies = measuring.await?;
     let stats = producer.stats();
     drop(producer.close().await);
-    Ok(Done { stats, latencies })
+    Ok(Done { stats, failure, latencies })
 }
 
 async fn measure_all(mut sent: UnboundedReceiver<(Instant, Delivery)>) -> Latencies {

@@ -18,6 +18,7 @@ pub(super) fn run(path: &Path, with_records: bool) -> anyhow::Result<()> {
     let segment = dump(&Disk, path)?;
     let (topic, partition) = place(&segment.header)?;
     let mut lines = Vec::new();
+    let mut damaged = 0;
     for dumped in segment {
         match dumped.with_context(|| format!("cannot read {}", path.display()))? {
             Dumped::Batch { batch, .. } if with_records => {
@@ -39,11 +40,12 @@ pub(super) fn run(path: &Path, with_records: bool) -> anyhow::Result<()> {
                     "to": to,
                 });
                 writeln!(out, "{line}")?;
+                damaged += 1;
             }
         }
     }
     out.flush()?;
-    Ok(())
+    super::judge(damaged)
 }
 
 /// The topic and partition that the segment's label names.

@@ -41,9 +41,14 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<()
     let render = || text::render(&report, arguments.segments);
     context.output.result(render, || json::render(&report))?;
     let damaged = report.findings().filter(|found| found.severity == Severity::Damage).count();
+    judge(damaged)
+}
+
+/// Damage is a failure, so that scripts hear of it.
+fn judge(damaged: usize) -> anyhow::Result<()> {
     match damaged {
         0 => Ok(()),
-        1 => bail!("1 finding is damage"),
-        _ => bail!("{damaged} findings are damage"),
+        1 => bail!("there is damage in one place"),
+        _ => bail!("there is damage in {damaged} places"),
     }
 }
