@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::broker::Broker;
-use crate::door::{Door, soon};
+use crate::door::{Door, batch, produce_batch, soon};
 use crate::http::{await_metric, metric};
 use crate::pipe::{EARLIEST, Feed};
 
@@ -92,7 +92,8 @@ async fn many_producers_and_consumers_see_every_record_once_and_in_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_and_stalled_consumers_cost_others_nothing() {
-    let broker = Broker::new();
+    // Far less memory for answers than the stalled ones would like to have.
+    let broker = Broker::with(&["memory=64MiB", "tail_memory=16MiB"]);
     let door = Door::open(&broker).await;
     door.create_with("t", 1, &[("durability", "page_cache")]).await;
     let value = "x".repeat(900_000);
@@ -115,16 +116,55 @@ async fn idle_connections_and_stalled_consumers_cost_others_nothing() {
     let mut feed = Feed::on(&door, "t", EARLIEST, 1 << 30).await;
     feed.subscribed().await;
     assert_eq!(feed.values(0, 20).await.len(), 20);
+    assert_eq!(door.fetch("t", 0, 3).await.next_offset, 4, "a fetch is answered");
     for number in 0..100 {
         let text = number.to_string();
         assert_eq!(door.append("t", &[&text]).await, 20 + number);
         assert_eq!(feed.values(20 + number, 1).await, [text]);
     }
     let resident = metric(&broker, "taffrail_process_resident_memory_bytes").await;
-    assert!(resident < 1 << 30, "{resident} bytes");
+    assert!(resident < 400 << 20, "{resident} bytes");
     drop((stalled, feed));
     await_metric(&broker, "taffrail_consume_streams", |streams| streams == 0).await;
     await_metric(&broker, "taffrail_read_memory_used_bytes", |bytes| bytes == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_that_nobody_asks_hold_up_no_producer_on_their_connection() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    door.create("t", 1).await;
+    let value = "x".repeat(900_000);
+    for _ in 0..24 {
+        door.append("t", &[&value]).await;
+    }
+    let client = broker.client();
+    let mut consumers = Vec::new();
+    for _ in 0..2 {
+        let mut consumer = client.consumer().topic("t").build().await.expect("starts");
+        soon(consumer.next_batch()).await.expect("more").expect("sound");
+        consumers.push(consumer);
+    }
+    // All that they were granted is on the connection, and nobody takes it.
+    await_metric(&broker, "taffrail_read_bytes_total", |bytes| bytes > 32_000_000).await;
+    let producer = client.producer("t").build().await.expect("starts");
+    let delivery = soon(producer.send(Record::value(b"late"))).await.expect("taken");
+    soon(delivery).await.expect("delivered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ends_of_many_logs_share_their_memory() {
+    let broker = Broker::with(&["tail_memory=16MiB"]);
+    let door = Door::open(&broker).await;
+    door.create("t", 150).await;
+    let value = "x".repeat(1_000_000);
+    for partition in 0..150 {
+        let result = door.produce(produce_batch("t", partition, batch(&[&value]))).await;
+        assert_eq!(result.error, None);
+    }
+    let resident = metric(&broker, "taffrail_process_resident_memory_bytes").await;
+    assert!(resident < 120 << 20, "{resident} bytes");
+    assert_eq!(door.fetch("t", 0, 0).await.next_offset, 1, "it is read from the file");
 }
 
 #[tokio::test]

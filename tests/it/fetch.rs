@@ -158,6 +158,26 @@ async fn no_answer_exceeds_what_the_client_can_receive() {
 }
 
 #[tokio::test]
+async fn errors_of_other_partitions_leave_the_first_batch_less_room() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    door.create("t", 1).await;
+    door.append("t", &[&"x".repeat(98_000)]).await;
+    let ask = |max_message_bytes| {
+        let mut request = v1::FetchRequest { max_message_bytes, ..fetch_request("t", 0, 0) };
+        let unknown = (1..300).flat_map(|partition| fetch_request("t", partition, 0).partitions);
+        request.partitions.extend(unknown);
+        door.fetch_all(request)
+    };
+    const METADATA: &[(&str, &str)] = &[("batch_bytes", "*"), ("max_message_bytes", "100000")];
+    let results = ask(100_000).await;
+    check_error(results[0].error.as_ref(), "MESSAGE_TOO_SMALL", METADATA, "raise");
+    let results = ask(500_000).await;
+    assert_eq!(results[0].next_offset, 1);
+    assert!(prost::Message::encoded_len(&v1::FetchResponse { results }) <= 500_000);
+}
+
+#[tokio::test]
 async fn a_fetch_may_begin_inside_a_batch_and_then_gets_all_of_it() {
     let broker = Broker::new();
     let door = Door::open(&broker).await;

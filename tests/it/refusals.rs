@@ -191,6 +191,9 @@ async fn records_that_some_decoder_would_not_take() {
         (second(&wire::varint(7)), "impossible number"),
         (second(&[0x96, 0x01, 0x00]), "which is not allowed"),
         (second(&[0x00, 0x01]), "impossible number"),
+        // Some decoders refuse these, or pass over them.
+        (second(&[0x92, 0x00, 0x01, b'v']), "padded with needless bytes"),
+        (second(&[0x12, 0x81, 0x80, 0x80, 0x80, 0x80, 0x00, b'v']), "padded with needless bytes"),
         (second(&overlong), "longer than 64 bits"),
         (header(&wire::length(1, b"\xff\xfe")), "record 1 has a header whose name is not UTF-8"),
         (header(&wire::number(1, 1)), "field 1 has the wrong wire type"),

@@ -1,5 +1,6 @@
 //! What the documents say of one another.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::none;
@@ -21,6 +22,20 @@ fn links_are_found_in_text_and_not_in_code() {
     let page = "[a](b.md) `[c](d)` [e](f.md#g \"h\") <i> [j](https://k) [l](#m)\n\
                 ```\n[n](o)\n```\n[p]: q.md\n    [r](s)\n![t](u.svg)";
     assert_eq!(links(page), ["b.md", "f.md", "q.md", "u.svg"]);
+}
+
+#[test]
+fn every_error_has_a_row_and_every_row_is_of_an_error() {
+    let page = read("docs/errors.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let is_reason =
+        |word: &&str| word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    let source = read("crates/grpc/src/status.rs");
+    let made = source.split('"').skip(1).step_by(2).filter(|word| !word.is_empty());
+    let (rows, made): (BTreeSet<_>, BTreeSet<_>) =
+        (rows.filter(is_reason).collect(), made.filter(is_reason).collect());
+    assert!(!made.is_empty() && rows.is_subset(&made), "{:?}", rows.difference(&made));
+    assert!(made.is_subset(&rows), "docs/errors.md lacks {:?}", made.difference(&rows));
 }
 
 #[test]

@@ -119,7 +119,9 @@ impl Broker {
 
     /// Shares the memory for tails among the logs that there are.
     pub(crate) fn share_tail_memory(&self) {
-        self.threads.share_tail_memory(self.topics.load().partition_count());
+        let topics = self.topics.load();
+        self.threads.share_tail_memory(topics.partition_count());
+        topics.all().flat_map(|served| &served.partitions).for_each(|part| part.limit_tail());
     }
 
     pub(crate) fn served(&self, name: &TopicName) -> Result<Arc<ServedTopic>, CatalogError> {

@@ -17,7 +17,7 @@ use crate::config::BrokerConfig;
 use crate::consume::{ConsumeEvent, ConsumeSession, Position};
 use crate::coordinator::Coordinator;
 use crate::fetch::{self, FetchAnswer, FetchError, FetchRequest, OffsetFound};
-use crate::memory::MemoryBudget;
+use crate::memory::{MemoryBudget, ReadMemory};
 use crate::metrics::Metrics;
 use crate::partition::{LogThreads, Partition, PartitionDescription};
 use crate::produce::{self, Acks, Outcome, ProduceBatch, ProduceSession};
@@ -35,7 +35,7 @@ pub struct Broker {
     /// Held while topics change, so that files, catalog and `topics` change together.
     pub(crate) changing: Mutex<()>,
     pub(crate) produce_memory: MemoryBudget,
-    pub(crate) read_memory: MemoryBudget,
+    pub(crate) read_memory: ReadMemory,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) is_closed: AtomicBool,
@@ -171,8 +171,8 @@ impl Broker {
         &self.produce_memory
     }
 
-    /// The budget of what consumers are sent: the other half, so that neither can starve the other.
-    pub fn read_memory(&self) -> &MemoryBudget {
+    /// The memory of what consumers are sent: the other half, so that neither can starve the other.
+    pub fn read_memory(&self) -> &ReadMemory {
         &self.read_memory
     }
 

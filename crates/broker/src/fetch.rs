@@ -13,8 +13,8 @@ use tokio::time::sleep;
 
 use crate::broker::Broker;
 use crate::consume::Position;
-use crate::memory::Charge;
-use crate::partition::{Partition, PartitionReadError};
+use crate::memory::Held;
+use crate::partition::{Partition, PartitionReadError, PartitionStatus};
 
 /// What to read.
 #[derive(Clone, Debug)]
@@ -27,8 +27,29 @@ pub struct FetchRequest {
     pub bytes_min: usize,
     /// How long to wait.
     pub wait_max: Duration,
-    /// The largest message that the client can receive.
-    pub message_bytes_max: usize,
+    /// The message that carries the answer.
+    pub message: Message,
+}
+
+/// What a message has room for.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    /// The largest one that the client can receive.
+    pub bytes_max: usize,
+    /// Bytes of all that stands around batches, at the most.
+    pub envelope_bytes: usize,
+}
+
+impl Message {
+    /// A message with one result.
+    pub(crate) const fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, envelope_bytes: limits::MESSAGE_ENVELOPE_BYTES as usize }
+    }
+
+    /// Bytes of batches that fit.
+    const fn room(self) -> usize {
+        self.bytes_max.saturating_sub(self.envelope_bytes)
+    }
 }
 
 /// A partition to read.
@@ -47,8 +68,8 @@ pub struct FetchPartition {
 pub struct FetchAnswer {
     /// In the order of the request.
     pub results: Vec<FetchResult>,
-    /// The memory that they hold.
-    pub charge: Charge,
+    /// The memory that they take, to be kept until they are sent.
+    pub held: Held,
 }
 
 /// What one partition had.
@@ -122,6 +143,14 @@ pub enum FetchError {
         /// End of what readers may see.
         end: Offset,
     },
+    /// The end of the partition is not certain, and the offset lies behind it.
+    #[error("the partition is read-only and can be read up to {end}: {cause}")]
+    ReadOnly {
+        /// End of what readers may see.
+        end: Offset,
+        /// Why it is read-only.
+        cause: String,
+    },
     /// Records are damaged or missing.
     #[error(
         "offsets {from} to {to} of partition {partition} of {topic:?} are damaged: {cause}; go on at {to}"
@@ -185,13 +214,10 @@ pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> FetchAnswe
                 async move { watermark.changed().await.is_ok() }
             })
             .collect();
-        let charge = broker.read_memory().charge(request.bytes_max).await;
-        let (results, is_enough) = fetch_once(broker, request, partitions).await;
+        let (answer, is_enough) = fetch_once(broker, request, partitions).await;
         if is_enough {
-            return FetchAnswer { results, charge };
+            return answer;
         }
-        // Who waits holds no memory that others could use.
-        drop(charge);
         tokio::select! {
             Some(_) = moves.next() => {}
             () = &mut expiry => break,
@@ -200,9 +226,8 @@ pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> FetchAnswe
     }
     let partitions =
         request.partitions.iter().map(|p| broker.partition(&p.topic, p.partition)).collect();
-    let charge = broker.read_memory().charge(request.bytes_max).await;
-    let (results, _) = fetch_once(broker, request, partitions).await;
-    FetchAnswer { results, charge }
+    let (answer, _) = fetch_once(broker, request, partitions).await;
+    answer
 }
 
 /// Reads what there is; also says whether it is worth an answer.
@@ -210,14 +235,16 @@ async fn fetch_once(
     broker: &Broker,
     request: &FetchRequest,
     partitions: Vec<Result<Arc<Partition>, FetchError>>,
-) -> (Vec<FetchResult>, bool) {
+) -> (FetchAnswer, bool) {
     let mut results = Vec::with_capacity(partitions.len());
+    let bytes_max = request.bytes_max.min(request.message.room());
+    let bytes_max = broker.read_memory().share(bytes_max);
     let (mut bytes, mut is_enough) = (0, false);
     for (partition, asked) in partitions.into_iter().zip(&request.partitions) {
         let (mut log_start, mut high_watermark) = (Offset::ZERO, Offset::ZERO);
         let (fetched, next) = match partition {
             Ok(partition) => {
-                let bytes_max = request.bytes_max.saturating_sub(bytes);
+                let bytes_max = bytes_max.saturating_sub(bytes);
                 let room = Room { bytes_max, is_first: bytes == 0 };
                 let read = fetch_partition(broker, request, &partition, asked.from, room).await;
                 (log_start, high_watermark) = (partition.log_start(), partition.high_watermark());
@@ -236,7 +263,8 @@ async fn fetch_once(
         };
         results.push(FetchResult { log_start, high_watermark, next, fetched });
     }
-    (results, is_enough || bytes >= request.bytes_min.max(1))
+    let held = broker.read_memory().hold(bytes);
+    (FetchAnswer { results, held }, is_enough || bytes >= request.bytes_min.max(1))
 }
 
 /// What an answer has left.
@@ -256,7 +284,7 @@ async fn fetch_partition(
     if room.bytes_max == 0 && !room.is_first {
         return (Ok(Fetched::Nothing), from);
     }
-    match read(broker, partition, from, room.bytes_max, request.message_bytes_max).await {
+    match read(broker, partition, from, room.bytes_max, request.message).await {
         Ok(Read::Batches { bytes, .. }) if !room.is_first && bytes.len() > room.bytes_max => {
             (Ok(Fetched::Nothing), from)
         }
@@ -273,7 +301,7 @@ pub(crate) async fn read(
     partition: &Partition,
     from: Offset,
     bytes_max: usize,
-    message_bytes_max: usize,
+    message: Message,
 ) -> Result<Read, FetchError> {
     if broker.is_stopping() {
         return Err(FetchError::Stopping);
@@ -282,14 +310,14 @@ pub(crate) async fn read(
     partition.readable().map_err(|error| read_error(partition, error))?;
     let end = partition.high_watermark();
     if from > end {
-        let start = partition.log_start();
-        return Err(FetchError::OffsetOutOfRange { offset: from, start, end });
+        return Err(out_of_range(partition, from));
     }
-    let room = message_bytes_max.saturating_sub(limits::MESSAGE_ENVELOPE_BYTES as usize);
+    let room = message.room();
     let read = partition.read(from, bytes_max.min(room)).await;
     match read.map_err(|error| read_error(partition, error))? {
         Read::Batches { bytes, .. } if bytes.len() > room => {
-            Err(FetchError::MessageTooSmall { batch_bytes: bytes.len(), message_bytes_max })
+            let (batch_bytes, message_bytes_max) = (bytes.len(), message.bytes_max);
+            Err(FetchError::MessageTooSmall { batch_bytes, message_bytes_max })
         }
         read @ (Read::Batches { .. } | Read::Gap(_) | Read::End) => Ok(read),
     }
@@ -307,10 +335,7 @@ pub(crate) async fn find(
         Position::Earliest => log_start,
         Position::Latest => high_watermark,
         Position::Offset(offset) if (log_start..=high_watermark).contains(&offset) => offset,
-        Position::Offset(offset) => {
-            let (start, end) = (log_start, high_watermark);
-            return Err(FetchError::OffsetOutOfRange { offset, start, end });
-        }
+        Position::Offset(offset) => return Err(out_of_range(partition, offset)),
         Position::Last(records) => high_watermark.back(records).max(log_start),
         Position::Timestamp(at) => {
             let found = partition.find_timestamp(at).await;
@@ -324,6 +349,18 @@ pub(crate) async fn find(
         }
     };
     Ok(OffsetFound { offset, timestamp, log_start, high_watermark })
+}
+
+/// Why there is nothing at an offset. What a partition that takes no appends has lost at its end may
+/// be found again: nobody should begin anew because of that.
+fn out_of_range(partition: &Partition, offset: Offset) -> FetchError {
+    let (start, end) = (partition.log_start(), partition.high_watermark());
+    if end < offset
+        && let PartitionStatus::ReadOnly { cause } = partition.status()
+    {
+        return FetchError::ReadOnly { end, cause };
+    }
+    FetchError::OffsetOutOfRange { offset, start, end }
 }
 
 fn read_error(partition: &Partition, error: PartitionReadError) -> FetchError {

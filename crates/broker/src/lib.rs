@@ -35,9 +35,10 @@ pub use clock::{Clock, Stopwatch, SystemClock};
 pub use config::{BrokerConfig, ConfigError};
 pub use consume::{ConsumeCommand, ConsumeEvent, ConsumeSession, Position, Subscription};
 pub use fetch::{
-    FetchAnswer, FetchError, FetchPartition, FetchRequest, FetchResult, Fetched, OffsetFound,
+    FetchAnswer, FetchError, FetchPartition, FetchRequest, FetchResult, Fetched, Message,
+    OffsetFound,
 };
-pub use memory::{Charge, MemoryBudget};
+pub use memory::{Charge, Held, MemoryBudget, ReadMemory};
 pub use metrics::{Histogram, Metrics};
 pub use partition::{PartitionDescription, PartitionStatus};
 pub use produce::{

@@ -1,6 +1,11 @@
-//! One budget for what requests and answers hold in memory.
+//! What requests and answers hold in memory.
+//!
+//! Who sends a request waits in line for room. An answer never waits, or those who do not read
+//! theirs would stop those who do: the less is left, the smaller answers get, and the fewer of them
+//! a stream may leave unsent.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -12,7 +17,7 @@ const SHARES: u64 = 64;
 /// And the least.
 const SHARE_BYTES_MIN: usize = 64 << 10;
 
-/// A bound on the bytes of requests and answers in memory. Clones share it.
+/// A bound on the bytes of requests in memory. Clones share it.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
     units: Arc<Semaphore>,
@@ -47,14 +52,6 @@ impl MemoryBudget {
         Some(Charge { units })
     }
 
-    /// What one of many takers should ask for, so that it leaves most of what is left to others: of
-    /// `bytes_max` at the most, and no less than makes sense to send.
-    pub fn share(&self, bytes_max: usize) -> usize {
-        let left = self.bytes_max().saturating_sub(self.used_bytes());
-        let share = usize::try_from(left / SHARES).unwrap_or(usize::MAX);
-        share.max(SHARE_BYTES_MIN).min(bytes_max)
-    }
-
     /// Takes bytes from the budget, waiting in line until there are so many.
     pub async fn charge(&self, bytes: usize) -> Charge {
         let units = Arc::clone(&self.units).acquire_many_owned(self.units_of(bytes)).await;
@@ -78,9 +75,78 @@ impl MemoryBudget {
     }
 }
 
+/// The bytes of answers in memory. Clones share it.
+#[derive(Clone, Debug)]
+pub struct ReadMemory {
+    used_bytes: Arc<AtomicU64>,
+    bytes_max: u64,
+}
+
+/// Bytes of an answer, counted until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    used_bytes: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl ReadMemory {
+    /// Memory of so many bytes; an answer more for each stream may lie above that.
+    pub fn new(bytes_max: u64) -> Self {
+        Self { used_bytes: Arc::default(), bytes_max }
+    }
+
+    /// Counts the bytes of an answer.
+    pub fn hold(&self, bytes: usize) -> Held {
+        let bytes = bytes as u64;
+        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Held { used_bytes: Arc::clone(&self.used_bytes), bytes }
+    }
+
+    /// What one answer should have, so that it leaves most of what is left to others: `bytes_max` at
+    /// the most, and no less than makes sense to send.
+    pub fn share(&self, bytes_max: usize) -> usize {
+        let left = self.bytes_max.saturating_sub(self.used_bytes());
+        let share = usize::try_from(left / SHARES).unwrap_or(usize::MAX);
+        share.max(SHARE_BYTES_MIN).min(bytes_max)
+    }
+
+    /// Whether so much is used that a stream should read nothing before all it has is sent.
+    pub fn is_short(&self) -> bool {
+        self.used_bytes() >= self.bytes_max / 2
+    }
+
+    /// Bytes that are used.
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that there are.
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.used_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_get_smaller_the_less_memory_is_left() {
+        let memory = ReadMemory::new(64 << 20);
+        assert_eq!((memory.share(2 << 20), memory.share(7)), (1 << 20, 7));
+        let held = memory.hold(32 << 20);
+        assert_eq!((memory.share(2 << 20), memory.is_short()), (512 << 10, true));
+        let more = memory.hold(320 << 20);
+        assert_eq!(memory.share(2 << 20), SHARE_BYTES_MIN, "nobody has to wait");
+        drop((held, more));
+        assert_eq!((memory.used_bytes(), memory.is_short()), (0, false));
+    }
 
     #[test]
     fn what_was_charged_comes_back() {

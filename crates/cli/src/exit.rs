@@ -79,10 +79,11 @@ fn kind(error: &(dyn Error + 'static)) -> Option<Kind> {
         Some(_) => return Some(Kind::Usage),
         None => {}
     }
-    match error.downcast_ref::<ProduceError>() {
-        Some(ProduceError::Refused(_)) => return Some(Kind::Refused),
-        Some(ProduceError::NoSuchPartition { .. }) => return Some(Kind::Usage),
-        _ => {}
+    if let Some(ProduceError::Refused(_)) = error.downcast_ref::<ProduceError>() {
+        return Some(Kind::Refused);
+    }
+    if let Some(ProduceError::NoSuchPartition { .. }) = error.downcast_ref::<ProduceError>() {
+        return Some(Kind::Usage);
     }
     match error.downcast_ref::<ConsumeError>()? {
         ConsumeError::Partition { .. } | ConsumeError::Refused(_) => Some(Kind::Refused),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use taffrail_broker::{
-    Acks, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, FetchResult, Fetched,
-    IncomingBatch, OffsetFound, Outcome, PartitionDescription, PartitionStatus, Placement,
+    Acks, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, FetchResult, Fetched, Held,
+    IncomingBatch, Message, OffsetFound, Outcome, PartitionDescription, PartitionStatus, Placement,
     Position, ProduceBatch, Topic, TopicDescription, TopicSettings,
 };
 use taffrail_model::{Gap, GapReason, Offset, PartitionIndex, Timestamp, limits};
@@ -13,7 +13,7 @@ use taffrail_proto::v1;
 use crate::status::{Explain, Explained};
 
 /// Bytes that a partition's result has around its batches and its topic's name.
-const RESULT_ENVELOPE_BYTES: usize = 64;
+const RESULT_ENVELOPE_BYTES: usize = 768;
 
 pub(crate) fn acks(acks: i32) -> Result<Acks, Explained> {
     match v1::Acks::try_from(acks) {
@@ -88,15 +88,20 @@ pub(crate) fn fetch_request(request: v1::FetchRequest) -> Result<FetchRequest, E
     let bytes_max = or_default(request.max_bytes, limits::FETCH_BYTES_DEFAULT);
     let message_bytes_max = message_bytes_max(request.max_message_bytes);
     let partitions: Vec<_> = partitions.collect();
-    let envelopes: usize =
-        partitions.iter().map(|partition| partition.topic.len() + RESULT_ENVELOPE_BYTES).sum();
+    let envelope_bytes = partitions.iter().map(envelope_bytes).sum();
     Ok(FetchRequest {
         partitions,
-        bytes_max: bytes_max.min(message_bytes_max.saturating_sub(envelopes)),
+        bytes_max,
         bytes_min: request.min_bytes as usize,
         wait_max: Duration::from_millis(u64::from(request.max_wait_ms)),
-        message_bytes_max,
+        message: Message { bytes_max: message_bytes_max, envelope_bytes },
     })
+}
+
+/// Bytes of a result around its batches. An error names the topic and one with a similar name, in its
+/// message and beside it.
+fn envelope_bytes(partition: &FetchPartition) -> usize {
+    RESULT_ENVELOPE_BYTES + 3 * partition.topic.len()
 }
 
 pub(crate) fn fetch_result(asked: &FetchPartition, result: FetchResult) -> v1::FetchResult {
@@ -187,7 +192,9 @@ pub(crate) fn consume_command(request: v1::ConsumeRequest) -> Result<ConsumeComm
     })
 }
 
-pub(crate) fn consume_event(event: ConsumeEvent) -> v1::ConsumeResponse {
+/// The message, and the memory that it takes.
+pub(crate) fn consume_event(event: ConsumeEvent) -> (v1::ConsumeResponse, Option<Held>) {
+    let mut memory = None;
     use v1::consume_response::Event;
     let failed = |subscription, error: Explained| {
         Event::Error(v1::SubscriptionError { subscription, error: Some(error.into_error()) })
@@ -201,7 +208,8 @@ pub(crate) fn consume_event(event: ConsumeEvent) -> v1::ConsumeResponse {
                 high_watermark: high_watermark.get(),
             })
         }
-        ConsumeEvent::Delivery { subscription, high_watermark, bytes, .. } => {
+        ConsumeEvent::Delivery { subscription, high_watermark, bytes, held } => {
+            memory = Some(held);
             Event::Delivery(v1::Delivery {
                 subscription,
                 high_watermark: high_watermark.get(),
@@ -230,7 +238,7 @@ pub(crate) fn consume_event(event: ConsumeEvent) -> v1::ConsumeResponse {
             })
         }
     };
-    v1::ConsumeResponse { event: Some(event) }
+    (v1::ConsumeResponse { event: Some(event) }, memory)
 }
 
 pub(crate) fn topic(topic: &Topic) -> v1::Topic {

@@ -9,7 +9,11 @@ mod status;
 
 use std::sync::Arc;
 
-use taffrail_broker::Broker;
+use axum::body::Body;
+use axum::middleware::map_response;
+use axum::response::Response;
+use http_body_util::BodyExt as _;
+use taffrail_broker::{Broker, Held};
 use taffrail_proto::v1::DESCRIPTOR_SET;
 use taffrail_proto::v1::admin_service_server::AdminServiceServer;
 use taffrail_proto::v1::log_service_server::LogServiceServer;
@@ -37,5 +41,18 @@ pub async fn routes(broker: Arc<Broker>) -> Result<axum::Router, tonic_reflectio
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    Ok(routes.prepare().into_axum_router())
+    Ok(routes.prepare().into_axum_router().layer(map_response(hold_until_sent)))
+}
+
+/// Keeps the memory of an answer counted until its body has left for the connection.
+async fn hold_until_sent(mut response: Response) -> Response {
+    match response.extensions_mut().remove::<Arc<Held>>() {
+        Some(held) => response.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _held = &held;
+                frame
+            }))
+        }),
+        None => response,
+    }
 }

@@ -112,15 +112,16 @@ impl LogService for Service {
     ) -> Result<Response<v1::FetchResponse>, Status> {
         let request = convert::fetch_request(request.into_inner());
         let request = request.map_err(Explained::into_status)?;
-        // What the answer holds is charged until it is made.
-        let FetchAnswer { results, charge: _charge } = self.broker.fetch(&request).await;
+        let FetchAnswer { results, held } = self.broker.fetch(&request).await;
         let results = request
             .partitions
             .iter()
             .zip(results)
             .map(|(asked, result)| convert::fetch_result(asked, result))
             .collect();
-        Ok(Response::new(v1::FetchResponse { results }))
+        let mut response = Response::new(v1::FetchResponse { results });
+        response.extensions_mut().insert(Arc::new(held));
+        Ok(response)
     }
 
     type ConsumeStream = BoxStream<'static, Result<v1::ConsumeResponse, Status>>;
@@ -159,7 +160,13 @@ impl LogService for Service {
                 }
             }
         });
-        let events = ReceiverStream::new(events).map(|event| Ok(convert::consume_event(event)));
+        // The next message is asked for once the one before it has left for the connection.
+        let mut sending = None;
+        let events = ReceiverStream::new(events).map(move |event| {
+            let (message, memory) = convert::consume_event(event);
+            drop(std::mem::replace(&mut sending, memory));
+            Ok(message)
+        });
         Ok(Response::new(events.chain(ReceiverStream::new(refusals)).boxed()))
     }
 

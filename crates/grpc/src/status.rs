@@ -176,6 +176,9 @@ impl Explain for FetchError {
                 .with("partition", partition)
                 .with("from", from)
                 .with("to", to),
+            Self::ReadOnly { end, cause } => new("PARTITION_READ_ONLY", Code::FailedPrecondition)
+                .with("end", end)
+                .with("cause", cause),
             Self::MessageTooSmall { batch_bytes, message_bytes_max } => {
                 new("MESSAGE_TOO_SMALL", Code::InvalidArgument)
                     .with("batch_bytes", batch_bytes)

@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use taffrail_model::batch::{BatchHeader, BatchKind, Compression, Salt};
+use taffrail_model::batch::{BatchHeader, BatchKind, Compression, HEADER_BYTES, Salt};
 use taffrail_model::{LeaderEpoch, LogId, Offset, Timestamp, limits};
 
 use crate::index::Index;
@@ -128,6 +128,7 @@ impl Log {
         append_time: Timestamp,
         read_only: Option<String>,
     ) -> Self {
+        shared.limit_tail(config.tail_bytes_max);
         let reserved_end = shared.points.known(shared.id).unwrap_or_default().reserved_end;
         Self { shared, config, read_only, append_time, reserved_end, chunk: BytesMut::new() }
     }
@@ -162,11 +163,18 @@ impl Log {
         LogSyncer::new(Arc::clone(&self.shared))
     }
 
-    /// Keeps the log in another way from now on. Where offsets are to be reserved, all that were given
-    /// out are on return; appends are refused until that has worked.
+    /// Keeps the log in another way from now on. Where offsets are to be reserved from now on, all
+    /// that were given out are on return.
+    ///
+    /// # Errors
+    /// If they cannot be: then nothing has changed.
     pub fn configure(&mut self, config: LogConfig) -> Result<(), AppendError> {
+        if config.reserves_offsets && !self.config.reserves_offsets {
+            self.reserve(0)?;
+        }
         self.config = config;
-        if config.reserves_offsets { self.reserve(0) } else { Ok(()) }
+        self.shared.limit_tail(config.tail_bytes_max);
+        Ok(())
     }
 
     /// Appends batches, in order, with one write for each segment that they go to.
@@ -337,7 +345,7 @@ impl Log {
                 end_offset: last.end_offset(),
                 bytes: bytes.slice(..whole_bytes),
             };
-            active.note(group, headers, self.config.tail_bytes_max);
+            active.note(group, headers, self.shared.tail_bytes_max());
             self.shared.progress.written_bytes.fetch_add(whole_bytes as u64, Ordering::AcqRel);
             appended.extend(headers.iter().map(|header| Appended {
                 base_offset: header.base_offset,
@@ -370,7 +378,7 @@ impl Log {
     ) -> (Bytes, Vec<BatchHeader>) {
         let total: usize = batches.iter().map(batch_bytes).sum();
         if self.chunk.capacity() < total {
-            let chunk_bytes = CHUNK_BYTES.min(self.config.tail_bytes_max / 4);
+            let chunk_bytes = CHUNK_BYTES.min(self.shared.tail_bytes_max() / 4);
             self.chunk = BytesMut::with_capacity(total.max(chunk_bytes));
         }
         let synced_end = self.shared.durable_end();
@@ -382,7 +390,12 @@ impl Log {
             offset = header.end_offset();
             headers.push(header);
         }
-        (self.chunk.split().freeze(), headers)
+        let bytes = self.chunk.split().freeze();
+        if self.chunk.capacity() < HEADER_BYTES {
+            // Even empty it would keep what it was split from.
+            self.chunk = BytesMut::new();
+        }
+        (bytes, headers)
     }
 
     fn header(&self, batch: &NewBatch, base_offset: Offset, synced_end: Offset) -> BatchHeader {
@@ -436,7 +449,7 @@ pub(crate) fn random_salt(vfs: &dyn Vfs) -> Salt {
 }
 
 fn batch_bytes(batch: &NewBatch) -> usize {
-    taffrail_model::batch::HEADER_BYTES + batch.payload.len()
+    HEADER_BYTES + batch.payload.len()
 }
 
 struct Whole {

@@ -119,6 +119,11 @@ impl LogReader {
         (sealed + segments.active.written().position, segments.sealed.len() + 1)
     }
 
+    /// Keeps at most so many bytes of the log's end in memory, from now on.
+    pub fn limit_tail(&self, bytes_max: usize) {
+        self.shared.limit_tail(bytes_max);
+    }
+
     /// Reads from memory alone; `None` if the disk is needed. Never blocks.
     pub fn read_tail(&self, request: &ReadRequest) -> Option<Read> {
         if request.from >= request.limit {

@@ -1,7 +1,7 @@
 //! What a log's writer, syncer and readers share.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     /// Held by whoever syncs the active segment, cuts it or replaces it: one at a time.
     pub(crate) sync: Mutex<()>,
     pub(crate) progress: Progress,
+    /// Bytes of the end that stay in memory.
+    tail_bytes_max: AtomicUsize,
     poison: OnceLock<String>,
 }
 
@@ -83,7 +85,22 @@ impl Shared {
     ) -> Self {
         let segments = ArcSwap::from_pointee(segments);
         let (sync, poison) = (Mutex::new(()), OnceLock::new());
-        Self { id, path, label, epoch, vfs, maps, points, segments, sync, progress, poison }
+        // Until the log that owns this says more.
+        let tail_bytes_max = AtomicUsize::new(0);
+        Self {
+            id,
+            path,
+            label,
+            epoch,
+            vfs,
+            maps,
+            points,
+            segments,
+            sync,
+            progress,
+            tail_bytes_max,
+            poison,
+        }
     }
 
     pub(crate) fn log_start(&self) -> Offset {
@@ -92,6 +109,15 @@ impl Shared {
 
     pub(crate) fn durable_end(&self) -> Offset {
         Offset::new(self.progress.durable_end.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn tail_bytes_max(&self) -> usize {
+        self.tail_bytes_max.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn limit_tail(&self, bytes_max: usize) {
+        self.tail_bytes_max.store(bytes_max, Ordering::Relaxed);
+        self.segments.load().active.limit_tail(bytes_max);
     }
 
     /// Why nothing may be written or believed any more, if that is so.

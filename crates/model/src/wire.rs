@@ -20,6 +20,9 @@ pub enum WireError {
     /// A varint of more than 64 bits.
     #[error("a number is longer than 64 bits")]
     Varint,
+    /// A tag or a length of more bytes than decoders everywhere take.
+    #[error("a tag or a length is padded with needless bytes")]
+    Padded,
     /// Field number 0, or beyond what protobuf allows.
     #[error("a field has an impossible number")]
     FieldNumber,
@@ -38,6 +41,9 @@ pub enum WireError {
         field: u32,
     },
 }
+
+/// Bytes of a length at the most: some decoders refuse more, whatever the value.
+const LENGTH_BYTES_MAX: usize = 5;
 
 /// Reads protobuf from a slice, front to back.
 #[derive(Clone, Debug)]
@@ -82,7 +88,12 @@ impl<'a> Reader<'a> {
     /// Reads a field's number and wire type.
     #[inline]
     pub(crate) fn tag(&mut self) -> Result<(u32, WireType), WireError> {
-        let tag = u32::try_from(self.varint()?).map_err(|_| WireError::FieldNumber)?;
+        let before = self.rest.len();
+        let tag = self.varint()?;
+        if before - self.rest.len() > varint_bytes(tag) {
+            return Err(WireError::Padded);
+        }
+        let tag = u32::try_from(tag).map_err(|_| WireError::FieldNumber)?;
         let field = tag >> 3;
         if field == 0 {
             return Err(WireError::FieldNumber);
@@ -100,7 +111,11 @@ impl<'a> Reader<'a> {
     /// Reads a length and the bytes it promises.
     #[inline]
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8], WireError> {
+        let before = self.rest.len();
         let length = usize::try_from(self.varint()?).map_err(|_| WireError::Truncated)?;
+        if before - self.rest.len() > LENGTH_BYTES_MAX {
+            return Err(WireError::Padded);
+        }
         self.take(length)
     }
 

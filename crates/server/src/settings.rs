@@ -16,7 +16,7 @@ use tracing_subscriber::filter::LevelFilter;
 const ENVIRONMENT_PREFIX: &str = "TAFFRAIL_";
 
 /// Variables with that prefix that are no settings of the broker.
-const OTHER_VARIABLES: [&str; 2] = ["TAFFRAIL_SERVER", "TAFFRAIL_BIN"];
+const OTHER_VARIABLES: [&str; 1] = ["TAFFRAIL_SERVER"];
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]

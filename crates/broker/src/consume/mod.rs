@@ -15,7 +15,7 @@ pub use session::ConsumeSession;
 pub use subscription::Subscription;
 
 use crate::fetch::FetchError;
-use crate::memory::Charge;
+use crate::memory::Held;
 
 /// A place in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +103,8 @@ pub enum ConsumeEvent {
         high_watermark: Offset,
         /// Whole batches, as they lie on disk.
         bytes: Bytes,
-        /// The memory that they hold.
-        charge: Charge,
+        /// The memory that they take, to be kept until they are sent.
+        held: Held,
     },
     /// Missing offsets.
     Gap {

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::subscription::{Active, IdleHandle, Turn};
 use super::{ConsumeCommand, ConsumeEvent, Position};
 use crate::broker::Broker;
-use crate::fetch::{FetchError, find, read};
+use crate::fetch::{FetchError, Message, find, read};
 
 /// Bytes of one delivery, at the most, but for a single batch.
 const DELIVERY_BYTES_MAX: usize = 1 << 20;
@@ -66,6 +66,9 @@ impl ConsumeSession {
         let room = self.events.clone();
         loop {
             let can_send = self.credit_bytes > 0 && !self.ready.is_empty();
+            // With little memory left, nothing is read before all that was read is on its way.
+            let is_short = self.broker.read_memory().is_short();
+            let slots = if is_short { room.max_capacity() } else { 1 };
             // What comes seldom goes first, so that a long replay holds up nothing else.
             let served = tokio::select! {
                 biased;
@@ -81,9 +84,11 @@ impl ConsumeSession {
                     }
                     Ok(())
                 }
-                permit = room.reserve(), if can_send => match permit {
-                    Ok(permit) => {
-                        if let Some(event) = self.deliver().await {
+                permits = room.reserve_many(slots), if can_send => match permits {
+                    Ok(mut permits) => {
+                        if let Some(event) = self.deliver().await
+                            && let Some(permit) = permits.next()
+                        {
                             permit.send(event);
                         }
                         Ok(())
@@ -143,7 +148,7 @@ impl ConsumeSession {
                 if self.active.contains_key(&new_subscription) {
                     return self.reject(new_subscription, IN_USE).await;
                 }
-                match self.active.remove(&subscription) {
+                match self.forget(subscription) {
                     Some(active) => self.begin(new_subscription, active, position, false).await,
                     None => Ok(()),
                 }
@@ -151,10 +156,16 @@ impl ConsumeSession {
             ConsumeCommand::Pause { subscription } => self.set_paused(subscription, true).await,
             ConsumeCommand::Resume { subscription } => self.set_paused(subscription, false).await,
             ConsumeCommand::Unsubscribe { subscription } => {
-                self.active.remove(&subscription);
+                self.forget(subscription);
                 Ok(())
             }
         }
+    }
+
+    /// Ends a subscription, and its turn.
+    fn forget(&mut self, subscription: u64) -> Option<Active> {
+        self.ready.retain(|ready| *ready != subscription);
+        self.active.remove(&subscription)
     }
 
     fn check_new(&self, subscription: u64) -> Result<(), &'static str> {
@@ -227,15 +238,15 @@ impl ConsumeSession {
         }
         let credit = usize::try_from(self.credit_bytes).unwrap_or(0);
         let bytes_max = self.broker.read_memory().share(DELIVERY_BYTES_MAX).min(credit);
-        let mut charge = self.broker.read_memory().charge(bytes_max).await;
-        match read(&self.broker, &partition, from, bytes_max, active.message_bytes_max).await {
+        let message = Message::new(active.message_bytes_max);
+        match read(&self.broker, &partition, from, bytes_max, message).await {
             Ok(Read::Batches { bytes, next }) => {
                 active.next = next;
                 self.credit_bytes -= bytes.len() as i64;
                 self.wake(subscription);
-                charge.shrink(bytes.len());
+                let held = self.broker.read_memory().hold(bytes.len());
                 let high_watermark = partition.high_watermark();
-                Some(ConsumeEvent::Delivery { subscription, high_watermark, bytes, charge })
+                Some(ConsumeEvent::Delivery { subscription, high_watermark, bytes, held })
             }
             Ok(Read::Gap(gap)) => {
                 active.next = gap.to;
@@ -249,7 +260,7 @@ impl ConsumeSession {
                 None
             }
             Err(error) => {
-                self.active.remove(&subscription);
+                self.forget(subscription);
                 Some(ConsumeEvent::Failed { subscription, error })
             }
         }

@@ -104,6 +104,7 @@ impl Partition {
     /// Gives the partition to a writer; when there are none any more, nothing is written.
     fn push_to_writers(self: &Arc<Self>) {
         if !self.threads.writers.push(Arc::clone(self)) {
+            self.appends.state().turn = Turn::Idle;
             self.refuse_all(&ProduceError::Stopping);
         }
     }
@@ -229,7 +230,7 @@ impl Partition {
     }
 
     /// Why a partition without a log takes nothing.
-    fn gone(&self) -> ProduceError {
+    pub(super) fn gone(&self) -> ProduceError {
         if self.is_deleted() {
             let topic = self.topic.to_string();
             return ProduceError::UnknownTopic { topic, nearest: None };

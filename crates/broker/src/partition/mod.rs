@@ -139,10 +139,7 @@ impl Partition {
         if let Some(open) = self.open_log()
             && let Some(log) = open.lock().as_mut()
         {
-            // Without its offsets reserved it takes no appends, and says why.
-            if let Err(error) = log.configure(self.log_config()) {
-                tracing::error!(topic = %self.topic, partition = %self.index, %error, "not configured");
-            }
+            self.configure_log(log, **self.settings.load());
         }
     }
 
@@ -177,24 +174,37 @@ impl Partition {
     /// Keeps the log as the topic's settings say, from now on. Called on a log thread: where
     /// committed means on disk from now on, all that is written is synced.
     pub(crate) fn configure(&self, settings: TopicSettings) {
-        let Some(open) = self.open_log() else { return self.settings.store(Arc::new(settings)) };
-        {
-            // What is written meanwhile is committed as the settings said when it was.
-            let mut log = open.lock();
-            let config = settings.log_config(self.threads.tail_bytes_max());
-            if let Some(log) = log.as_mut()
-                && let Err(error) = log.configure(config)
-            {
-                let (topic, partition) = (&self.topic, &self.index);
-                tracing::error!(%topic, %partition, %error, "keeps its settings until the next start");
-                return;
-            }
+        if self.open_log().is_none() {
             self.settings.store(Arc::new(settings));
+        }
+        // Once it is there, whoever opened it may have looked at the settings before.
+        let Some(open) = self.open_log() else { return };
+        if let Some(log) = open.lock().as_mut() {
+            self.configure_log(log, settings);
         }
         if settings.durability == Durability::Fsync
             && let Err(error) = open.syncer.sync()
         {
             tracing::error!(topic = %self.topic, partition = %self.index, %error, "not synced");
+        }
+    }
+
+    /// Keeps a log as the settings say. They change while nobody appends, so that all that is
+    /// written is committed in one sense.
+    fn configure_log(&self, log: &mut Log, mut settings: TopicSettings) {
+        let config = |settings: &TopicSettings| settings.log_config(self.threads.tail_bytes_max());
+        if let Err(error) = log.configure(config(&settings)) {
+            let (topic, partition) = (&self.topic, self.index);
+            tracing::error!(%topic, %partition, %error, "stays with durability=fsync until the next start");
+            settings.durability = Durability::Fsync;
+        }
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Keeps no more of the log's end in memory than its share.
+    pub(crate) fn limit_tail(&self) {
+        if let Some(open) = self.open_log() {
+            open.reader.limit_tail(self.threads.tail_bytes_max());
         }
     }
 
@@ -229,6 +239,10 @@ impl Partition {
     /// Ends the partition's writing: everything is synced, and the log is marked clean unless
     /// something failed before. Called on a log thread.
     pub(crate) fn close(&self) {
+        self.end(&ProduceError::Stopping, "the broker is stopping");
+    }
+
+    fn end(&self, refusal: &ProduceError, cause: &str) {
         let Some(open) = self.open_log() else { return };
         let Some(log) = open.lock().take() else { return };
         if let Some(cause) = log.read_only() {
@@ -240,15 +254,15 @@ impl Partition {
                 tracing::error!(topic = %self.topic, partition = %self.index, %error, "not closed cleanly");
             }
         }
-        self.refuse_all(&ProduceError::Stopping);
-        self.give_up("the broker is stopping");
+        self.refuse_all(refusal);
+        self.give_up(cause);
     }
 
     /// Ends the partition for good: whoever reads it or writes to it hears that it is gone. Called
     /// on a log thread.
     pub(crate) fn delete(&self) {
         self.deleted.store(true, Ordering::Release);
-        self.close();
+        self.end(&self.gone(), "the topic was deleted");
         self.watermark.send_modify(|_| {});
     }
 

@@ -102,8 +102,7 @@ impl LogThreads {
         run_on(&self.admins, work).await
     }
 
-    /// Shares the memory for tails among so many logs; those that are opened from now on, or
-    /// configured, get their share.
+    /// Shares the memory for tails among so many logs.
     pub(crate) fn share_tail_memory(&self, logs: usize) {
         let share = usize::try_from(self.tail_bytes / logs.max(1) as u64).unwrap_or(usize::MAX);
         let share = share.clamp(TAIL_BYTES_FLOOR, limits::TAIL_BYTES_MAX);

@@ -147,12 +147,14 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
     };
     flushed.and(closed).with_context(|| {
         let failed = figures::count(stats.failed_records.max(stats.refused_batches));
-        let mut text = format!("{appended} appended to {topic}, {failed} were not");
-        if stats.unknown_records > 0 {
-            let unknown = figures::count(stats.unknown_records);
-            text += &format!(", of {unknown} it is not known: read before you send them again");
-        }
-        text
+        let unknown = match stats.unknown_records {
+            0 => String::new(),
+            unknown => format!(
+                ", of {} it is not known: read before you send them again",
+                figures::count(unknown)
+            ),
+        };
+        format!("{appended} appended to {topic}, {failed} were not{unknown}")
     })?;
     if let Err(stopped) = fed {
         let note = match stopped {

@@ -322,10 +322,13 @@ impl Accumulator {
                 Ok(Placed { partition, offset })
             }
             Some(error) => {
-                match error {
-                    ProduceError::ResultUnknown { .. } => self.stats.unknown_records += records,
-                    _ => self.stats.failed_records += records,
-                }
+                let is_unknown = matches!(error, ProduceError::ResultUnknown { .. });
+                let counted = if is_unknown {
+                    &mut self.stats.unknown_records
+                } else {
+                    &mut self.stats.failed_records
+                };
+                *counted += records;
                 self.first_failure.get_or_insert_with(|| error.clone());
                 Err(error)
             }

@@ -197,6 +197,7 @@ impl Directory {
             taffrail_model::LeaderEpoch::ZERO,
             Offset::ZERO,
             Offset::ZERO,
+            false,
         )?;
         let active = Arc::new(active);
         let segments = Segments { sealed: Vec::new(), active, lost: Vec::new() };
@@ -225,11 +226,11 @@ impl Directory {
         self.maps.forget(id);
         let point = self.points.known(id);
         let recovery = recover(&self.vfs, &self.maps, &path, id, point)?;
-        let Recovery { segments, label, start, end, epoch, append_time, read_only, report } =
-            recovery;
+        let Recovery { segments, label, start, end, epoch, append_time, .. } = recovery;
+        let Recovery { read_only, may_have_lost, report, .. } = recovery;
         let epoch = self
             .points
-            .opened(id, epoch, start, end)
+            .opened(id, epoch, start, end, may_have_lost)
             .map_err(|source| OpenError::Io { path: self.path.clone(), source })?;
         let shared = Arc::new(Shared::new(
             id,

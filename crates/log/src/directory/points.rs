@@ -128,6 +128,7 @@ impl Points {
         epoch_seen: LeaderEpoch,
         log_start: Offset,
         recovery_point: Offset,
+        may_have_lost: bool,
     ) -> io::Result<LeaderEpoch> {
         let (epoch, is_raised) = {
             let mut state = self.state();
@@ -138,7 +139,7 @@ impl Points {
             let point = Point {
                 leader_epoch: if is_raised { seen.next() } else { before.leader_epoch },
                 is_clean: false,
-                may_have_lost: false,
+                may_have_lost,
                 log_start: before.log_start.max(log_start),
                 recovery_point: before.recovery_point.max(recovery_point),
                 ..before

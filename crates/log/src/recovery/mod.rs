@@ -114,6 +114,8 @@ pub(crate) struct Recovery {
     pub(crate) epoch: LeaderEpoch,
     pub(crate) append_time: Timestamp,
     pub(crate) read_only: Option<String>,
+    /// Whether offsets at the end may have been given out and are not skipped yet.
+    pub(crate) may_have_lost: bool,
     pub(crate) report: RecoveryReport,
 }
 
@@ -160,9 +162,11 @@ pub(crate) fn recover(
     let mut active = last.activate(index, written);
     let lost_something = !report.moved_aside.is_empty() || !report.damage.is_empty();
     let is_certain = report.was_clean || !known.may_have_lost && !lost_something;
-    if end < known.reserved_end && !is_certain && read_only.is_none() {
+    // Whoever can write must not go on where offsets may have been given out.
+    let must_skip = end < known.reserved_end && !is_certain;
+    if must_skip && read_only.is_none() {
         // Offsets from here on may have been given out, and read: they are not given out again.
-        let next = skip(vfs.as_ref(), path, &active.header, end, known.reserved_end)?;
+        let next = skip(vfs.as_ref(), path, &active.header, end, known.reserved_end, append_time)?;
         report.skipped = next.header.gap();
         sealed.push(Arc::new(active.seal(Arc::clone(vfs), Arc::clone(maps))));
         (active, end) = (next, known.reserved_end);
@@ -175,6 +179,7 @@ pub(crate) fn recover(
         end,
         epoch,
         append_time,
+        may_have_lost: must_skip && read_only.is_some(),
         read_only,
         report,
     })
@@ -187,9 +192,11 @@ fn skip(
     last: &SegmentHeader,
     end: Offset,
     reserved_end: Offset,
+    created: Timestamp,
 ) -> Result<ActiveSegment, OpenError> {
     let header = SegmentHeader {
         salt: random_salt(vfs),
+        created,
         compacted: false,
         base_offset: reserved_end,
         previous_end: end,
@@ -227,7 +234,6 @@ fn seal(
             segment.path.clone(),
             segment.length,
             end.max(base_offset),
-            None,
             Arc::clone(vfs),
             Arc::clone(maps),
         ))

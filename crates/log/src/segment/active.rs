@@ -87,10 +87,12 @@ impl ActiveSegment {
         state.written = Written { position, end: group.end_offset };
         state.tail_bytes += group.bytes.len();
         state.tail.push_back(group);
-        while state.tail_bytes > tail_bytes_max && state.tail.len() > 1 {
-            let oldest = state.tail.pop_front().map_or(0, |group| group.bytes.len());
-            state.tail_bytes -= oldest;
-        }
+        state.limit_tail(tail_bytes_max);
+    }
+
+    /// Keeps at most so much of the end in memory.
+    pub(crate) fn limit_tail(&self, bytes_max: usize) {
+        self.state().limit_tail(bytes_max);
     }
 
     /// The groups in memory that hold `from` and what follows, some `bytes_max`; none if `from` is
@@ -141,7 +143,6 @@ impl ActiveSegment {
             self.path.clone(),
             state.written.position,
             state.written.end,
-            Some(state.index.clone()),
             vfs,
             maps,
         )
@@ -149,5 +150,13 @@ impl ActiveSegment {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn limit_tail(&mut self, bytes_max: usize) {
+        while self.tail_bytes > bytes_max {
+            self.tail_bytes -= self.tail.pop_front().map_or(0, |group| group.bytes.len());
+        }
     }
 }

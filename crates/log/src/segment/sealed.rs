@@ -1,6 +1,7 @@
 //! A segment that no longer changes.
 //!
-//! Costs nothing until it is read: no open file, no index in memory. A range is read with `pread`
+//! Costs nothing until it is read: no open file, no index in memory. What was read once keeps its index.
+//! A range is read with `pread`
 //! and verified the first time; from then on it is served from a map.
 
 use std::io;
@@ -33,19 +34,16 @@ pub(crate) struct SealedSegment {
 }
 
 impl SealedSegment {
-    #[expect(clippy::too_many_arguments, reason = "its fields")]
     pub(crate) fn new(
         header: SegmentHeader,
         header_bytes: u64,
         path: PathBuf,
         length: u64,
         end_offset: Offset,
-        index: Option<Index>,
         vfs: Arc<dyn Vfs>,
         maps: Arc<Maps>,
     ) -> Self {
-        let index = index.map(OnceLock::from).unwrap_or_default();
-        let verified = Mutex::default();
+        let (index, verified) = (OnceLock::new(), Mutex::default());
         Self { header, header_bytes, path, length, end_offset, index, verified, vfs, maps }
     }
 

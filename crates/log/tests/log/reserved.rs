@@ -2,9 +2,9 @@
 
 use taffrail_log::vfs::{Fault, Memory};
 use taffrail_log::{LogConfig, Read, ReadRequest, RecoveryReport};
-use taffrail_model::{Gap, GapReason, limits};
+use taffrail_model::{Gap, GapReason, Timestamp, limits};
 
-use crate::given::{Given, NOW, batch};
+use crate::given::{Given, NOW, SEGMENT_HEADER_BYTES, batch, segment};
 
 fn config() -> LogConfig {
     LogConfig { reserves_offsets: true, ..LogConfig::default() }
@@ -119,12 +119,58 @@ fn offsets_are_reserved_in_steps_ahead_of_their_use() {
 
 #[test]
 fn without_room_to_reserve_nothing_is_appended() {
+    let (mut given, _) = open(&Memory::new(1));
+    append(&mut given, 1);
+    given.memory.set_fault(Some(Fault::SyncFails));
+    let more = u32::try_from(limits::RESERVED_OFFSETS).expect("it fits") + 10;
+    let (appended, error) = given.log.append(&[batch(1, more)], NOW);
+    assert!(appended.is_empty() && error.is_some(), "{error:?}");
+    given.memory.set_fault(None);
+    assert_eq!(append(&mut given, 1), 1);
+}
+
+#[test]
+fn a_log_that_cannot_begin_to_reserve_stays_as_it_was() {
     let (mut given, _) = Given::open(&Memory::new(1), 1 << 20);
     append(&mut given, 1);
     given.memory.set_fault(Some(Fault::SyncFails));
     given.log.configure(config()).expect_err("nothing is reserved");
-    let (appended, error) = given.log.append(&[batch(1, 1)], NOW);
-    assert!(appended.is_empty() && error.is_some(), "{error:?}");
     given.memory.set_fault(None);
     assert_eq!(append(&mut given, 1), 1);
+    let (given, report) = open(&given.kill().crash(1));
+    assert_eq!(report.skipped, None, "nobody can have read what was not synced");
+    drop(given);
+}
+
+#[test]
+fn a_power_loss_is_remembered_while_the_log_can_only_be_read() {
+    let (mut given, _) = open(&Memory::new(1));
+    append(&mut given, 10);
+    given.log.syncer().sync().expect("it syncs");
+    given.directory.persist_points().expect("the points are written");
+    append(&mut given, 10);
+    let memory = given.kill().crash(1);
+    let damage = || memory.flip(&segment(0), SEGMENT_HEADER_BYTES + 100, 1).expect("it is there");
+    damage();
+    let (given, report) = open(&memory);
+    assert!(given.log.read_only().is_some() && report.skipped.is_none(), "{report:?}");
+    // A person restores the file. The machine has not been started again since.
+    let memory = given.kill();
+    damage();
+    let (mut given, report) = open(&memory);
+    let gap = report.skipped.expect("offsets are skipped");
+    assert_eq!(append(&mut given, 1), gap.to.get());
+}
+
+#[test]
+fn append_times_do_not_fall_behind_skipped_offsets() {
+    let (mut given, _) = open(&Memory::new(1));
+    append(&mut given, 10);
+    given.log.syncer().sync().expect("it syncs");
+    let (given, report) = open(&given.kill().crash(1));
+    assert!(report.skipped.is_some());
+    // Stopped before the first append, and the clock went back.
+    let (mut given, _) = open(&given.kill());
+    let (appended, _) = given.log.append(&[batch(2, 1)], Timestamp::from_millis(5));
+    assert_eq!(appended[0].append_time, NOW);
 }

@@ -161,6 +161,9 @@ fn payloads_that_some_decoder_would_refuse_are_refused() {
     // Groups, wire types and field numbers that do not exist, numbers that are too long.
     check_scan(&[0x0a, 2, 0x0b, 0x0c], wire(0, WireError::WireType { field: 1, wire_type: 3 }));
     check_scan(&[0x0a, 1, 0x0e], wire(0, WireError::WireType { field: 1, wire_type: 6 }));
+    check_scan(&[0x8a, 0x00, 2, 0x20, 2], wire(0, WireError::Padded));
+    check_scan(&[0x0a, 3, 0xa0, 0x00, 2], wire(0, WireError::Padded));
+    check_scan(&[0x0a, 0x82, 0x80, 0x80, 0x80, 0x80, 0x00, 0x20, 2], wire(0, WireError::Padded));
     check_scan(&[0x0a, 2, 0x02, 0], wire(0, WireError::FieldNumber));
     let long = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02];
     check_scan(&[&[0x0a, 11, 0x20][..], &long].concat(), wire(0, WireError::Varint));

@@ -155,7 +155,7 @@ pub struct Record {
     #[prost(message, repeated, tag = "3")]
     pub headers: ::prost::alloc::vec::Vec<Header>,
     /// When the event happened, Unix milliseconds; 0: the batch's append time. Refused if more than
-    /// the broker's `max.timestamp.ahead` (default a day) in the future.
+    /// the broker's `max_timestamp_ahead` (default a day) in the future.
     #[prost(int64, tag = "4")]
     pub timestamp_ms: i64,
     /// Only in compacted batches, and there in every record: its offset less `base_offset`. Producers
@@ -491,7 +491,8 @@ pub mod position {
         /// high watermark.
         #[prost(int64, tag = "4")]
         TimestampMs(i64),
-        /// So many records before the high watermark, or the earliest.
+        /// So many offsets before the high watermark, or the earliest: as many records, unless there is a
+        /// gap between.
         #[prost(uint64, tag = "5")]
         Last(u64),
     }
