@@ -12,25 +12,25 @@ use crate::broker::Home;
 use crate::dice::Dice;
 use crate::kills::{TOPICS, create_topics, start_load};
 use crate::readback::{conclude, wait_until_online};
-use crate::rounds;
+use crate::{rounds, skip};
 
 /// What changes files.
 const CALLS: &str = "pwrite64,pwritev,write,fdatasync,fsync,ftruncate,openat,rename,unlink,mkdir";
 
-/// Whether `strace` is there and may trace.
-fn strace_works() -> bool {
+/// Whether `strace` is there and may trace; else `test` is skipped.
+fn strace_works(test: &str) -> bool {
     let mut probe = Probe::new("strace");
     probe.args(["-f", "-qq", "-o", "/dev/null", "true"]).stderr(Stdio::null());
     let works = probe.status().is_ok_and(|status| status.success());
     if !works {
-        println!("SKIPPED: strace is not here, or may not trace");
+        skip(test, "strace is not here, or may not trace");
     }
     works
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failed_sync_nothing_more_is_acknowledged_and_nothing_is_lost() {
-    if !strace_works() {
+    if !strace_works("failed sync") {
         return;
     }
     let mut dice = Dice::new("failed sync");
@@ -80,7 +80,7 @@ async fn after_a_failed_sync_nothing_more_is_acknowledged_and_nothing_is_lost() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_system_call_nothing_acknowledged_is_lost() {
-    if !strace_works() {
+    if !strace_works("system calls") {
         return;
     }
     let mut dice = Dice::new("system calls");

@@ -16,6 +16,7 @@ use crate::dice::Dice;
 use crate::history::History;
 use crate::kills::{TOPICS, create_topics, start_load};
 use crate::readback::{conclude, read_back};
+use crate::skip;
 use crate::stream::{batch_of, connect};
 
 /// Long enough for the slowest, the lazy sync and the retries of clients.
@@ -27,7 +28,7 @@ struct Mount {
 }
 
 impl Mount {
-    /// Mounts one, or says why that cannot be.
+    /// Mounts one, or notes that this cannot be.
     fn new(folder: &Path, kind: &str) -> Option<Self> {
         let (path, image) = (folder.join("disk"), folder.join("image"));
         std::fs::create_dir_all(&path).expect("a folder to mount on");
@@ -40,7 +41,7 @@ impl Mount {
         };
         let mounted = shell(&script);
         if !mounted {
-            println!("SKIPPED: this machine does not let us mount {kind}");
+            skip(&format!("full {kind}"), "this machine does not let us mount it");
         }
         mounted.then_some(Self { path })
     }

@@ -10,6 +10,7 @@
 )]
 
 mod broker;
+mod commands;
 mod consume;
 mod contract;
 mod credit;
@@ -21,6 +22,7 @@ mod observe;
 mod offsets;
 mod pipe;
 mod process;
+mod program;
 mod published;
 mod refusals;
 mod restart;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use taffrail_client::{Client, PartitionIndex, Placed, Position, ProduceError, Record, Until};
+use taffrail_proto::v1;
 
 use crate::broker::Broker;
 use crate::door::{Door, batch, batches, produce_batch, soon};
@@ -43,29 +44,45 @@ async fn everything_in_flight_at_a_stop_is_answered_or_not_there() {
     let door = Door::open(&broker).await;
     door.create("t", 1).await;
     let mut pipe = Pipe::open(&door).await;
-    for number in 1..=500 {
-        pipe.send(number, produce_batch("t", 0, batch(&[&number.to_string()])));
-    }
-    // In the middle of it.
-    let mut acked = vec![pipe.next().await.0];
-    let answers = tokio::spawn(async move {
-        let mut refused = Vec::new();
-        while let Ok(Some(answer)) = pipe.try_next().await {
+    let request = |number: u64| v1::ProduceStreamRequest {
+        number,
+        batch: Some(produce_batch("t", 0, batch(&[&number.to_string()]))),
+        ..Default::default()
+    };
+    // An answer brings the next request, so that some are on their way at any time.
+    let mut sent = 200;
+    (1..=sent).for_each(|number| pipe.send_with(request(number)));
+    let sending = tokio::spawn(async move {
+        let (mut acked, mut refused) = (Vec::new(), Vec::new());
+        let end = loop {
+            let answer = match pipe.try_next().await {
+                Ok(Some(answer)) => answer,
+                Ok(None) => break Ok(()),
+                Err(status) => break Err(status),
+            };
             match answer.result.expect("a result").error {
                 None => acked.push(answer.number),
                 Some(_) => refused.push(answer.number),
             }
-        }
-        (acked, refused)
+            sent += 1;
+            // The broker may have ended the stream.
+            let _ = pipe.requests.send(request(sent));
+        };
+        (acked, refused, end)
     });
+    while door.find("t", 0, crate::pipe::LATEST).await.offset < 500 {
+        tokio::task::yield_now().await;
+    }
     let home = broker.stop().await;
-    let (acked, refused) = soon(answers).await.expect("no panic");
+    let (acked, refused, end) = soon(sending).await.expect("no panic");
+    assert!(!acked.is_empty(), "it was not in the middle");
     let broker = home.start(&[]);
     let door = Door::open(&broker).await;
     door.online("t").await;
     let stored: Vec<u64> =
         door.values("t").await.iter().map(|text| text.parse().expect("a number")).collect();
-    assert!(acked.iter().all(|number| stored.contains(number)), "lost: {acked:?} {stored:?}");
+    assert!(end.is_ok(), "the stream ends in order: {end:?}");
+    assert_eq!(stored, acked);
     assert!(!refused.iter().any(|number| stored.contains(number)), "refused and there");
     assert!(stored.iter().copied().eq(1..=stored.len() as u64), "order: {stored:?}");
 }

@@ -64,23 +64,6 @@ fn only_the_settings_of_the_server_are_deserialised() {
     none(files.flat_map(|file| file.places(file.product_code(), "Deserialize")));
 }
 
-#[test]
-fn unknown_settings_refuse_to_start() {
-    let files = product().into_iter().filter(|file| file.path.starts_with(SETTINGS));
-    none(files.flat_map(|file| {
-        // What stands between one derive and the name of the type it is for.
-        let heads = file.product_code().split("#[derive(").skip(1).filter_map(|behind| {
-            let (head, body) = behind.split_once("struct ")?;
-            let name = body.split(|c: char| !c.is_alphanumeric()).next()?;
-            Some((head.to_owned(), name.to_owned()))
-        });
-        let lax = heads.filter(|(head, _)| {
-            head.contains("Deserialize") && !head.contains("deny_unknown_fields")
-        });
-        lax.map(|(_, name)| format!("{}: {name}", file.path)).collect::<Vec<_>>()
-    }));
-}
-
 /// The sources of what users run.
 fn product() -> Vec<Source> {
     sources("crates").into_iter().filter(|file| !file.path.starts_with("crates/xtask/")).collect()

@@ -29,7 +29,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Writes a result to standard output: `text` or `json`, whichever is wanted.
+    /// Writes a result to standard output: `text` or `json`, whichever is wanted. No text, no line.
     pub(crate) fn result(
         self,
         text: impl FnOnce() -> String,
@@ -40,7 +40,9 @@ impl Output {
             Format::Json => json().to_string(),
         };
         let mut stdout = io::stdout().lock();
-        writeln!(stdout, "{}", text.trim_end_matches('\n'))?;
+        if !text.is_empty() {
+            writeln!(stdout, "{}", text.trim_end_matches('\n'))?;
+        }
         stdout.flush()
     }
 

@@ -20,6 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
+use crate::linger::{self, Lent};
+
 /// How long a connection may take to say its first byte, and HTTP/1 its headers.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often HTTP/2 asks a silent peer whether it lives, and how long it waits for the answer.
@@ -130,15 +132,28 @@ pub(crate) async fn serve(
             }
             let service = routes.map_request(|request: Request<Incoming>| request.map(Body::new));
             let service = TowerToHyperService::new(service);
+            let (stream, returned) = Lent::new(stream);
             let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-            if let Err(error) = watcher.watch(connection).await {
-                open.connections.failed.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(error = %error, "a connection ended with an error");
+            match watcher.watch(connection).await {
+                Ok(()) => {
+                    if let Ok(stream) = returned.await {
+                        linger::close(stream).await;
+                    }
+                }
+                Err(error) => {
+                    open.connections.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(error = %error, "a connection ended with an error");
+                }
             }
         });
     }
     drop(listener);
-    if timeout(drain_timeout, graceful.shutdown()).await.is_err() {
+    let drained = async {
+        graceful.shutdown().await;
+        // Every connection has given its slot back once it is closed.
+        let _ = connections.slots.acquire_many(connections.max as u32).await;
+    };
+    if timeout(drain_timeout, drained).await.is_err() {
         tracing::warn!(?drain_timeout, "some connections did not finish in time");
     }
 }

@@ -11,6 +11,7 @@
 
 mod accept;
 mod http;
+mod linger;
 mod metrics;
 mod run;
 mod settings;

@@ -1,8 +1,10 @@
 //! Runs every test, each suite within its budget.
 //!
 //! Everything is built once and first, so that a budget measures tests, not compiling.
-//! `TAFFRAIL_BIN` tells suites which binary to start, `TAFFRAIL_DEEP=1` that they may take long.
+//! `TAFFRAIL_BIN` tells suites which binary to start, `TAFFRAIL_DEEP=1` that they may take long, and
+//! `TAFFRAIL_SKIPS` where to note tests that cannot run here: a line each, name, tab, reason.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -13,6 +15,9 @@ use crate::workspace::{BUILD, Built, cargo};
 
 const PYTHON_REQUIREMENTS: &str = "tests/python/requirements.txt";
 const PYTHON_NAME: &str = "python clients";
+
+/// Where suites note what they skip.
+const SKIPS: &str = "target/skips";
 
 const BUILD_BUDGET: Duration = Duration::from_secs(900);
 
@@ -36,7 +41,14 @@ pub(crate) fn test(report: &mut Report, root: &Path, deep: bool) {
         Ok(built) => built,
         Err(error) => return report.fail("list suites", &format!("{error:#}")),
     };
+    let skips = root.join(SKIPS);
+    // What a run before this one has noted.
+    let cleared = fs::create_dir_all(root.join("target")).and_then(|()| fs::write(&skips, ""));
+    if let Err(error) = cleared {
+        return report.fail(SKIPS, &error.to_string());
+    }
     let run = |report: &mut Report, name: &str, command: &mut Command| {
+        command.env("TAFFRAIL_SKIPS", &skips);
         if let Some(binary) = &built.binary {
             command.env("TAFFRAIL_BIN", binary);
         }
@@ -60,13 +72,36 @@ pub(crate) fn test(report: &mut Report, root: &Path, deep: bool) {
             run(report, PYTHON_NAME, &mut command);
         }
     }
+    match fs::read_to_string(&skips) {
+        Ok(notes) => skipped(&notes).for_each(|(name, why)| report.skip(name, why)),
+        Err(error) => report.fail(SKIPS, &error.to_string()),
+    }
     if !deep {
         report.skip("deep cases", "more cases and longer runs: --deep");
     }
+}
+
+/// What suites have noted: names and reasons.
+fn skipped(notes: &str) -> impl Iterator<Item = (&str, &str)> {
+    notes.lines().map(|line| line.split_once('\t').unwrap_or((line, "it does not say why")))
 }
 
 fn budget(name: &str, deep: bool) -> Duration {
     let own = BUDGETS.iter().find(|(suite, ..)| *suite == name);
     let (quick, long) = own.map_or(BUDGET, |&(_, quick, long)| (quick, long));
     Duration::from_secs(if deep { long } else { quick })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_a_name_and_a_reason() {
+        let notes = "crash: failed sync\tno strace\ncrash: full disk\n";
+        let found: Vec<_> = skipped(notes).collect();
+        let expected =
+            [("crash: failed sync", "no strace"), ("crash: full disk", "it does not say why")];
+        assert_eq!(found, expected);
+    }
 }

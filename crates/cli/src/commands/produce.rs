@@ -280,9 +280,13 @@ fn summarise(
     let seconds = elapsed.as_secs_f64();
     let records_per_second = records as f64 / seconds.max(1e-9);
     let bytes_per_second = bytes as f64 / seconds.max(1e-9);
+    let counted = match records {
+        1 => "1 record".to_owned(),
+        _ => format!("{} records", figures::count(records)),
+    };
     output.note(format_args!(
-        "appended {} records ({}) to {topic} in {seconds:.2} s: {} records/s, {}/s",
-        figures::count(records),
+        "appended {} ({}) to {topic} in {seconds:.2} s: {} records/s, {}/s",
+        counted,
         figures::bytes(bytes as f64),
         figures::rate(records_per_second),
         figures::bytes(bytes_per_second),

@@ -21,7 +21,7 @@ pub(crate) enum Command {
         #[arg(value_parser = topic_name)]
         name: String,
         /// Number of partitions
-        #[arg(long, default_value_t = 1, value_name = "N")]
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         partitions: u32,
         /// A setting that differs from its default
         #[arg(long, value_name = "K=V", value_parser = key_value)]

@@ -1,11 +1,15 @@
 //! The producer's promises: order through refusals, no silent retries, back-pressure, flush.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::pin::pin;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use taffrail_client::{
     Acks, Client, Offset, PartitionIndex, ProduceError, Producer, ProducerBuilder, Record, Until,
 };
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
 
 use crate::fake_broker::{FakeBroker, Plan};
 
@@ -150,24 +154,118 @@ async fn without_acknowledgement_everything_leaves_before_close_returns() {
 }
 
 #[tokio::test]
-async fn a_full_buffer_makes_senders_wait_and_a_dead_broker_fails_in_time() {
-    let broker = FakeBroker::start(1, Plan::default()).await;
+async fn a_full_buffer_makes_senders_wait_and_never_holds_more() {
+    const BUFFER_BYTES: usize = 2_000;
+    /// A value of 100 bytes with what is around it.
+    const RECORD_BYTES: usize = 110;
+    // Refused for a while, the first batch keeps its room and all others behind it.
+    let refuse = (1..=4).map(|number| (number, "OVERLOADED")).collect();
+    let broker = FakeBroker::start(1, Plan { refuse, ..Default::default() }).await;
     let client = Client::connect(&broker.url).expect("an address");
-    let builder = client.producer("t").buffer_bytes(2_000).batch_bytes(500);
+    let builder = client.producer("t").buffer_bytes(BUFFER_BYTES).batch_bytes(500);
     let producer = builder.build().await.expect("starts");
-    let offsets = send_numbers(&producer, 5_000).await;
-    assert!(offsets.into_iter().eq((0..5_000).map(Ok)));
+    let (mut deliveries, mut waits) = (Vec::new(), 0);
+    for number in 0..200 {
+        let value = [number; 100];
+        let mut sending = pin!(producer.send(Record::value(&value)));
+        let delivery = tokio::select! {
+            biased;
+            taken = &mut sending => taken,
+            () = std::future::ready(()) => {
+                let stats = producer.stats();
+                // Else it has been taken, and lets others go first.
+                if stats.accepted_records == u64::from(number) {
+                    waits += 1;
+                    let with_it = stats.buffered_bytes + RECORD_BYTES;
+                    assert!(BUFFER_BYTES < with_it, "there is room: {stats:?}");
+                }
+                sending.await
+            }
+        };
+        deliveries.push(delivery.expect("taken"));
+        let buffered = producer.stats().buffered_bytes;
+        assert!(buffered <= BUFFER_BYTES, "{buffered} bytes");
+    }
+    assert!(waits > 0, "nobody had to wait");
+    for (offset, delivery) in deliveries.into_iter().enumerate() {
+        let placed = delivery.await.expect("delivered");
+        assert_eq!(placed.offset, Some(Offset::new(offset as u64)));
+    }
+}
 
-    let plan = Plan { break_after: (1..100).collect(), ..Default::default() };
-    let broker = FakeBroker::start(1, plan).await;
-    let client = Client::connect(&broker.url).expect("an address");
-    let timeout = Duration::from_millis(400);
-    let builder = client.producer("t").delivery_timeout(timeout).buffer_bytes(50);
+/// A broker on a thread of its own, whose time ends.
+struct Mortal {
+    broker: FakeBroker,
+    end: oneshot::Sender<()>,
+    thread: JoinHandle<Runtime>,
+}
+
+impl Mortal {
+    async fn start() -> Self {
+        let (end, ended) = oneshot::channel();
+        let (ready, broker) = oneshot::channel();
+        let thread = std::thread::spawn(|| {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                drop(ready.send(FakeBroker::start(1, Plan::default()).await));
+                drop(ended.await);
+            });
+            runtime
+        });
+        Self { broker: broker.await.expect("it starts"), end, thread }
+    }
+
+    /// From here on it hangs: its connections stay, and nothing on them is read or written. It dies
+    /// when what this returns is shut down.
+    fn hang(self) -> Runtime {
+        drop(self.end);
+        self.thread.join().expect("no panic")
+    }
+}
+
+/// How long the producer of the next test tries, and what it may need beyond that.
+const TIMEOUT: Duration = Duration::from_millis(400);
+const SLACK: Duration = Duration::from_secs(2);
+
+#[track_caller]
+fn check_in_time(began: Instant, due: Duration) {
+    let took = began.elapsed();
+    assert!(due <= took && took < due + SLACK, "after {took:?}, not {due:?}");
+}
+
+/// Checks that what is sent fails when its time is over.
+async fn check_fails_in_time(producer: &Producer) {
+    let began = Instant::now();
+    let first = producer.send(Record::value(&[7; 40])).await.expect("taken");
+    // There is no room for it until the first has failed.
+    let second = producer.send(Record::value(&[8; 40])).await.expect("taken");
+    for (delivery, due) in [(first, TIMEOUT), (second, 2 * TIMEOUT)] {
+        let error = delivery.await.expect_err("nobody is there");
+        assert!(matches!(error, ProduceError::TimedOut { .. }), "{error}");
+        check_in_time(began, due);
+    }
+}
+
+#[tokio::test]
+async fn what_a_broker_that_hangs_or_is_dead_does_not_take_fails_in_time() {
+    let mortal = Mortal::start().await;
+    let client = Client::connect(&mortal.broker.url).expect("an address");
+    let builder = client.producer("t").delivery_timeout(TIMEOUT).buffer_bytes(50);
     let producer = builder.build().await.expect("starts");
-    for _ in 0..5 {
-        let delivery = producer.send(Record::value(&[7; 40])).await.expect("taken");
-        let error = delivery.await.expect_err("the broker only breaks");
-        assert!(matches!(error, ProduceError::ResultUnknown { .. }), "{error}");
+    let delivery = producer.send(Record::value(&[7; 40])).await.expect("taken");
+    delivery.await.expect("the broker is well");
+
+    let hanging = mortal.hang();
+    let began = Instant::now();
+    let delivery = producer.send(Record::value(&[7; 40])).await.expect("taken");
+    let error = delivery.await.expect_err("nobody answers");
+    assert!(matches!(error, ProduceError::ResultUnknown { .. }), "it was sent: {error}");
+    check_in_time(began, TIMEOUT);
+    check_fails_in_time(&producer).await;
+
+    hanging.shutdown_background();
+    for _ in 0..3 {
+        check_fails_in_time(&producer).await;
     }
 }
 
