@@ -17,7 +17,7 @@ use crate::config::BrokerConfig;
 use crate::consume::{ConsumeEvent, ConsumeSession, Position};
 use crate::coordinator::Coordinator;
 use crate::fetch::{self, FetchAnswer, FetchError, FetchRequest, OffsetFound};
-use crate::memory::{MemoryBudget, ReadMemory};
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::partition::{LogThreads, Partition, PartitionDescription};
 use crate::produce::{self, Acks, Outcome, ProduceBatch, ProduceSession};
@@ -32,10 +32,10 @@ pub struct Broker {
     pub(crate) threads: Arc<LogThreads>,
     pub(crate) catalog: Coordinator<Catalog>,
     pub(crate) topics: ArcSwap<Topics>,
-    /// Held while topics change, so that files, catalog and `topics` change together.
+    /// Charge while topics change, so that files, catalog and `topics` change together.
     pub(crate) changing: Mutex<()>,
     pub(crate) produce_memory: MemoryBudget,
-    pub(crate) read_memory: ReadMemory,
+    pub(crate) read_memory: MemoryBudget,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) is_closed: AtomicBool,
@@ -172,7 +172,7 @@ impl Broker {
     }
 
     /// The memory of what consumers are sent: the other half, so that neither can starve the other.
-    pub fn read_memory(&self) -> &ReadMemory {
+    pub fn read_memory(&self) -> &MemoryBudget {
         &self.read_memory
     }
 

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::broker::Broker;
 use crate::consume::Position;
-use crate::memory::Held;
+use crate::memory::Charge;
 use crate::partition::{Partition, PartitionReadError, PartitionStatus};
 
 /// What to read.
@@ -69,7 +69,7 @@ pub struct FetchAnswer {
     /// In the order of the request.
     pub results: Vec<FetchResult>,
     /// The memory that they take, to be kept until they are sent.
-    pub held: Held,
+    pub charge: Charge,
 }
 
 /// What one partition had.
@@ -218,6 +218,8 @@ pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> FetchAnswe
         if is_enough {
             return answer;
         }
+        // Who waits holds nothing.
+        drop(answer);
         tokio::select! {
             Some(_) = moves.next() => {}
             () = &mut expiry => break,
@@ -263,8 +265,8 @@ async fn fetch_once(
         };
         results.push(FetchResult { log_start, high_watermark, next, fetched });
     }
-    let held = broker.read_memory().hold(bytes);
-    (FetchAnswer { results, held }, is_enough || bytes >= request.bytes_min.max(1))
+    let charge = broker.read_memory().charge(bytes);
+    (FetchAnswer { results, charge }, is_enough || bytes >= request.bytes_min.max(1))
 }
 
 /// What an answer has left.

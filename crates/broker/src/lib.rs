@@ -38,7 +38,7 @@ pub use fetch::{
     FetchAnswer, FetchError, FetchPartition, FetchRequest, FetchResult, Fetched, Message,
     OffsetFound,
 };
-pub use memory::{Charge, Held, MemoryBudget, ReadMemory};
+pub use memory::{Charge, MemoryBudget};
 pub use metrics::{Histogram, Metrics};
 pub use partition::{PartitionDescription, PartitionStatus};
 pub use produce::{

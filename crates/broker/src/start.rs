@@ -17,7 +17,7 @@ use crate::catalog::{Catalog, CatalogError, Topic, TopicSettings};
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{BrokerConfig, ConfigError};
 use crate::coordinator::{Coordinator, JournalError};
-use crate::memory::{MemoryBudget, ReadMemory};
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::partition::{LogThreads, Partition, ThreadsConfig};
 use crate::topics::{ServedTopic, Topics};
@@ -96,7 +96,7 @@ impl Broker {
         let internal = ServedTopic { topic, partitions: vec![partition] };
         let broker = Arc::new(Self {
             produce_memory: MemoryBudget::new(config.memory_bytes / 2),
-            read_memory: ReadMemory::new(config.memory_bytes / 2),
+            read_memory: MemoryBudget::new(config.memory_bytes / 2),
             config,
             clock,
             directory,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use taffrail_broker::{
-    Acks, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, FetchResult, Fetched, Held,
+    Acks, Charge, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, FetchResult, Fetched,
     IncomingBatch, Message, OffsetFound, Outcome, PartitionDescription, PartitionStatus, Placement,
     Position, ProduceBatch, Topic, TopicDescription, TopicSettings,
 };
@@ -193,7 +193,7 @@ pub(crate) fn consume_command(request: v1::ConsumeRequest) -> Result<ConsumeComm
 }
 
 /// The message, and the memory that it takes.
-pub(crate) fn consume_event(event: ConsumeEvent) -> (v1::ConsumeResponse, Option<Held>) {
+pub(crate) fn consume_event(event: ConsumeEvent) -> (v1::ConsumeResponse, Option<Charge>) {
     let mut memory = None;
     use v1::consume_response::Event;
     let failed = |subscription, error: Explained| {
@@ -208,8 +208,8 @@ pub(crate) fn consume_event(event: ConsumeEvent) -> (v1::ConsumeResponse, Option
                 high_watermark: high_watermark.get(),
             })
         }
-        ConsumeEvent::Delivery { subscription, high_watermark, bytes, held } => {
-            memory = Some(held);
+        ConsumeEvent::Delivery { subscription, high_watermark, bytes, charge } => {
+            memory = Some(charge);
             Event::Delivery(v1::Delivery {
                 subscription,
                 high_watermark: high_watermark.get(),

@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::middleware::map_response;
 use axum::response::Response;
 use http_body_util::BodyExt as _;
-use taffrail_broker::{Broker, Held};
+use taffrail_broker::{Broker, Charge};
 use taffrail_proto::v1::DESCRIPTOR_SET;
 use taffrail_proto::v1::admin_service_server::AdminServiceServer;
 use taffrail_proto::v1::log_service_server::LogServiceServer;
@@ -46,10 +46,10 @@ pub async fn routes(broker: Arc<Broker>) -> Result<axum::Router, tonic_reflectio
 
 /// Keeps the memory of an answer counted until its body has left for the connection.
 async fn hold_until_sent(mut response: Response) -> Response {
-    match response.extensions_mut().remove::<Arc<Held>>() {
-        Some(held) => response.map(|body| {
+    match response.extensions_mut().remove::<Arc<Charge>>() {
+        Some(charge) => response.map(|body| {
             Body::new(body.map_frame(move |frame| {
-                let _held = &held;
+                let _charge = &charge;
                 frame
             }))
         }),

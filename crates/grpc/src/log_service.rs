@@ -112,7 +112,7 @@ impl LogService for Service {
     ) -> Result<Response<v1::FetchResponse>, Status> {
         let request = convert::fetch_request(request.into_inner());
         let request = request.map_err(Explained::into_status)?;
-        let FetchAnswer { results, held } = self.broker.fetch(&request).await;
+        let FetchAnswer { results, charge } = self.broker.fetch(&request).await;
         let results = request
             .partitions
             .iter()
@@ -120,7 +120,7 @@ impl LogService for Service {
             .map(|(asked, result)| convert::fetch_result(asked, result))
             .collect();
         let mut response = Response::new(v1::FetchResponse { results });
-        response.extensions_mut().insert(Arc::new(held));
+        response.extensions_mut().insert(Arc::new(charge));
         Ok(response)
     }
 

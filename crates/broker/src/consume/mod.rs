@@ -15,7 +15,7 @@ pub use session::ConsumeSession;
 pub use subscription::Subscription;
 
 use crate::fetch::FetchError;
-use crate::memory::Held;
+use crate::memory::Charge;
 
 /// A place in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ pub enum ConsumeEvent {
         /// Whole batches, as they lie on disk.
         bytes: Bytes,
         /// The memory that they take, to be kept until they are sent.
-        held: Held,
+        charge: Charge,
     },
     /// Missing offsets.
     Gap {

@@ -244,9 +244,9 @@ impl ConsumeSession {
                 active.next = next;
                 self.credit_bytes -= bytes.len() as i64;
                 self.wake(subscription);
-                let held = self.broker.read_memory().hold(bytes.len());
+                let charge = self.broker.read_memory().charge(bytes.len());
                 let high_watermark = partition.high_watermark();
-                Some(ConsumeEvent::Delivery { subscription, high_watermark, bytes, held })
+                Some(ConsumeEvent::Delivery { subscription, high_watermark, bytes, charge })
             }
             Ok(Read::Gap(gap)) => {
                 active.next = gap.to;
