@@ -8,7 +8,7 @@ use crate::broker::Broker;
 use crate::door::{Door, batch, batches, check_error, fetch_request, placed, produce_batch};
 
 /// Far below the 30 s that the fetches here may wait.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 fn waiting(topic: &str, partition: u32, offset: u64) -> v1::FetchRequest {
     v1::FetchRequest { max_wait_ms: 30_000, ..fetch_request(topic, partition, offset) }

@@ -1,8 +1,10 @@
 //! The product as a process: arguments and input go in, words and an exit code come out.
 //!
-//! Nothing here waits for ever, and no process outlives its test.
+//! Nothing here waits for ever, and no process that runs when its test ends outlives it, nor what
+//! that process has started.
 
 use std::io::{self, BufRead as _, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -81,6 +83,8 @@ impl Program {
 
     fn spawn(command: &mut Command, mut input: impl Read + Send + 'static, lines: usize) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A group of its own, to be killed with what it starts.
+        command.process_group(0);
         let mut child = command.spawn().expect("the binary can be started");
         let mut stdin = child.stdin.take().expect("piped");
         // Not joined: what is not read is not written, and that ends with the process.
@@ -105,9 +109,8 @@ impl Program {
     /// Sends it a signal.
     #[track_caller]
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.id().to_string();
-        let told = Command::new("kill").args(["-s", name, &id]).status().expect("kill exists");
-        assert!(told.success(), "process {id} was gone before SIG{name}");
+        let id = self.id();
+        assert!(send(name, &id.to_string()), "process {id} was gone before SIG{name}");
     }
 
     /// How it ended, if it has.
@@ -135,11 +138,13 @@ impl Program {
         Ended { status, output: self.output.all(), errors: self.errors.all() }
     }
 
-    /// Ends it at once; what it said on standard error.
+    /// Ends it at once, with all that it started; what it said on standard error.
     pub(crate) fn kill(&mut self) -> String {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if self.status().is_none() {
+            // It may end meanwhile.
+            send("KILL", &format!("-{}", self.id()));
+            let _ = self.child.wait();
+        }
         self.errors.all()
     }
 }
@@ -207,6 +212,11 @@ impl Heard {
     fn all(&self) -> String {
         self.wait(|_| false).1
     }
+}
+
+/// Sends a signal to a process, or with a minus to a group; whether there is one.
+fn send(signal: &str, to: &str) -> bool {
+    Command::new("kill").args(["-s", signal, "--", to]).status().expect("kill exists").success()
 }
 
 /// Reads so many lines and closes the pipe.

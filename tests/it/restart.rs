@@ -70,7 +70,7 @@ async fn everything_in_flight_at_a_stop_is_answered_or_not_there() {
         };
         (acked, refused, end)
     });
-    while door.find("t", 0, crate::pipe::LATEST).await.offset < 500 {
+    while door.find("t", 0, crate::pipe::LATEST).await.offset < 500 && !sending.is_finished() {
         tokio::task::yield_now().await;
     }
     let home = broker.stop().await;

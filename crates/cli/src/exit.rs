@@ -9,6 +9,8 @@ use taffrail_client::{
 };
 use taffrail_server::SettingsError;
 
+use crate::output::say;
+
 /// Why a command failed, as far as its exit code tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -24,7 +26,7 @@ enum Kind {
 /// Arguments that do not go together, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Usage(pub(crate) &'static str);
+pub(crate) struct Usage(pub(crate) String);
 
 /// Says on standard error what happened, and returns the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
@@ -38,13 +40,14 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     };
     let is_plain = !std::io::stderr().is_terminal() || std::env::var_os("NO_COLOR").is_some();
     let label = if is_plain { "error:" } else { "\x1b[1;31merror:\x1b[0m" };
-    eprintln!("{label} {}", text(error));
+    let mut text = format!("{label} {}", text(error));
     if kind == Kind::Unreachable {
-        eprintln!(
-            "  is the broker running? `taffrail serve` starts one; --server or TAFFRAIL_SERVER \
-             names another"
+        text.push_str(
+            "\n  is the broker running? `taffrail serve` starts one; --server or TAFFRAIL_SERVER \
+             names another",
         );
     }
+    say(text);
     ExitCode::from(code)
 }
 
@@ -81,9 +84,6 @@ fn kind(error: &(dyn Error + 'static)) -> Option<Kind> {
     }
     if let Some(ProduceError::Refused(_)) = error.downcast_ref::<ProduceError>() {
         return Some(Kind::Refused);
-    }
-    if let Some(ProduceError::NoSuchPartition { .. }) = error.downcast_ref::<ProduceError>() {
-        return Some(Kind::Usage);
     }
     match error.downcast_ref::<ConsumeError>()? {
         ConsumeError::Partition { .. } | ConsumeError::Refused(_) => Some(Kind::Refused),
@@ -125,7 +125,7 @@ mod tests {
         check(ConsumeError::Refused(refused), Kind::Refused);
         check(StartError::Call(lost.clone()), Kind::Unreachable);
         check(StartError::NoTopics, Kind::Usage);
-        check(Usage("no"), Kind::Usage);
+        check(Usage("no".to_owned()), Kind::Usage);
         check(lost, Kind::Unreachable);
         check(std::io::Error::from(ErrorKind::BrokenPipe), Kind::ClosedPipe);
         check(std::io::Error::from(ErrorKind::NotFound), Kind::Failed);

@@ -49,7 +49,7 @@ impl Output {
     /// Says something on standard error, unless quiet.
     pub(crate) fn note(self, text: impl std::fmt::Display) {
         if !self.is_quiet {
-            eprintln!("{text}");
+            say(text);
         }
     }
 
@@ -76,6 +76,11 @@ impl Output {
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }
+}
+
+/// Writes a line to standard error; if nobody reads that any more, there is nobody to tell.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// A table without lines. `numeric` columns, counted from 0, are aligned to the right.

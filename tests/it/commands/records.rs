@@ -211,3 +211,19 @@ fn what_comes_before_a_bad_line_is_appended_and_nothing_behind_it() {
     let keys: Vec<_> = found.iter().map(|record| &record["key"]).collect();
     assert_eq!(keys, ["a", "b", "d"]);
 }
+
+#[test]
+fn who_does_not_wait_still_hears_of_refusals_and_of_nothing_else() {
+    let broker = broker_with("t", 1);
+    let produce = ["produce", "t", "--format", "json", "--acks", "none"];
+    let sent = taffrail_fed(&broker, &produce, "{\"value\":\"a\"}\n");
+    sent.check(0, &["appended 1 record"]);
+    assert!(!sent.errors.contains("WARN"), "{}", sent.errors);
+    let late = "{\"value\":\"b\",\"timestamp\":\"2999-01-01T00:00Z\"}\n";
+    let refused = taffrail_fed(&broker, &produce, late);
+    refused.check(3, &["1 record was sent to t", "1 were refused", "TIMESTAMP_AHEAD"]);
+    assert_eq!(records(&broker, "t").len(), 1);
+
+    let bench = ["bench", "produce", "--topic", "__catalog", "--acks", "none", "--records", "9"];
+    taffrail(&broker, &bench).check(3, &["not all records were appended", "INTERNAL_TOPIC"]);
+}

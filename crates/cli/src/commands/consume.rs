@@ -9,7 +9,6 @@ use taffrail_client::{
     Position, TopicName, Until,
 };
 
-use super::topic::topic_name;
 use crate::arguments::Context;
 use crate::place;
 use crate::render::{Placed, Renderer};
@@ -28,8 +27,8 @@ const WRITE_BYTES: usize = 64 << 10;
 #[command(after_help = PLACES)]
 pub(crate) struct Arguments {
     /// The topic to read
-    #[arg(value_parser = topic_name)]
-    topic: String,
+    #[arg(value_parser = TopicName::parse)]
+    topic: TopicName,
     /// Where to begin
     #[arg(
         long,
@@ -82,9 +81,9 @@ impl Arguments {
 
     async fn consumer(&self, client: &Client) -> anyhow::Result<Consumer> {
         let from = self.offset.map_or(self.from, |offset| Position::Offset(Offset::new(offset)));
-        let mut builder = client.consumer().topic(&self.topic).from(from);
+        let mut builder = client.consumer().topic(self.topic.as_str()).from(from);
         for partition in &self.partitions {
-            builder = builder.partition(&self.topic, PartitionIndex::new(*partition));
+            builder = builder.partition(self.topic.as_str(), PartitionIndex::new(*partition));
         }
         if !self.is_following() {
             builder = builder.until(Until::HighWatermark);
@@ -102,9 +101,8 @@ impl Arguments {
         client: &Client,
         to: Position,
     ) -> anyhow::Result<ConsumerBuilder> {
-        let topic = TopicName::parse(&self.topic)?;
         let partitions = if self.partitions.is_empty() {
-            let (described, _) = client.admin().describe_topic(&self.topic).await?;
+            let (described, _) = client.admin().describe_topic(self.topic.as_str()).await?;
             (0..described.partitions).collect()
         } else {
             self.partitions.clone()
@@ -112,7 +110,7 @@ impl Arguments {
         // An offset may lie beyond the present end, which is no place to ask for.
         let asked = if let Position::Offset(_) = to { Position::Latest } else { to };
         let query = |partition: &u32| OffsetQuery {
-            topic: topic.clone(),
+            topic: self.topic.clone(),
             partition: PartitionIndex::new(*partition),
             position: asked,
         };
@@ -127,7 +125,7 @@ impl Arguments {
                 | Position::Timestamp(_)
                 | Position::Last(_) => found.offset,
             };
-            builder = builder.until_at(&self.topic, query.partition, end);
+            builder = builder.until_at(self.topic.as_str(), query.partition, end);
         }
         Ok(builder)
     }

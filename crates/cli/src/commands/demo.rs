@@ -32,13 +32,17 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Result<()> {
-    let mut terminated = signal(SignalKind::terminate()).context("cannot await SIGTERM")?;
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let mut hung_up = listen(SignalKind::hangup())?;
+    let mut interrupted = listen(SignalKind::interrupt())?;
+    let mut terminated = listen(SignalKind::terminate())?;
     let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
     let data = directory.path().join("data");
     // Dropped half-way, it ends its broker.
     tokio::select! {
         shown = show(arguments, context.output, &data) => shown,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        _ = hung_up.recv() => bail!("its terminal has gone"),
+        _ = interrupted.recv() => bail!("interrupted"),
         _ = terminated.recv() => bail!("terminated"),
     }
 }
@@ -196,7 +200,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        // Whatever ends the demo ends its broker. It may have ended already.
+        // A demo that ends ends its broker. It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -10,9 +10,11 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use serde_json::json;
-use taffrail_client::{Acks, HeaderView, PartitionIndex, ProduceError, Producer, Record};
+use taffrail_client::{
+    Acks, HeaderView, PartitionIndex, ProduceError, Producer, ProducerStats, Record, TopicName,
+};
 
-use super::topic::{key_value, topic_name};
+use super::topic::key_value;
 use crate::arguments::Context;
 use crate::exit::Usage;
 use crate::figures;
@@ -23,8 +25,8 @@ use crate::output::Output;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The topic to append to
-    #[arg(value_parser = topic_name)]
-    topic: String,
+    #[arg(value_parser = TopicName::parse)]
+    topic: TopicName,
     /// Files to read; none or `-`: standard input
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -111,8 +113,15 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
     let parser = arguments.parser()?;
     let sources = arguments.sources();
     let client = context.client()?;
-    let producer = client.producer(&arguments.topic).acks(arguments.acks.into()).build().await;
+    let producer =
+        client.producer(arguments.topic.as_str()).acks(arguments.acks.into()).build().await;
     let producer = producer.with_context(|| format!("cannot append to {}", arguments.topic))?;
+    let partition = arguments.partition.map(PartitionIndex::new);
+    let partitions = producer.partitions();
+    if let Some(partition) = partition.filter(|partition| partition.get() >= partitions) {
+        let cause = ProduceError::NoSuchPartition { partition, partitions };
+        return Err(Usage(format!("--partition {partition}: {cause}")).into());
+    }
 
     let total_bytes = sources.iter().map(Source::known_bytes).sum();
     let bar = context.output.progress(total_bytes);
@@ -122,7 +131,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
         producer: &producer,
         parser,
         headers: arguments.headers.iter().map(|(name, value)| header(name, value)).collect(),
-        partition: arguments.partition.map(PartitionIndex::new),
+        partition,
         bar: &bar,
     };
     let begun = Instant::now();
@@ -131,31 +140,24 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
         _ = tokio::signal::ctrl_c() => Err(Stopped::Interrupted),
     };
     // What was taken is waited for; who does not want to wait says so once more.
-    let flushed = tokio::select! {
-        flushed = producer.flush() => flushed,
+    let closed = tokio::select! {
+        closed = producer.close() => closed,
         _ = tokio::signal::ctrl_c() => bail!("interrupted: what was on its way may be in {}", arguments.topic),
     };
     let elapsed = begun.elapsed();
     bar.finish_and_clear();
     let stats = producer.stats();
-    let closed = producer.close().await;
 
     let topic = &arguments.topic;
-    let appended = match stats.delivered_records {
+    let records = match stats.delivered_records {
         1 => "1 record was".to_owned(),
         records => format!("{} records were", figures::count(records)),
     };
-    flushed.and(closed).with_context(|| {
-        let failed = figures::count(stats.failed_records.max(stats.refused_batches));
-        let unknown = match stats.unknown_records {
-            0 => String::new(),
-            unknown => format!(
-                ", of {} it is not known: read before you send them again",
-                figures::count(unknown)
-            ),
-        };
-        format!("{appended} appended to {topic}, {failed} were not{unknown}")
-    })?;
+    let delivered = match arguments.acks {
+        AcksArgument::Committed => format!("{records} appended to {topic}"),
+        AcksArgument::None => format!("{records} sent to {topic}"),
+    };
+    closed.with_context(|| format!("{delivered}{}", failures(&stats)))?;
     if let Err(stopped) = fed {
         let note = match stopped {
             Stopped::BadRecord { .. } | Stopped::Refused { .. } => {
@@ -163,7 +165,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
             }
             Stopped::Read(_) | Stopped::Failed | Stopped::Interrupted => "",
         };
-        context.output.note(format_args!("{appended} appended to {topic}{note}"));
+        context.output.note(format_args!("{delivered}{note}"));
         return Err(stopped.into());
     }
     summarise(context.output, topic, stats.delivered_records, stats.delivered_bytes, elapsed)?;
@@ -175,7 +177,7 @@ impl Arguments {
         let has_fields = self.key_field.is_some() || self.timestamp_field.is_some();
         if self.format == InputFormat::Json && (has_fields || self.key_separator.is_some()) {
             return Err(Usage(
-                "--format json has keys and timestamps of its own: leave the --key-* and --timestamp-* flags out",
+                "--format json has keys and timestamps of its own: leave the --key-* and --timestamp-* flags out".to_owned(),
             )
             .into());
         }
@@ -270,9 +272,23 @@ impl Feed<'_> {
     }
 }
 
+/// What became of the records that were not delivered.
+fn failures(stats: &ProducerStats) -> String {
+    let mut text = match stats.refused_batches {
+        0 => format!(", {} were not", figures::count(stats.failed_records)),
+        // Nobody waited to hear which of them.
+        batches => format!(", in batches of which {} were refused", figures::count(batches)),
+    };
+    if stats.unknown_records > 0 {
+        let unknown = figures::count(stats.unknown_records);
+        text += &format!(", of {unknown} it is not known: read before you send them again");
+    }
+    text
+}
+
 fn summarise(
     output: Output,
-    topic: &str,
+    topic: &TopicName,
     records: u64,
     bytes: u64,
     elapsed: Duration,
@@ -291,18 +307,15 @@ fn summarise(
         figures::rate(records_per_second),
         figures::bytes(bytes_per_second),
     ));
-    if output.format == crate::output::Format::Json {
-        let json = || {
-            json!({
-                "topic": topic,
-                "records": records,
-                "bytes": bytes,
-                "seconds": seconds,
-                "records_per_second": records_per_second,
-                "bytes_per_second": bytes_per_second,
-            })
-        };
-        output.result(String::new, json)?;
-    }
-    Ok(())
+    let json = || {
+        json!({
+            "topic": topic.as_str(),
+            "records": records,
+            "bytes": bytes,
+            "seconds": seconds,
+            "records_per_second": records_per_second,
+            "bytes_per_second": bytes_per_second,
+        })
+    };
+    output.result(String::new, json)
 }

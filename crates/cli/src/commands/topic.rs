@@ -18,8 +18,8 @@ pub(crate) enum Command {
     /// Create a topic
     Create {
         /// Its name
-        #[arg(value_parser = topic_name)]
-        name: String,
+        #[arg(value_parser = TopicName::parse)]
+        name: TopicName,
         /// Number of partitions
         #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         partitions: u32,
@@ -36,14 +36,14 @@ pub(crate) enum Command {
     /// Describe a topic, its settings and its partitions
     Describe {
         /// Its name
-        #[arg(value_parser = topic_name)]
-        name: String,
+        #[arg(value_parser = TopicName::parse)]
+        name: TopicName,
     },
     /// Change settings of a topic
     Alter {
         /// Its name
-        #[arg(value_parser = topic_name)]
-        name: String,
+        #[arg(value_parser = TopicName::parse)]
+        name: TopicName,
         /// A setting; without a value it goes back to its default
         #[arg(long, required = true, value_name = "K=V", value_parser = key_value)]
         set: Vec<(String, String)>,
@@ -51,8 +51,8 @@ pub(crate) enum Command {
     /// Add partitions to a topic; keys then map to other partitions, records stay
     AddPartitions {
         /// Its name
-        #[arg(value_parser = topic_name)]
-        name: String,
+        #[arg(value_parser = TopicName::parse)]
+        name: TopicName,
         /// How many there should be then
         #[arg(long, value_name = "N")]
         to: u32,
@@ -60,14 +60,9 @@ pub(crate) enum Command {
     /// Delete a topic and its records, for good
     Delete {
         /// Its name
-        #[arg(value_parser = topic_name)]
-        name: String,
+        #[arg(value_parser = TopicName::parse)]
+        name: TopicName,
     },
-}
-
-/// Reads a topic's name.
-pub(crate) fn topic_name(text: &str) -> Result<String, String> {
-    TopicName::parse(text).map(|name| name.to_string()).map_err(|error| error.to_string())
 }
 
 /// Reads `K=V`.
@@ -83,7 +78,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
     let admin = context.client()?.admin();
     match command {
         Command::Create { name, partitions, set } => {
-            let topic = admin.create_topic(&name, partitions, settings(set)).await;
+            let topic = admin.create_topic(name.as_str(), partitions, settings(set)).await;
             let topic = topic.with_context(|| format!("cannot create the topic {name}"))?;
             let text = || format!("created {} with {}", topic.name, partition_count(&topic));
             output.result(text, || topic_json(&topic))?;
@@ -97,7 +92,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
             output.result(|| list_text(&topics), json)?;
         }
         Command::Describe { name } => {
-            let described = admin.describe_topic(&name).await;
+            let described = admin.describe_topic(name.as_str()).await;
             let (topic, partitions) =
                 described.with_context(|| format!("cannot describe the topic {name}"))?;
             let json = || {
@@ -108,21 +103,21 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
             output.result(|| describe_text(&topic, &partitions), json)?;
         }
         Command::Alter { name, set } => {
-            let topic = admin.alter_topic(&name, settings(set)).await;
+            let topic = admin.alter_topic(name.as_str(), settings(set)).await;
             let topic = topic.with_context(|| format!("cannot alter the topic {name}"))?;
             let text = || format!("altered {}\n\n{}", topic.name, settings_text(&topic.settings));
             output.result(text, || topic_json(&topic))?;
         }
         Command::AddPartitions { name, to } => {
-            let topic = admin.add_partitions(&name, to).await;
+            let topic = admin.add_partitions(name.as_str(), to).await;
             let topic = topic.with_context(|| format!("cannot add partitions to {name}"))?;
             let text = || format!("{} has {}", topic.name, partition_count(&topic));
             output.result(text, || topic_json(&topic))?;
         }
         Command::Delete { name } => {
-            let deleted = admin.delete_topic(&name).await;
+            let deleted = admin.delete_topic(name.as_str()).await;
             deleted.with_context(|| format!("cannot delete the topic {name}"))?;
-            output.result(|| format!("deleted {name}"), || json!({ "deleted": name }))?;
+            output.result(|| format!("deleted {name}"), || json!({ "deleted": name.as_str() }))?;
         }
     }
     Ok(())

@@ -58,6 +58,8 @@ pub(super) struct Accumulator {
     next_batch_id: u64,
     /// Where records without a key go, until that batch is sealed.
     sticky: usize,
+    /// Number of the stream that takes requests; one that broke before gets no more.
+    stream: u64,
     /// Who sends, while it has nothing to send.
     sender: Option<Waker>,
     /// When the driver looks again.
@@ -100,6 +102,7 @@ impl Accumulator {
             lingering: VecDeque::new(),
             next_batch_id: 0,
             sticky: (retry::random() % lanes as u64) as usize,
+            stream: 0,
             sender: None,
             armed: None,
             late_check_at: None,
@@ -336,8 +339,16 @@ impl Accumulator {
         batch.outcome.settle(outcome);
     }
 
+    /// Number of the stream that takes requests.
+    pub(super) fn stream(&self) -> u64 {
+        self.stream
+    }
+
     /// The stream broke: what was sent and not answered has an unknown outcome.
-    pub(super) fn broken(&mut self, cause: &str) {
+    ///
+    /// Returns who sent on it: it gets no more requests, and ends once woken.
+    pub(super) fn broken(&mut self, cause: &str) -> Option<Waker> {
+        self.stream += 1;
         for batch in self.pipeline.broken() {
             let failure = Some(ProduceError::ResultUnknown { cause: cause.to_owned() });
             self.settle(Settled { batch, failure }, None);
@@ -346,6 +357,7 @@ impl Accumulator {
         let is_eager = |lane: &usize| self.open[*lane].is_some() && self.pipeline.is_idle(*lane);
         let eager: Vec<usize> = (0..self.open.len()).filter(is_eager).collect();
         self.eager = eager.into();
+        self.sender.take()
     }
 
     /// Does what is due: what lingered goes, what paused goes on, what is late fails with `cause`.
@@ -392,9 +404,8 @@ impl Accumulator {
         self.pipeline.is_overdue(now)
     }
 
-    /// Fails all there is.
+    /// Fails all there is, once the stream has broken.
     pub(super) fn fail_all(&mut self, error: &ProduceError) {
-        self.broken(&error.to_string());
         self.seal_all();
         let far = Instant::now() + self.settings.delivery_timeout;
         for Settled { batch, .. } in self.pipeline.expire(far, "") {

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use taffrail_model::{Offset, PartitionIndex, limits};
@@ -37,7 +38,7 @@ pub(super) async fn run(client: Client, shared: Arc<Shared>) {
     let mut attempts = 0;
     loop {
         let (ended, has_worked) = run_stream(&client, &shared).await;
-        let Ended::Broken(error) = ended else { return };
+        let Ended::Broken(error) = ended else { return shared.wake_sender() };
         attempts = if has_worked { 1 } else { attempts + 1 };
         if attempts == 1 {
             tracing::warn!(topic = %shared.topic, %error, "the produce stream broke");
@@ -45,7 +46,8 @@ pub(super) async fn run(client: Client, shared: Arc<Shared>) {
             tracing::debug!(topic = %shared.topic, %error, attempts, "no produce stream yet");
         }
         let cause = error.to_string();
-        shared.lock().broken(&cause);
+        let sender = shared.lock().broken(&cause);
+        sender.inspect(Waker::wake_by_ref);
         if let CallError::Refused(refusal) = error
             && retry::is_final_for_stream(&refusal)
         {
@@ -85,7 +87,7 @@ async fn run_stream(client: &Client, shared: &Arc<Shared>) -> (Ended, bool) {
         stated => stated,
     };
     let sender = shared.lock().opened(bytes_max, requests_max);
-    sender.inspect(std::task::Waker::wake_by_ref);
+    sender.inspect(Waker::wake_by_ref);
     let mut look = tokio::time::interval(OVERDUE_CHECK_INTERVAL);
     loop {
         let next = next_answer(shared, &mut answers, &mut look);
@@ -94,7 +96,12 @@ async fn run_stream(client: &Client, shared: &Arc<Shared>) -> (Ended, bool) {
                 finish(shared, answers).await;
                 return (Ended::Done, true);
             }
-            Some(Ok(answer)) => answer,
+            Some(Ok(Some(answer))) => answer,
+            // Without acknowledgement the last request may end the stream from this side.
+            Some(Ok(None)) if shared.lock().is_finished() => return (Ended::Done, true),
+            Some(Ok(None)) => {
+                return (broken(&Status::unavailable("the broker ended the stream")), true);
+            }
             Some(Err(status)) => return (broken(&status), true),
         };
         take_answer(shared, answer);
@@ -102,16 +109,15 @@ async fn run_stream(client: &Client, shared: &Arc<Shared>) -> (Ended, bool) {
     }
 }
 
-/// The next answer; an error if the stream ended, or answers nothing for too long.
+/// The next answer, or `None` at the stream's end; an error if none comes for too long.
 async fn next_answer(
     shared: &Shared,
     answers: &mut Streaming<v1::ProduceStreamResponse>,
     look: &mut Interval,
-) -> Result<v1::ProduceStreamResponse, Status> {
-    let ended = || Status::unavailable("the broker ended the stream");
+) -> Result<Option<v1::ProduceStreamResponse>, Status> {
     loop {
         tokio::select! {
-            answer = answers.message() => return answer?.ok_or_else(ended),
+            answer = answers.message() => return answer,
             _ = look.tick() => {
                 if shared.lock().is_overdue(Instant::now()) {
                     return Err(Status::unavailable("no answer within the delivery timeout"));
@@ -144,7 +150,7 @@ fn take_answer(shared: &Shared, answer: v1::ProduceStreamResponse) {
         Some(error) => Err(ServerError::from(error)),
     };
     let sender = shared.lock().answered(number, outcome, partition, Instant::now());
-    sender.inspect(std::task::Waker::wake_by_ref);
+    sender.inspect(Waker::wake_by_ref);
 }
 
 /// Waits for `work`, and meanwhile does what is due; `cause` is said of what is late.
@@ -154,7 +160,7 @@ async fn minding_time<F: Future>(shared: &Shared, cause: &str, work: F) -> Optio
     let mut work = pin!(work);
     loop {
         let (sender, due) = shared.lock().tick(Instant::now(), cause);
-        sender.inspect(std::task::Waker::wake_by_ref);
+        sender.inspect(Waker::wake_by_ref);
         if shared.lock().is_finished() {
             return None;
         }

@@ -22,7 +22,7 @@ mod state;
 
 use std::sync::Arc;
 
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 
 use accumulator::{Accepted, Accumulator, NotAccepted};
 pub use delivery::{Delivery, Placed};
@@ -43,7 +43,8 @@ pub struct Producer {
     shared: Arc<Shared>,
     topic: TopicName,
     partitions: u32,
-    driver: Option<JoinHandle<()>>,
+    /// Closed when the driver has ended.
+    driver: watch::Receiver<()>,
 }
 
 /// Counts of a producer, since it was started.
@@ -71,8 +72,13 @@ impl Producer {
         let partitions = facts.partitions;
         let accumulator = Accumulator::new(facts, settings);
         let shared = Arc::new(Shared::new(topic.as_str().into(), settings.acks, accumulator));
-        let driver = tokio::spawn(driver::run(client, Arc::clone(&shared)));
-        Self { shared, topic, partitions, driver: Some(driver) }
+        let (ended, driver) = watch::channel(());
+        let driving = driver::run(client, Arc::clone(&shared));
+        tokio::spawn(async move {
+            driving.await;
+            drop(ended);
+        });
+        Self { shared, topic, partitions, driver }
     }
 
     /// The topic it appends to.
@@ -149,16 +155,16 @@ impl Producer {
         }
     }
 
-    /// Delivers what was taken and ends the stream.
+    /// Delivers what was taken and ends the stream. From then on it takes no records.
+    ///
+    /// Without acknowledgement ([`Acks::None`]) this is when the last refusals are heard.
     ///
     /// # Errors
     /// The first failure since the last flush.
-    pub async fn close(mut self) -> Result<(), ProduceError> {
+    pub async fn close(&self) -> Result<(), ProduceError> {
         self.begin_close();
-        if let Some(driver) = self.driver.take() {
-            // It ends by itself; were it to panic, its records would still be reported below.
-            drop(driver.await);
-        }
+        // The driver says nothing, so this is its end.
+        while self.driver.clone().changed().await.is_ok() {}
         match self.shared.lock().take_failure() {
             Some(failure) => Err(failure),
             None => Ok(()),

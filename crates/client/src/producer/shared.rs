@@ -57,14 +57,17 @@ impl Shared {
 }
 
 /// The requests of one stream: pulled by the connection when it can take another one, so that
-/// batches go on filling until that moment.
+/// batches go on filling until that moment. They end when the stream has broken, because the
+/// connection may hold on to them for longer than to the answers.
 pub(super) struct Requests {
     shared: Arc<Shared>,
+    stream: u64,
 }
 
 impl Requests {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        let stream = shared.lock().stream();
+        Self { shared, stream }
     }
 
     fn request(&self, outgoing: Outgoing<SealedBatch>) -> v1::ProduceStreamRequest {
@@ -95,6 +98,9 @@ impl Stream for Requests {
         let now = Instant::now();
         let (outgoing, is_finished) = {
             let mut accumulator = self.shared.lock();
+            if accumulator.stream() != self.stream {
+                return Poll::Ready(None);
+            }
             let outgoing = accumulator.next(now, context.waker());
             if let Some(outgoing) = &outgoing
                 && self.shared.acks == Acks::None

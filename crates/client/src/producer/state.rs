@@ -62,8 +62,8 @@ struct Lane<B> {
     /// Whether a refusal or an unknown result came and not everything sent behind it has been
     /// answered.
     is_halted: bool,
-    /// Whether what halted it was a refusal, so that all behind it is refused as well.
-    is_refused: bool,
+    /// The lowest number that was refused while halted: all behind it is refused as well.
+    refused_from: Option<u64>,
     /// Number of the last request that was refused for its own sake.
     refused_number: u64,
     /// What the next request says it resumes after; 0: nothing.
@@ -178,12 +178,13 @@ impl<B: Clone> Pipeline<B> {
         let mut unknown = Vec::new();
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
-            let sent = std::mem::take(&mut lane.sent).into_iter().map(|sent| sent.pending);
-            if lane.is_refused {
+            for Sent { number, pending, .. } in std::mem::take(&mut lane.sent) {
                 // Sent behind a refused request: surely refused too, whether we heard it or not.
-                lane.returned.extend(sent);
-            } else {
-                unknown.extend(sent.map(|pending| pending.batch));
+                if lane.refused_from.is_some_and(|refused| refused < number) {
+                    lane.returned.push(pending);
+                } else {
+                    unknown.push(pending.batch);
+                }
             }
             self.go_on(index);
             let lane = &mut self.lanes[index];
@@ -287,7 +288,7 @@ impl<B> Default for Lane<B> {
             sent: VecDeque::new(),
             returned: Vec::new(),
             is_halted: false,
-            is_refused: false,
+            refused_from: None,
             refused_number: 0,
             resumes_after: 0,
             wait_until: None,
@@ -337,7 +338,9 @@ impl<B: Clone> Lane<B> {
             None => self.refused_number = number,
         }
         let verdict = verdict(&error.reason);
-        self.is_refused |= verdict != Verdict::Unknown;
+        if verdict != Verdict::Unknown {
+            self.refused_from = Some(self.refused_from.map_or(number, |from| from.min(number)));
+        }
         let was_halted = std::mem::replace(&mut self.is_halted, true);
         let failure = match verdict {
             Verdict::Follows if was_halted => None,
@@ -367,7 +370,7 @@ impl<B: Clone> Lane<B> {
             self.queue.push_front(pending);
         }
         self.resumes_after = self.refused_number;
-        (self.is_halted, self.is_refused) = (false, false);
+        (self.is_halted, self.refused_from) = (false, None);
     }
 }
 

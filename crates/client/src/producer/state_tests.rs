@@ -219,6 +219,18 @@ fn what_was_sent_behind_a_refusal_survives_a_broken_stream() {
 }
 
 #[test]
+fn what_was_sent_before_a_refusal_is_unknown_when_the_stream_breaks() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a", "b", "c"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    bench.refuse(2, "OVERLOADED");
+    assert_eq!(bench.pipeline.broken(), ["a"], "it may have been appended");
+    bench.pipeline.opened(1 << 20, 10);
+    bench.pass(100);
+    bench.expect_sent(&[(1, "b", 0), (2, "c", 0)]);
+}
+
+#[test]
 fn what_was_sent_behind_an_unknown_result_is_not_sent_again() {
     let mut bench = Bench::new(1, 10);
     bench.push(0, &["a", "b", "c"]);

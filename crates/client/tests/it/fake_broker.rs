@@ -47,6 +47,7 @@ struct State {
     plan: Plan,
     requests: u64,
     streams: u64,
+    open_produce_streams: u64,
     logs: Vec<Vec<Stored>>,
 }
 
@@ -80,6 +81,11 @@ impl FakeBroker {
     pub(crate) fn streams(&self) -> u64 {
         self.lock().streams
     }
+
+    /// Number of produce streams whose requests have not ended.
+    pub(crate) fn open_produce_streams(&self) -> u64 {
+        self.lock().open_produce_streams
+    }
 }
 
 /// One produce stream: what was refused and not resumed, by partition.
@@ -89,6 +95,11 @@ struct ProduceSession {
 }
 
 impl ProduceSession {
+    fn new(broker: FakeBroker) -> Self {
+        broker.lock().open_produce_streams += 1;
+        Self { broker, refused: HashMap::new() }
+    }
+
     /// Answers a request; `None`: breaks the stream.
     fn answer(&mut self, request: v1::ProduceStreamRequest) -> Option<v1::ProduceStreamResponse> {
         let batch = request.batch.expect("a batch");
@@ -126,6 +137,12 @@ impl ProduceSession {
             result: Some(result),
             limits: None,
         })
+    }
+}
+
+impl Drop for ProduceSession {
+    fn drop(&mut self) {
+        self.broker.lock().open_produce_streams -= 1;
     }
 }
 
@@ -275,7 +292,7 @@ impl LogService for FakeBroker {
             max_in_flight_requests: self.lock().plan.max_in_flight_requests,
         };
         let first = v1::ProduceStreamResponse { limits: Some(limits), ..Default::default() };
-        let mut session = ProduceSession { broker: self.clone(), refused: HashMap::new() };
+        let mut session = ProduceSession::new(self.clone());
         let answers = request.into_inner().map(move |request| match session.answer(request?) {
             Some(answer) => Ok(answer),
             None => Err(Status::unavailable("as planned")),

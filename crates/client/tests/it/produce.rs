@@ -196,23 +196,24 @@ async fn a_full_buffer_makes_senders_wait_and_never_holds_more() {
 /// A broker on a thread of its own, whose time ends.
 struct Mortal {
     broker: FakeBroker,
+    life: Life,
+}
+
+/// What runs until it is told to end.
+struct Life {
     end: oneshot::Sender<()>,
     thread: JoinHandle<Runtime>,
 }
 
-impl Mortal {
-    async fn start() -> Self {
-        let (end, ended) = oneshot::channel();
-        let (ready, broker) = oneshot::channel();
+impl Life {
+    /// What hung goes on as if nothing had been.
+    fn resume(runtime: Runtime) -> Self {
+        let (end, ended) = oneshot::channel::<()>();
         let thread = std::thread::spawn(|| {
-            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                drop(ready.send(FakeBroker::start(1, Plan::default()).await));
-                drop(ended.await);
-            });
+            runtime.block_on(async { drop(ended.await) });
             runtime
         });
-        Self { broker: broker.await.expect("it starts"), end, thread }
+        Self { end, thread }
     }
 
     /// From here on it hangs: its connections stay, and nothing on them is read or written. It dies
@@ -223,9 +224,18 @@ impl Mortal {
     }
 }
 
-/// How long the producer of the next test tries, and what it may need beyond that.
+impl Mortal {
+    async fn start() -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let starting = runtime.spawn(FakeBroker::start(1, Plan::default()));
+        let life = Life::resume(runtime);
+        Self { broker: starting.await.expect("it starts"), life }
+    }
+}
+
+/// How long the producers of the next tests try, and what it may need beyond that.
 const TIMEOUT: Duration = Duration::from_millis(400);
-const SLACK: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_secs(5);
 
 #[track_caller]
 fn check_in_time(began: Instant, due: Duration) {
@@ -255,7 +265,7 @@ async fn what_a_broker_that_hangs_or_is_dead_does_not_take_fails_in_time() {
     let delivery = producer.send(Record::value(&[7; 40])).await.expect("taken");
     delivery.await.expect("the broker is well");
 
-    let hanging = mortal.hang();
+    let hanging = mortal.life.hang();
     let began = Instant::now();
     let delivery = producer.send(Record::value(&[7; 40])).await.expect("taken");
     let error = delivery.await.expect_err("nobody answers");
@@ -267,6 +277,44 @@ async fn what_a_broker_that_hangs_or_is_dead_does_not_take_fails_in_time() {
     for _ in 0..3 {
         check_fails_in_time(&producer).await;
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_answered_too_late_takes_nothing_from_the_next() {
+    /// More than a connection takes of a stream that nobody reads.
+    const BATCHES: usize = 40;
+    let mortal = Mortal::start().await;
+    let client = Client::connect(&mortal.broker.url).expect("an address");
+    let builder = client.producer("t").delivery_timeout(TIMEOUT).batch_bytes(100 << 10);
+    let producer = builder.build().await.expect("starts");
+    let value = vec![7; 99 << 10];
+    producer.send(Record::value(&value)).await.expect("taken").await.expect("the broker is well");
+
+    let hanging = mortal.life.hang();
+    let mut deliveries = Vec::new();
+    for _ in 0..BATCHES {
+        deliveries.push(producer.send(Record::value(&value)).await.expect("taken"));
+    }
+    let mut unknown = 0;
+    for delivery in deliveries {
+        let error = delivery.await.expect_err("nobody answers");
+        unknown += usize::from(matches!(error, ProduceError::ResultUnknown { .. }));
+    }
+    assert!(0 < unknown && unknown < BATCHES, "{unknown} were handed to the connection");
+
+    let life = Life::resume(hanging);
+    for _ in 0..BATCHES {
+        let delivery = producer.send(Record::value(&value)).await.expect("taken");
+        delivery.await.expect("the broker is well again");
+    }
+    drop(producer.flush().await);
+    producer.close().await.expect("all was delivered or said before");
+    let deadline = Instant::now() + SLACK;
+    while mortal.broker.open_produce_streams() > 0 {
+        assert!(Instant::now() < deadline, "a stream was never ended");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    life.hang().shutdown_background();
 }
 
 #[tokio::test]

@@ -30,7 +30,6 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<Report> {
         records,
         bytes,
         failed_records: 0,
-        failure: None,
         elapsed: begun.elapsed(),
         latencies: None,
         end_to_end: None,

@@ -13,11 +13,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
-use taffrail_client::{Client, ProducerBuilder};
+use taffrail_client::{Client, ProduceError, ProducerBuilder, TopicName};
 
 use super::produce::AcksArgument;
 use crate::arguments::Context;
-use crate::figures;
 use report::Report;
 
 /// What to measure.
@@ -64,8 +63,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "T", value_parser = duration)]
     duration: Option<Duration>,
     /// Use this topic, and leave it there
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["partitions", "durability"])]
-    topic: Option<String>,
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = TopicName::parse,
+        conflicts_with_all = ["partitions", "durability"]
+    )]
+    topic: Option<TopicName>,
 }
 
 /// When a topic counts a record as committed.
@@ -108,7 +112,7 @@ pub(crate) async fn run(workload: Workload, context: &Context) -> anyhow::Result
     let (Workload::Produce(options) | Workload::Consume(options)) = &workload;
     let client = context.client()?;
     let topic = match &options.topic {
-        Some(topic) => topic.clone(),
+        Some(topic) => topic.to_string(),
         None => create_topic(&client, options).await?,
     };
     let measured = tokio::select! {
@@ -116,17 +120,18 @@ pub(crate) async fn run(workload: Workload, context: &Context) -> anyhow::Result
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     if options.topic.is_none() {
-        let deleted = client.admin().delete_topic(&topic).await;
-        if let Err(error) = deleted {
-            context.output.note(format_args!("the topic {topic} is left over: {error}"));
+        let admin = client.admin();
+        let left_over = tokio::select! {
+            deleted = admin.delete_topic(&topic) => deleted.err().map(anyhow::Error::from),
+            _ = tokio::signal::ctrl_c() => Some(anyhow::anyhow!("interrupted")),
+        };
+        if let Some(cause) = left_over {
+            context.output.note(format_args!("the topic {topic} is left over: {cause}"));
         }
     }
-    let report = measured?;
+    let (report, failure) = measured?;
     context.output.result(|| report.text(), || report.json())?;
-    let failed = report.failed_records;
-    report.failure.map_or(Ok(()), |failure| {
-        Err(failure).with_context(|| format!("{} records failed", figures::count(failed)))
-    })
+    failure.map_or(Ok(()), |failure| Err(failure).context("not all records were appended"))
 }
 
 async fn create_topic(client: &Client, options: &Options) -> anyhow::Result<String> {
@@ -143,7 +148,7 @@ async fn measure(
     client: &Client,
     topic: &str,
     context: &Context,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<(Report, Option<ProduceError>)> {
     let (Workload::Produce(options) | Workload::Consume(options)) = workload;
     let (described, _) = client.admin().describe_topic(topic).await?;
     let run = Run {
@@ -159,7 +164,7 @@ async fn measure(
                 context.output.note("filling the topic ...");
                 produce::fill(&run).await?;
             }
-            consume::measure(&run).await
+            Ok((consume::measure(&run).await?, None))
         }
     }
 }

@@ -31,7 +31,8 @@ struct Done {
     latencies: Latencies,
 }
 
-pub(super) async fn measure(run: &Run) -> anyhow::Result<Report> {
+/// Returns what was measured, and why the first record failed, if one did.
+pub(super) async fn measure(run: &Run) -> anyhow::Result<(Report, Option<ProduceError>)> {
     let consumers = run.options.consumers.unwrap_or(0);
     let stamp = Stamp::now();
     let (expected, expecting) = watch::channel(None);
@@ -52,17 +53,16 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<Report> {
         records: 0,
         bytes: 0,
         failed_records: 0,
-        failure: None,
         elapsed: Duration::ZERO,
         latencies: None,
         end_to_end: None,
     };
-    let mut latencies = Latencies::new();
+    let (mut latencies, mut first_failure) = (Latencies::new(), None);
     while let Some(done) = producers.join_next().await {
         let Done { stats, failure, latencies: own } = done??;
         report.records += stats.delivered_records;
         report.failed_records += stats.failed_records + stats.unknown_records;
-        report.failure = report.failure.or(failure);
+        first_failure = first_failure.or(failure);
         latencies.add(&own);
     }
     report.elapsed = begun.elapsed();
@@ -73,7 +73,7 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<Report> {
     while let Some(own) = tails.join_next().await {
         report.end_to_end.get_or_insert_with(Latencies::new).add(&own??);
     }
-    Ok(report)
+    Ok((report, first_failure))
 }
 
 /// Fills the topic for another workload.
@@ -117,11 +117,9 @@ async fn produce(run: Run, producer: Producer, index: u32, stamp: Stamp) -> anyh
         }
     }
     drop(measured);
-    let failure = producer.flush().await.err();
+    let failure = producer.close().await.err();
     let latencies = measuring.await?;
-    let stats = producer.stats();
-    drop(producer.close().await);
-    Ok(Done { stats, failure, latencies })
+    Ok(Done { stats: producer.stats(), failure, latencies })
 }
 
 async fn measure_all(mut sent: UnboundedReceiver<(Instant, Delivery)>) -> Latencies {

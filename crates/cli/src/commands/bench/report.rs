@@ -5,8 +5,6 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use taffrail_client::ProduceError;
-
 use super::Run;
 use crate::figures;
 use crate::output::table;
@@ -53,8 +51,6 @@ pub(super) struct Report {
     pub(super) records: u64,
     pub(super) bytes: u64,
     pub(super) failed_records: u64,
-    /// Why the first of them failed.
-    pub(super) failure: Option<ProduceError>,
     pub(super) elapsed: Duration,
     /// From when a record was to be sent until it was acknowledged.
     pub(super) latencies: Option<Latencies>,
