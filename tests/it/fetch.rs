@@ -161,6 +161,46 @@ async fn no_answer_exceeds_what_the_client_can_receive() {
 }
 
 #[tokio::test]
+async fn many_partitions_and_errors_come_in_turn_through_small_messages() {
+    const MESSAGE_BYTES: u32 = 64 << 10;
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    door.create("t", 85).await;
+    let record = "x".repeat(3_000);
+    let mut left = Vec::new();
+    for partition in 0..85 {
+        door.produce(produce_batch("t", partition, batch(&[&record]))).await;
+        left.extend(fetch_request("t", partition, 0).partitions);
+    }
+    for partition in 0..60 {
+        left.extend(fetch_request(&"x".repeat(200), partition, 0).partitions);
+    }
+    for _ in 0..left.len() {
+        let partitions = left.clone();
+        let max_message_bytes = MESSAGE_BYTES;
+        let request = v1::FetchRequest { partitions, max_message_bytes, ..waiting("t", 0, 0) };
+        let results = at_once(door.fetch_all(request)).await;
+        let before = left.len();
+        left.retain(|asked| {
+            let of = |result: &&v1::FetchResult| {
+                (&result.topic, result.partition) == (&asked.topic, asked.partition)
+            };
+            let result = results.iter().find(of).expect("a result for each partition");
+            let reason = result.error.as_ref().map(|error| error.reason.as_str());
+            let expected = (asked.topic != "t").then_some("UNKNOWN_TOPIC");
+            assert!(reason.is_none() || reason == expected, "{reason:?}");
+            reason.is_none() && result.next_offset == 0
+        });
+        assert!(left.len() < before, "{before} partitions have nothing to say");
+        let bytes = prost::Message::encoded_len(&v1::FetchResponse { results });
+        assert!(bytes <= MESSAGE_BYTES as usize, "{bytes} bytes");
+        if left.is_empty() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
 async fn errors_of_other_partitions_leave_the_first_batch_less_room() {
     let broker = Broker::new();
     let door = Door::open(&broker).await;

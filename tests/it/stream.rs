@@ -232,3 +232,17 @@ async fn an_expected_offset_lets_one_of_many_rivals_win() {
     }
     assert_eq!((won, door.values("t").await.len()), (20, 20));
 }
+
+#[tokio::test]
+async fn a_number_that_does_not_grow_is_refused_and_is_not_the_last_one() {
+    let broker = Broker::new();
+    let (door, mut pipe) = open(&broker, 1).await;
+    for (number, is_taken) in [(5, true), (3, false), (4, false), (5, false), (6, true)] {
+        pipe.send(number, to(0, &number.to_string()));
+        let (answered, result) = pipe.next().await;
+        let reason = result.error.map(|error| error.reason);
+        let expected = (!is_taken).then(|| "INVALID_REQUEST".to_owned());
+        assert_eq!((answered, reason), (number, expected));
+    }
+    assert_eq!(door.values("t").await, ["5", "6"]);
+}

@@ -37,7 +37,7 @@ impl Broker {
     ) -> Result<TopicDescription, CatalogError> {
         let _changing = self.changing.lock().await;
         let parsed = self.catalog_now().await?.check_create(&name, partitions, &settings)?;
-        TopicSettings::check_request(&settings, self.config.request_bytes_max)?;
+        parsed.check_request(self.config.request_bytes_max)?;
         let id = TopicId::new(self.directory.random_id());
         let created = self.create_partitions(&name, id, parsed, 0..partitions).await?;
         let command = Command::Create { name: name.clone(), id, partitions, settings };
@@ -53,7 +53,10 @@ impl Broker {
         let _changing = self.changing.lock().await;
         let served = self.served(&name)?;
         refuse_internal(&name)?;
-        TopicSettings::check_request(&settings, self.config.request_bytes_max)?;
+        let (_, altered) = self.catalog_now().await?.check_alter(&name, &settings)?;
+        if altered.batch_bytes_max > served.topic.settings.batch_bytes_max {
+            altered.check_request(self.config.request_bytes_max)?;
+        }
         let catalog = self.command(Command::Alter { name: name.clone(), settings }).await?;
         let topic = catalog.topic(&name)?;
         let (partitions, settings) = (served.partitions.clone(), topic.settings);

@@ -32,7 +32,7 @@ pub struct Broker {
     pub(crate) threads: Arc<LogThreads>,
     pub(crate) catalog: Coordinator<Catalog>,
     pub(crate) topics: ArcSwap<Topics>,
-    /// Charge while topics change, so that files, catalog and `topics` change together.
+    /// Held while topics change, so that files, catalog and `topics` change together.
     pub(crate) changing: Mutex<()>,
     pub(crate) produce_memory: MemoryBudget,
     pub(crate) read_memory: MemoryBudget,

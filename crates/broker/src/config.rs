@@ -28,7 +28,7 @@ impl Default for BrokerConfig {
         Self {
             memory_bytes: limits::MEMORY_BYTES_DEFAULT,
             tail_bytes: limits::MEMORY_BYTES_DEFAULT / 2,
-            request_bytes_max: 16 << 20,
+            request_bytes_max: limits::REQUEST_BYTES_DEFAULT as usize,
             writer_threads: 2,
             committer_threads: 8,
             reader_threads: 4,
@@ -47,6 +47,16 @@ pub enum ConfigError {
         found: u64,
         /// The least.
         min: u64,
+    },
+    /// Requests that are too small or too large.
+    #[error("request_bytes_max must be {min} to {max}, not {found}")]
+    Request {
+        /// What was given.
+        found: u64,
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
     },
     /// A kind of threads that there must be.
     #[error("{name} must be 1 to 256, not {found}")]
@@ -67,6 +77,11 @@ impl BrokerConfig {
         if self.memory_bytes < limits::MEMORY_BYTES_FLOOR {
             let (found, min) = (self.memory_bytes, limits::MEMORY_BYTES_FLOOR);
             return Err(ConfigError::Memory { found, min });
+        }
+        let (min, max) = (limits::REQUEST_BYTES_FLOOR, limits::REQUEST_BYTES_MAX);
+        let found = self.request_bytes_max as u64;
+        if !(min..=max).contains(&found) {
+            return Err(ConfigError::Request { found, min, max });
         }
         let threads = [
             ("writer_threads", self.writer_threads),

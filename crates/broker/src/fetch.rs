@@ -29,6 +29,8 @@ pub struct FetchRequest {
     pub wait_max: Duration,
     /// The message that carries the answer.
     pub message: Message,
+    /// Bytes that an error takes in it, at the most.
+    pub error_bytes: usize,
 }
 
 /// What a message has room for.
@@ -36,16 +38,11 @@ pub struct FetchRequest {
 pub struct Message {
     /// The largest one that the client can receive.
     pub bytes_max: usize,
-    /// Bytes of all that stands around batches, at the most.
+    /// Bytes of all that stands around batches, at the most, but for errors.
     pub envelope_bytes: usize,
 }
 
 impl Message {
-    /// A message with one result.
-    pub(crate) const fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, envelope_bytes: limits::MESSAGE_ENVELOPE_BYTES as usize }
-    }
-
     /// Bytes of batches that fit.
     const fn room(self) -> usize {
         self.bytes_max.saturating_sub(self.envelope_bytes)
@@ -68,7 +65,7 @@ pub struct FetchPartition {
 pub struct FetchAnswer {
     /// In the order of the request.
     pub results: Vec<FetchResult>,
-    /// The memory that they take, to be kept until they are sent.
+    /// The memory that they take, to be kept until a message with them is encoded.
     pub charge: Charge,
 }
 
@@ -170,7 +167,7 @@ pub enum FetchError {
     /// The client cannot receive the next batch.
     #[error(
         "the next batch has {batch_bytes} bytes, and the client takes messages of {message_bytes_max}: \
-         raise max_message_bytes, and what the client can receive"
+         raise max_message_bytes and what the client can receive, or ask for fewer partitions at once"
     )]
     MessageTooSmall {
         /// Bytes of the batch.
@@ -239,16 +236,21 @@ async fn fetch_once(
     partitions: Vec<Result<Arc<Partition>, FetchError>>,
 ) -> (FetchAnswer, bool) {
     let mut results = Vec::with_capacity(partitions.len());
-    let bytes_max = request.bytes_max.min(request.message.room());
-    let bytes_max = broker.read_memory().share(bytes_max);
-    let (mut bytes, mut is_enough) = (0, false);
+    let room = request.message.room();
+    let bytes_max = broker.read_memory().share(request.bytes_max.min(room));
+    // Before reading, so that those who read at the same time see it.
+    let mut charge = broker.read_memory().charge(bytes_max);
+    let (mut bytes, mut error_bytes, mut is_enough) = (0, 0, false);
     for (partition, asked) in partitions.into_iter().zip(&request.partitions) {
         let (mut log_start, mut high_watermark) = (Offset::ZERO, Offset::ZERO);
-        let (fetched, next) = match partition {
+        let left = Left {
+            bytes: bytes_max.saturating_sub(bytes),
+            room: room.saturating_sub(bytes + error_bytes),
+            is_first: bytes == 0,
+        };
+        let (mut fetched, next) = match partition {
             Ok(partition) => {
-                let bytes_max = bytes_max.saturating_sub(bytes);
-                let room = Room { bytes_max, is_first: bytes == 0 };
-                let read = fetch_partition(broker, request, &partition, asked.from, room).await;
+                let read = fetch_partition(broker, request, &partition, asked.from, left).await;
                 (log_start, high_watermark) = (partition.log_start(), partition.high_watermark());
                 read
             }
@@ -263,16 +265,28 @@ async fn fetch_once(
             Ok(Fetched::Nothing) => bytes > 0 && next < high_watermark,
             Ok(Fetched::Gap(_)) | Err(_) => true,
         };
+        if fetched.is_err() {
+            if left.room < request.error_bytes && bytes + error_bytes > 0 {
+                // It is told when there is room, for it stays.
+                fetched = Ok(Fetched::Nothing);
+            } else {
+                error_bytes += request.error_bytes;
+            }
+        }
         results.push(FetchResult { log_start, high_watermark, next, fetched });
     }
-    let charge = broker.read_memory().charge(bytes);
+    charge.resize(bytes);
     (FetchAnswer { results, charge }, is_enough || bytes >= request.bytes_min.max(1))
 }
 
 /// What an answer has left.
 #[derive(Clone, Copy)]
-struct Room {
-    bytes_max: usize,
+struct Left {
+    /// Of what was asked for.
+    bytes: usize,
+    /// Of what the message can hold.
+    room: usize,
+    /// Whether it has no batches yet.
     is_first: bool,
 }
 
@@ -281,15 +295,15 @@ async fn fetch_partition(
     request: &FetchRequest,
     partition: &Partition,
     from: Offset,
-    room: Room,
+    left: Left,
 ) -> (Result<Fetched, FetchError>, Offset) {
-    if room.bytes_max == 0 && !room.is_first {
+    let bytes_max = left.bytes.min(left.room);
+    if bytes_max == 0 && !left.is_first {
         return (Ok(Fetched::Nothing), from);
     }
-    match read(broker, partition, from, room.bytes_max, request.message).await {
-        Ok(Read::Batches { bytes, .. }) if !room.is_first && bytes.len() > room.bytes_max => {
-            (Ok(Fetched::Nothing), from)
-        }
+    let fits = if left.is_first { left.room } else { bytes_max };
+    match read(broker, partition, from, bytes_max, request.message).await {
+        Ok(Read::Batches { bytes, .. }) if bytes.len() > fits => (Ok(Fetched::Nothing), from),
         Ok(Read::Batches { bytes, next }) => (Ok(Fetched::Batches(bytes)), next),
         Ok(Read::Gap(gap)) => (Ok(Fetched::Gap(gap)), gap.to),
         Ok(Read::End) => (Ok(Fetched::Nothing), from),

@@ -71,6 +71,16 @@ impl MemoryBudget {
     }
 }
 
+impl Charge {
+    /// Takes so many bytes instead.
+    pub fn resize(&mut self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.used_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.used_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -89,6 +99,12 @@ mod tests {
         assert_eq!(budget.used_bytes(), 6);
         drop(first);
         assert!(budget.try_charge(1 << 40).is_some(), "the whole budget serves what is larger");
+        let mut resized = budget.charge(9);
+        resized.resize(4);
+        assert_eq!(budget.used_bytes(), 4);
+        resized.resize(7);
+        assert_eq!(budget.used_bytes(), 7);
+        drop(resized);
         assert_eq!(budget.used_bytes(), 0);
     }
 

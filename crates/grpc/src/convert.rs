@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use taffrail_broker::{
-    Acks, Charge, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, FetchResult, Fetched,
+    Acks, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, FetchResult, Fetched,
     IncomingBatch, Message, OffsetFound, Outcome, PartitionDescription, PartitionStatus, Placement,
     Position, ProduceBatch, Topic, TopicDescription, TopicSettings,
 };
 use taffrail_model::{Gap, GapReason, Offset, PartitionIndex, Timestamp, limits};
 use taffrail_proto::v1;
 
-use crate::status::{Explain, Explained};
+use crate::status::{ERROR_BYTES_MAX, Explain, Explained};
 
-/// Bytes that a partition's result has around its batches and its topic's name.
-const RESULT_ENVELOPE_BYTES: usize = 768;
+/// Bytes that a message has around the batches of one partition and the topic's name.
+const ENVELOPE_BYTES: usize = 128;
 
 pub(crate) fn acks(acks: i32) -> Result<Acks, Explained> {
     match v1::Acks::try_from(acks) {
@@ -88,20 +88,15 @@ pub(crate) fn fetch_request(request: v1::FetchRequest) -> Result<FetchRequest, E
     let bytes_max = or_default(request.max_bytes, limits::FETCH_BYTES_DEFAULT);
     let message_bytes_max = message_bytes_max(request.max_message_bytes);
     let partitions: Vec<_> = partitions.collect();
-    let envelope_bytes = partitions.iter().map(envelope_bytes).sum();
+    let envelope_bytes = partitions.iter().map(|it| ENVELOPE_BYTES + it.topic.len()).sum();
     Ok(FetchRequest {
         partitions,
         bytes_max,
         bytes_min: request.min_bytes as usize,
         wait_max: Duration::from_millis(u64::from(request.max_wait_ms)),
         message: Message { bytes_max: message_bytes_max, envelope_bytes },
+        error_bytes: ERROR_BYTES_MAX,
     })
-}
-
-/// Bytes of a result around its batches. An error names the topic and one with a similar name, in its
-/// message and beside it.
-fn envelope_bytes(partition: &FetchPartition) -> usize {
-    RESULT_ENVELOPE_BYTES + 3 * partition.topic.len()
 }
 
 pub(crate) fn fetch_result(asked: &FetchPartition, result: FetchResult) -> v1::FetchResult {
@@ -178,7 +173,10 @@ pub(crate) fn consume_command(request: v1::ConsumeRequest) -> Result<ConsumeComm
             partition: PartitionIndex::new(subscribe.partition),
             position: position(subscribe.position)?,
             resume: subscribe.resume,
-            message_bytes_max: message_bytes_max(subscribe.max_message_bytes),
+            message: Message {
+                bytes_max: message_bytes_max(subscribe.max_message_bytes),
+                envelope_bytes: ENVELOPE_BYTES,
+            },
         },
         Command::Grant(grant) => ConsumeCommand::Grant { bytes: grant.bytes },
         Command::Seek(seek) => ConsumeCommand::Seek {
@@ -192,9 +190,7 @@ pub(crate) fn consume_command(request: v1::ConsumeRequest) -> Result<ConsumeComm
     })
 }
 
-/// The message, and the memory that it takes.
-pub(crate) fn consume_event(event: ConsumeEvent) -> (v1::ConsumeResponse, Option<Charge>) {
-    let mut memory = None;
+pub(crate) fn consume_event(event: ConsumeEvent) -> v1::ConsumeResponse {
     use v1::consume_response::Event;
     let failed = |subscription, error: Explained| {
         Event::Error(v1::SubscriptionError { subscription, error: Some(error.into_error()) })
@@ -208,8 +204,7 @@ pub(crate) fn consume_event(event: ConsumeEvent) -> (v1::ConsumeResponse, Option
                 high_watermark: high_watermark.get(),
             })
         }
-        ConsumeEvent::Delivery { subscription, high_watermark, bytes, charge } => {
-            memory = Some(charge);
+        ConsumeEvent::Delivery { subscription, high_watermark, bytes, .. } => {
             Event::Delivery(v1::Delivery {
                 subscription,
                 high_watermark: high_watermark.get(),
@@ -238,7 +233,7 @@ pub(crate) fn consume_event(event: ConsumeEvent) -> (v1::ConsumeResponse, Option
             })
         }
     };
-    (v1::ConsumeResponse { event: Some(event) }, memory)
+    v1::ConsumeResponse { event: Some(event) }
 }
 
 pub(crate) fn topic(topic: &Topic) -> v1::Topic {

@@ -9,11 +9,11 @@ mod status;
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::middleware::map_response;
 use axum::response::Response;
 use http_body_util::BodyExt as _;
-use taffrail_broker::{Broker, Charge};
+use taffrail_broker::{Broker, Charge, MemoryBudget};
 use taffrail_proto::v1::DESCRIPTOR_SET;
 use taffrail_proto::v1::admin_service_server::AdminServiceServer;
 use taffrail_proto::v1::log_service_server::LogServiceServer;
@@ -29,6 +29,7 @@ pub async fn routes(broker: Arc<Broker>) -> Result<axum::Router, tonic_reflectio
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    let memory = broker.read_memory().clone();
     let log = LogServiceServer::new(log_service::Service::new(Arc::clone(&broker)))
         .max_decoding_message_size(broker.config().request_bytes_max)
         .max_encoding_message_size(usize::MAX);
@@ -41,18 +42,29 @@ pub async fn routes(broker: Arc<Broker>) -> Result<axum::Router, tonic_reflectio
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    Ok(routes.prepare().into_axum_router().layer(map_response(hold_until_sent)))
+    let count = move |response: Response| {
+        let counted = count_until_sent(response, memory.clone());
+        async { counted }
+    };
+    Ok(routes.prepare().into_axum_router().layer(map_response(count)))
 }
 
-/// Keeps the memory of an answer counted until its body has left for the connection.
-async fn hold_until_sent(mut response: Response) -> Response {
-    match response.extensions_mut().remove::<Arc<Charge>>() {
-        Some(charge) => response.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                let _charge = &charge;
-                frame
-            }))
-        }),
-        None => response,
+/// Counts an answer's encoded bytes until they have been written to the socket, piece by piece.
+fn count_until_sent(response: Response, memory: MemoryBudget) -> Response {
+    let count = move |bytes: Bytes| {
+        Bytes::from_owner(Counted { _charge: memory.charge(bytes.len()), bytes })
+    };
+    response.map(|body| Body::new(body.map_frame(move |frame| frame.map_data(&count))))
+}
+
+/// Bytes that are counted for as long as they are there.
+struct Counted {
+    bytes: Bytes,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }

@@ -112,16 +112,14 @@ impl LogService for Service {
     ) -> Result<Response<v1::FetchResponse>, Status> {
         let request = convert::fetch_request(request.into_inner());
         let request = request.map_err(Explained::into_status)?;
-        let FetchAnswer { results, charge } = self.broker.fetch(&request).await;
+        let FetchAnswer { results, charge: _charge } = self.broker.fetch(&request).await;
         let results = request
             .partitions
             .iter()
             .zip(results)
             .map(|(asked, result)| convert::fetch_result(asked, result))
             .collect();
-        let mut response = Response::new(v1::FetchResponse { results });
-        response.extensions_mut().insert(Arc::new(charge));
-        Ok(response)
+        Ok(Response::new(v1::FetchResponse { results }))
     }
 
     type ConsumeStream = BoxStream<'static, Result<v1::ConsumeResponse, Status>>;
@@ -160,13 +158,7 @@ impl LogService for Service {
                 }
             }
         });
-        // The next message is asked for once the one before it has left for the connection.
-        let mut sending = None;
-        let events = ReceiverStream::new(events).map(move |event| {
-            let (message, memory) = convert::consume_event(event);
-            drop(std::mem::replace(&mut sending, memory));
-            Ok(message)
-        });
+        let events = ReceiverStream::new(events).map(|event| Ok(convert::consume_event(event)));
         Ok(Response::new(events.chain(ReceiverStream::new(refusals)).boxed()))
     }
 

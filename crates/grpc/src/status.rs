@@ -14,6 +14,11 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 const DOMAIN: &str = "taffrail";
 
+/// Bytes of an error in an answer, at the most: its texts are cut, and it has few of them.
+pub(crate) const ERROR_BYTES_MAX: usize = 4 << 10;
+const MESSAGE_BYTES_MAX: usize = 1 << 10;
+const VALUE_BYTES_MAX: usize = 256;
+
 /// When to try again what was refused for being too much.
 const RETRY_SOON: Duration = Duration::from_millis(50);
 /// When to try again what needs somebody or something to finish first.
@@ -31,7 +36,7 @@ pub(crate) struct Explained {
 
 impl Explained {
     fn new(reason: &'static str, code: Code, message: &dyn Display) -> Self {
-        let (message, metadata) = (message.to_string(), Vec::new());
+        let (message, metadata) = (cut(message, MESSAGE_BYTES_MAX), Vec::new());
         Self { reason, code, message, metadata, retry_after: None }
     }
 
@@ -46,7 +51,7 @@ impl Explained {
     }
 
     fn with(mut self, name: &'static str, value: impl Display) -> Self {
-        self.metadata.push((name, value.to_string()));
+        self.metadata.push((name, cut(&value, VALUE_BYTES_MAX)));
         self
     }
 
@@ -77,6 +82,18 @@ impl Explained {
         }
         Status::with_error_details(self.code, self.message, details)
     }
+}
+
+/// A text that may quote what a client wrote, or a path: cut where it is too long.
+fn cut(text: &dyn Display, bytes_max: usize) -> String {
+    let mut text = text.to_string();
+    if text.len() > bytes_max {
+        let room = bytes_max - '…'.len_utf8();
+        let end = (0..=room).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// Something that has a name on the wire.

@@ -6,10 +6,10 @@
 //!
 //! Deliberately absent: topics, the network, a runtime, a clock (time comes in as an argument).
 
+mod cache;
 mod directory;
 mod index;
 mod log;
-mod maps;
 mod reader;
 mod recovery;
 mod segment;

@@ -167,14 +167,14 @@ impl Log {
     /// that were given out are on return.
     ///
     /// # Errors
-    /// If they cannot be: then nothing has changed.
+    /// If they cannot be: then none are reserved, and all else is kept as `config` says.
     pub fn configure(&mut self, config: LogConfig) -> Result<(), AppendError> {
-        if config.reserves_offsets && !self.config.reserves_offsets {
-            self.reserve(0)?;
-        }
+        let begins = config.reserves_offsets && !self.config.reserves_offsets;
+        let reserved = if begins { self.reserve(0) } else { Ok(()) };
         self.config = config;
+        self.config.reserves_offsets &= reserved.is_ok();
         self.shared.limit_tail(config.tail_bytes_max);
-        Ok(())
+        reserved
     }
 
     /// Appends batches, in order, with one write for each segment that they go to.
@@ -247,7 +247,7 @@ impl Log {
             shared.poison(format!("syncing {} failed: {error}", shared.path.display()));
             return self.check_writable();
         }
-        let sealed = segments.active.seal(Arc::clone(&shared.vfs), Arc::clone(&shared.maps));
+        let sealed = segments.active.seal(Arc::clone(&shared.vfs), Arc::clone(&shared.cache));
         // A cache: if it cannot be written, it is rebuilt when it is wanted.
         let index = segments.active.index_file();
         let _ = write_index(shared.vfs.as_ref(), &segments.active.path, &index);

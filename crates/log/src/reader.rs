@@ -279,8 +279,8 @@ impl Source {
     fn floor(&self, offset: Offset) -> Result<(u64, Offset), ReadError> {
         let (entry, header_bytes) = match self {
             Self::Sealed(segment) => {
-                let index = segment.index().map_err(|error| self.io(error))?;
-                (index.floor(offset), segment.header_bytes)
+                let known = segment.known().map_err(|error| self.io(error))?;
+                (known.index.floor(offset), segment.header_bytes)
             }
             Self::Active(segment) => (segment.floor(offset), segment.header_bytes),
         };
@@ -310,7 +310,7 @@ impl Source {
                 Trim::Found { range, next } => {
                     if let (Self::Sealed(segment), false) = (self, is_sound) {
                         let verified = position + range.start as u64..position + range.end as u64;
-                        segment.mark_verified(verified);
+                        segment.mark_verified(verified).map_err(|error| self.io(error))?;
                     }
                     return Ok(Some(Read::Batches { bytes: bytes.slice(range), next }));
                 }
@@ -380,14 +380,21 @@ impl Source {
         timestamp: Timestamp,
         start: Offset,
     ) -> Result<Option<Found>, ReadError> {
-        let (entry, max_timestamp) = match self {
-            Self::Sealed(segment) => {
-                let index = segment.index().map_err(|error| self.io(error))?;
-                (index.floor_timestamp(timestamp), index.max_timestamp())
-            }
-            Self::Active(segment) => (segment.floor_timestamp(timestamp), segment.max_timestamp()),
+        let max_timestamp = match self {
+            Self::Sealed(segment) => segment.max_timestamp().map_err(|error| self.io(error))?,
+            Self::Active(segment) => segment.max_timestamp(),
         };
-        let Some(entry) = entry.filter(|_| max_timestamp >= timestamp) else { return Ok(None) };
+        if max_timestamp < timestamp {
+            return Ok(None);
+        }
+        let entry = match self {
+            Self::Sealed(segment) => {
+                let known = segment.known().map_err(|error| self.io(error))?;
+                known.index.floor_timestamp(timestamp)
+            }
+            Self::Active(segment) => segment.floor_timestamp(timestamp),
+        };
+        let Some(entry) = entry else { return Ok(None) };
         let file = self.file()?;
         let (length, header) = (self.length(), self.header());
         let mut scanner = Scanner::new(file, header, length, entry.position, entry.offset);

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use arc_swap::ArcSwap;
 use taffrail_model::{LeaderEpoch, LogId, Offset};
 
+use crate::cache::SegmentCache;
 use crate::directory::Points;
-use crate::maps::Maps;
 use crate::recovery::Damage;
 use crate::segment::{ActiveSegment, SealedSegment};
 use crate::vfs::Vfs;
@@ -21,7 +21,7 @@ pub(crate) struct Shared {
     pub(crate) label: String,
     pub(crate) epoch: LeaderEpoch,
     pub(crate) vfs: Arc<dyn Vfs>,
-    pub(crate) maps: Arc<Maps>,
+    pub(crate) cache: Arc<SegmentCache>,
     pub(crate) points: Arc<Points>,
     pub(crate) segments: ArcSwap<Segments>,
     /// Held by whoever syncs the active segment, cuts it or replaces it: one at a time.
@@ -78,7 +78,7 @@ impl Shared {
         label: String,
         epoch: LeaderEpoch,
         vfs: Arc<dyn Vfs>,
-        maps: Arc<Maps>,
+        cache: Arc<SegmentCache>,
         points: Arc<Points>,
         segments: Segments,
         progress: Progress,
@@ -93,7 +93,7 @@ impl Shared {
             label,
             epoch,
             vfs,
-            maps,
+            cache,
             points,
             segments,
             sync,
@@ -128,7 +128,7 @@ impl Shared {
     /// Ends all writing until the log is opened anew; the first cause stays.
     pub(crate) fn poison(&self, cause: String) {
         if self.poison.set(cause).is_ok() {
-            self.points.poisoned(self.id);
+            self.points.may_have_lost(self.id);
         }
     }
 }

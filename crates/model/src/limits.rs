@@ -50,8 +50,8 @@ pub const UNSYNCED_BYTES_PAGE_CACHE_MAX: u64 = 64 << 20;
 /// Offsets that a log reserves at a time, where what is written may be read before it is synced.
 pub const RESERVED_OFFSETS: u64 = 1 << 20;
 
-/// Bytes that one write to a log gathers.
-pub const WRITE_BYTES_MAX: usize = 4 << 20;
+/// Bytes that one write to a log gathers, but for its last batch: several writes fit into its tail.
+pub const WRITE_BYTES_MAX: usize = 1 << 20;
 
 /// How long what was written to a `page_cache` topic may stay unsynced.
 pub const PAGE_CACHE_SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -68,11 +68,17 @@ pub const FETCH_BYTES_DEFAULT: u32 = 1 << 20;
 /// Bytes of a message to a client that does not say what it can receive: stock clients take 4 MiB.
 pub const MESSAGE_BYTES_DEFAULT: u32 = (4 << 20) - (64 << 10);
 
+/// Bytes of a request, unless the broker is set up otherwise.
+pub const REQUEST_BYTES_DEFAULT: u64 = 16 << 20;
+
+/// The least that may be set as bytes of a request: a batch of the default size fits.
+pub const REQUEST_BYTES_FLOOR: u64 = 2 << 20;
+
+/// The most: the largest batch fits.
+pub const REQUEST_BYTES_MAX: u64 = 65 << 20;
+
 /// Bytes of a message to a client, whatever it says.
 pub const MESSAGE_BYTES_MAX: u32 = BATCH_BYTES_MAX + (64 << 10);
-
-/// Bytes that a message has around its batches: names, numbers, lengths.
-pub const MESSAGE_ENVELOPE_BYTES: u32 = 1 << 10;
 
 /// Partitions in one fetch, and queries in one call for offsets.
 pub const FETCH_PARTITIONS_MAX: usize = 1_000;

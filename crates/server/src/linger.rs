@@ -48,7 +48,8 @@ impl Drop for Lent {
 /// Closes a connection on which everything has been said.
 pub(crate) async fn close(mut stream: TcpStream) {
     let listen = async {
-        let mut dropped = [0; 8 << 10];
+        // Not on the stack, which each connection would have from its beginning.
+        let mut dropped = vec![0; 8 << 10];
         stream.shutdown().await?;
         while stream.read(&mut dropped).await? > 0 {}
         io::Result::Ok(())

@@ -210,7 +210,7 @@ pub const SETTINGS: [SettingInfo; 16] = [
         "bytes, 2MiB to 65MiB",
         "Bytes of one request; a topic's max.batch.bytes must fit (16MiB).",
         |s, v| {
-            let range = 2 << 20..=u64::from(limits::MESSAGE_BYTES_MAX);
+            let range = limits::REQUEST_BYTES_FLOOR..=limits::REQUEST_BYTES_MAX;
             s.broker.request_bytes_max = bytes(v).filter(|max| range.contains(max))? as usize;
             Some(())
         },

@@ -102,8 +102,6 @@ pub enum SettingError {
     },
 }
 
-const BATCH_BYTES: &str = "max.batch.bytes";
-
 /// What is around a batch in a request, at the most.
 const REQUEST_ENVELOPE_BYTES: u64 = 1 << 10;
 
@@ -126,7 +124,7 @@ pub const SETTINGS: [SettingInfo; 4] = [
         },
     },
     SettingInfo {
-        name: BATCH_BYTES,
+        name: "max.batch.bytes",
         kind: "bytes, 1KiB to 64MiB",
         default: "1MiB",
         description: "The largest batch that the topic takes, with its header of 89 bytes.",
@@ -195,19 +193,12 @@ impl TopicSettings {
         Ok(settings)
     }
 
-    /// Checks that a batch fits into a request, if `changes` say how large one may be.
+    /// Checks that a batch fits into a request.
     ///
     /// # Errors
     /// If it does not.
-    pub(crate) fn check_request(
-        changes: &BTreeMap<String, String>,
-        request_bytes_max: usize,
-    ) -> Result<(), SettingError> {
-        let is_it =
-            |(name, value): &(&String, &String)| name.as_str() == BATCH_BYTES && !value.is_empty();
-        let change = changes.iter().find(is_it);
-        let change = change.map(|(name, value)| (name.clone(), value.clone()));
-        let batch_bytes = u64::from(Self::parse(&change.into_iter().collect())?.batch_bytes_max);
+    pub(crate) fn check_request(&self, request_bytes_max: usize) -> Result<(), SettingError> {
+        let batch_bytes = u64::from(self.batch_bytes_max);
         let request_bytes = request_bytes_max as u64;
         if batch_bytes + REQUEST_ENVELOPE_BYTES > request_bytes {
             return Err(SettingError::BatchExceedsRequest { batch_bytes, request_bytes });

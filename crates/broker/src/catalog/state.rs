@@ -79,6 +79,25 @@ impl Catalog {
         Ok(TopicSettings::parse(settings)?)
     }
 
+    /// What a topic would set itself, and its settings, with these changes.
+    pub(crate) fn check_alter(
+        &self,
+        name: &TopicName,
+        changes: &BTreeMap<String, String>,
+    ) -> Result<(BTreeMap<String, String>, TopicSettings), CatalogError> {
+        let mut merged = self.entry(name)?.settings.clone();
+        for (setting, value) in changes {
+            if value.is_empty() {
+                super::settings::find(setting)?;
+                merged.remove(setting);
+            } else {
+                merged.insert(setting.clone(), value.clone());
+            }
+        }
+        let settings = TopicSettings::parse(&merged)?;
+        Ok((merged, settings))
+    }
+
     /// Whether a topic could have so many partitions.
     pub(crate) fn check_add(
         &self,
@@ -149,16 +168,7 @@ impl StateMachine for Catalog {
                 }
             }
             Command::Alter { name, settings } => {
-                let mut merged = self.entry(&name)?.settings.clone();
-                for (setting, value) in settings {
-                    if value.is_empty() {
-                        super::settings::find(&setting)?;
-                        merged.remove(&setting);
-                    } else {
-                        merged.insert(setting, value);
-                    }
-                }
-                TopicSettings::parse(&merged)?;
+                let (merged, _) = self.check_alter(&name, &settings)?;
                 Event::TopicAltered { name: name.to_string(), settings: merged }
             }
             Command::AddPartitions { name, partitions } => {

@@ -14,7 +14,7 @@ use taffrail_model::{Gap, Offset, PartitionIndex, Timestamp};
 pub use session::ConsumeSession;
 pub use subscription::Subscription;
 
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, Message};
 use crate::memory::Charge;
 
 /// A place in a partition.
@@ -47,8 +47,8 @@ pub enum ConsumeCommand {
         position: Position,
         /// Whether it goes on after a broken stream.
         resume: bool,
-        /// The largest message that the client can receive.
-        message_bytes_max: usize,
+        /// The messages that carry its batches.
+        message: Message,
     },
     /// Allows to send so many more bytes.
     Grant {
@@ -103,7 +103,7 @@ pub enum ConsumeEvent {
         high_watermark: Offset,
         /// Whole batches, as they lie on disk.
         bytes: Bytes,
-        /// The memory that they take, to be kept until they are sent.
+        /// The memory that they take, to be kept until a message with them is encoded.
         charge: Charge,
     },
     /// Missing offsets.

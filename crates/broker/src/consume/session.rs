@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::subscription::{Active, IdleHandle, Turn};
 use super::{ConsumeCommand, ConsumeEvent, Position};
 use crate::broker::Broker;
-use crate::fetch::{FetchError, Message, find, read};
+use crate::fetch::{FetchError, find, read};
 
 /// Bytes of one delivery, at the most, but for a single batch.
 const DELIVERY_BYTES_MAX: usize = 1 << 20;
@@ -121,7 +121,7 @@ impl ConsumeSession {
                 partition,
                 position,
                 resume,
-                message_bytes_max,
+                message,
             } => {
                 if let Err(cause) = self.check_new(subscription) {
                     return self.reject(subscription, cause).await;
@@ -132,7 +132,7 @@ impl ConsumeSession {
                 };
                 let next = Offset::ZERO;
                 let turn = Turn::None;
-                let active = Active { partition, next, message_bytes_max, is_paused: false, turn };
+                let active = Active { partition, next, message, is_paused: false, turn };
                 self.begin(subscription, active, position, resume).await
             }
             ConsumeCommand::Grant { bytes } => {
@@ -238,13 +238,14 @@ impl ConsumeSession {
         }
         let credit = usize::try_from(self.credit_bytes).unwrap_or(0);
         let bytes_max = self.broker.read_memory().share(DELIVERY_BYTES_MAX).min(credit);
-        let message = Message::new(active.message_bytes_max);
-        match read(&self.broker, &partition, from, bytes_max, message).await {
+        // Before reading, so that those who read at the same time see it.
+        let mut charge = self.broker.read_memory().charge(bytes_max);
+        match read(&self.broker, &partition, from, bytes_max, active.message).await {
             Ok(Read::Batches { bytes, next }) => {
+                charge.resize(bytes.len());
                 active.next = next;
                 self.credit_bytes -= bytes.len() as i64;
                 self.wake(subscription);
-                let charge = self.broker.read_memory().charge(bytes.len());
                 let high_watermark = partition.high_watermark();
                 Some(ConsumeEvent::Delivery { subscription, high_watermark, bytes, charge })
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::future::AbortHandle;
 use taffrail_model::Offset;
 
+use crate::fetch::Message;
 use crate::partition::Partition;
 
 /// Where one subscription stands.
@@ -25,7 +26,7 @@ pub struct Subscription {
 pub(super) struct Active {
     pub(super) partition: Arc<Partition>,
     pub(super) next: Offset,
-    pub(super) message_bytes_max: usize,
+    pub(super) message: Message,
     pub(super) is_paused: bool,
     pub(super) turn: Turn,
 }

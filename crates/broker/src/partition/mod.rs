@@ -192,8 +192,8 @@ impl Partition {
     /// Keeps a log as the settings say. They change while nobody appends, so that all that is
     /// written is committed in one sense.
     fn configure_log(&self, log: &mut Log, mut settings: TopicSettings) {
-        let config = |settings: &TopicSettings| settings.log_config(self.threads.tail_bytes_max());
-        if let Err(error) = log.configure(config(&settings)) {
+        let config = settings.log_config(self.threads.tail_bytes_max());
+        if let Err(error) = log.configure(config) {
             let (topic, partition) = (&self.topic, self.index);
             tracing::error!(%topic, %partition, %error, "stays with durability=fsync until the next start");
             settings.durability = Durability::Fsync;
@@ -244,7 +244,9 @@ impl Partition {
 
     fn end(&self, refusal: &ProduceError, cause: &str) {
         let Some(open) = self.open_log() else { return };
-        let Some(log) = open.lock().take() else { return };
+        // Held until all is answered that was written: what comes later is refused behind it.
+        let mut place = open.lock();
+        let Some(log) = place.take() else { return };
         if let Some(cause) = log.read_only() {
             tracing::warn!(topic = %self.topic, partition = %self.index, cause, "closed read-only");
         }
@@ -254,8 +256,9 @@ impl Partition {
                 tracing::error!(topic = %self.topic, partition = %self.index, %error, "not closed cleanly");
             }
         }
-        self.refuse_all(refusal);
         self.give_up(cause);
+        drop(place);
+        self.refuse_all(refusal);
     }
 
     /// Ends the partition for good: whoever reads it or writes to it hears that it is gone. Called

@@ -13,9 +13,6 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::work::WorkQueue;
 
-/// The least that the tail of a log may keep in memory.
-const TAIL_BYTES_FLOOR: usize = 16 << 10;
-
 type Job = Box<dyn FnOnce() + Send>;
 
 /// How many threads there are, and what they share.
@@ -105,8 +102,7 @@ impl LogThreads {
     /// Shares the memory for tails among so many logs.
     pub(crate) fn share_tail_memory(&self, logs: usize) {
         let share = usize::try_from(self.tail_bytes / logs.max(1) as u64).unwrap_or(usize::MAX);
-        let share = share.clamp(TAIL_BYTES_FLOOR, limits::TAIL_BYTES_MAX);
-        self.tail_bytes_max.store(share, Ordering::Relaxed);
+        self.tail_bytes_max.store(share.min(limits::TAIL_BYTES_MAX), Ordering::Relaxed);
     }
 
     /// What the tail of one log may keep in memory.

@@ -80,7 +80,8 @@ impl ProduceSession {
         };
         let to = self.outcomes.clone();
         let mut reply = Reply { number, partition: None, acks, to, in_flight, slot };
-        let last = std::mem::replace(&mut self.last_number, number);
+        let last = self.last_number;
+        self.last_number = number.max(last);
         if number <= last {
             return reply.send(Err(ProduceError::NumberOrder { number, last }));
         }

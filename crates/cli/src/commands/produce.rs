@@ -274,16 +274,19 @@ impl Feed<'_> {
 
 /// What became of the records that were not delivered.
 fn failures(stats: &ProducerStats) -> String {
-    let mut text = match stats.refused_batches {
-        0 => format!(", {} were not", figures::count(stats.failed_records)),
+    let failed = match stats.refused_batches {
+        0 => format!("{} were not", figures::count(stats.failed_records)),
         // Nobody waited to hear which of them.
-        batches => format!(", in batches of which {} were refused", figures::count(batches)),
+        batches => format!("in batches of which {} were refused", figures::count(batches)),
     };
-    if stats.unknown_records > 0 {
-        let unknown = figures::count(stats.unknown_records);
-        text += &format!(", of {unknown} it is not known: read before you send them again");
-    }
-    text
+    let unknown = match stats.unknown_records {
+        0 => String::new(),
+        unknown => format!(
+            ", of {} it is not known: read before you send them again",
+            figures::count(unknown)
+        ),
+    };
+    format!(", {failed}{unknown}")
 }
 
 fn summarise(

@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 use taffrail_model::{LogId, Offset, Timestamp};
 
+use crate::cache::SegmentCache;
 use crate::log::{Log, LogConfig, create_segment, random_salt};
-use crate::maps::Maps;
 use crate::recovery::{OpenError, Opened, Recovery, recover};
 use crate::segment::{SegmentHeader, segment_path};
 use crate::shared::{Progress, Segments, Shared};
@@ -58,7 +58,7 @@ pub struct Directory {
     path: PathBuf,
     id: String,
     points: Arc<Points>,
-    maps: Arc<Maps>,
+    cache: Arc<SegmentCache>,
     _lock: Box<dyn Lock>,
 }
 
@@ -148,7 +148,7 @@ impl Directory {
             }
         };
         let points = Arc::new(Points::open(Arc::clone(&vfs), path).map_err(io)?);
-        Ok(Self { vfs, path: path.to_owned(), id, points, maps: Arc::default(), _lock: lock })
+        Ok(Self { vfs, path: path.to_owned(), id, points, cache: Arc::default(), _lock: lock })
     }
 
     /// Where it is.
@@ -208,7 +208,7 @@ impl Directory {
             label.to_owned(),
             epoch,
             Arc::clone(&self.vfs),
-            Arc::clone(&self.maps),
+            Arc::clone(&self.cache),
             Arc::clone(&self.points),
             segments,
             progress,
@@ -223,9 +223,13 @@ impl Directory {
     /// If the log is not there, is not the one it should be, or cannot be read.
     pub fn open_log(&self, id: LogId, config: LogConfig) -> Result<Opened, OpenError> {
         let path = self.log_path(id);
-        self.maps.forget(id);
+        self.cache.forget(id);
         let point = self.points.known(id);
-        let recovery = recover(&self.vfs, &self.maps, &path, id, point)?;
+        let note_loss = || {
+            self.points.may_have_lost(id);
+            self.points.persist()
+        };
+        let recovery = recover(&self.vfs, &self.cache, &path, id, point, note_loss)?;
         let Recovery { segments, label, start, end, epoch, append_time, .. } = recovery;
         let Recovery { read_only, may_have_lost, report, .. } = recovery;
         let epoch = self
@@ -238,7 +242,7 @@ impl Directory {
             label,
             epoch,
             Arc::clone(&self.vfs),
-            Arc::clone(&self.maps),
+            Arc::clone(&self.cache),
             Arc::clone(&self.points),
             segments,
             Progress::at(start, end),
@@ -254,15 +258,15 @@ impl Directory {
         let path = self.log_path(id);
         let logs = self.path.join(LOGS);
         let doomed = logs.join(format!("{id}{DELETED}"));
+        // An earlier deletion may have been interrupted, and the log created again since.
+        remove_if_there(self.vfs.as_ref(), &doomed)?;
         match self.vfs.rename(&path, &doomed) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => self.vfs.sync_directory(&logs)?,
         }
-        self.maps.forget(id);
-        match self.vfs.remove_directory(&doomed) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => self.vfs.sync_directory(&logs)?,
-        }
+        self.cache.forget(id);
+        remove_if_there(self.vfs.as_ref(), &doomed)?;
+        self.vfs.sync_directory(&logs)?;
         self.points.removed(id);
         Ok(())
     }
@@ -277,6 +281,13 @@ impl Directory {
 
     fn log_path(&self, id: LogId) -> PathBuf {
         self.path.join(LOGS).join(id.to_string())
+    }
+}
+
+fn remove_if_there(vfs: &dyn Vfs, directory: &Path) -> io::Result<()> {
+    match vfs.remove_directory(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

@@ -45,8 +45,8 @@ pub struct Point {
     pub log_start: Offset,
     /// Whether the log was closed after everything was synced.
     pub is_clean: bool,
-    /// Whether what was written and not synced may be gone: the machine was started anew since, or a
-    /// sync failed.
+    /// Whether offsets may have been given out that are gone, and are not skipped yet: the machine was
+    /// started anew, a sync failed, or something was about to be cut off.
     pub may_have_lost: bool,
 }
 
@@ -173,8 +173,8 @@ impl Points {
         });
     }
 
-    /// Notes that what was written to a log and not synced may be gone.
-    pub(crate) fn poisoned(&self, id: LogId) {
+    /// Notes that what was written to a log may be gone, and read before.
+    pub(crate) fn may_have_lost(&self, id: LogId) {
         self.change(id, |point| !mem::replace(&mut point.may_have_lost, true));
     }
 

@@ -64,6 +64,11 @@ impl Index {
         self.entries.get(behind.saturating_sub(1)).copied()
     }
 
+    /// Bytes that it takes in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        size_of_val(self.entries.as_slice()) as u64
+    }
+
     /// The latest timestamp in the segment.
     pub(crate) const fn max_timestamp(&self) -> Timestamp {
         self.max_timestamp

@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use taffrail_model::{Gap, GapReason, LeaderEpoch, LogId, Offset, Timestamp};
 
+use crate::cache::SegmentCache;
 use crate::directory::Point;
 use crate::log::{Log, create_segment, random_salt};
-use crate::maps::Maps;
 use crate::segment::{
     ActiveSegment, Scanned, Scanner, SealedSegment, SegmentHeader, SegmentHeaderError, Written,
     segment_path,
@@ -27,7 +27,7 @@ use crate::shared::Segments;
 use crate::vfs::{Vfs, parent};
 
 use files::{Files, find_files};
-use tail::{Tail, recover_tail};
+use tail::{Expected, Tail, recover_tail};
 
 /// A log that was opened, and what was found.
 #[derive(Debug)]
@@ -119,13 +119,15 @@ pub(crate) struct Recovery {
     pub(crate) report: RecoveryReport,
 }
 
-/// Recovers the log in `path`; `point` is what is known of it.
+/// Recovers the log in `path`; `point` is what is known of it. `note_loss` makes it durable that
+/// something may be gone.
 pub(crate) fn recover(
     vfs: &Arc<dyn Vfs>,
-    maps: &Arc<Maps>,
+    cache: &Arc<SegmentCache>,
     path: &Path,
     id: LogId,
     point: Option<Point>,
+    note_loss: impl Fn() -> io::Result<()>,
 ) -> Result<Recovery, OpenError> {
     let mut report = RecoveryReport::default();
     let known = point.unwrap_or_default();
@@ -145,22 +147,25 @@ pub(crate) fn recover(
     let is_clean = known.is_clean;
     // Where the last sound segment should end: at one that cannot be read, if there is one behind.
     let end_min = files.unreadable_behind(last.header.base_offset).unwrap_or(recovery_point);
-    let tail = recover_tail(vfs, &last, recovery_point, end_min, is_clean, &mut report)?;
+    // Whoever cuts, and is ended before it is seen that something was cut, leaves word before.
+    let before_cut = |end: Offset| if end < known.reserved_end { note_loss() } else { Ok(()) };
+    let expected = Expected { recovery_point, end_min, is_clean };
+    let tail = recover_tail(vfs, &last, expected, before_cut, &mut report)?;
     if !report.was_clean {
         settle(vfs.as_ref(), path, point.is_none())?;
     }
-    let mut sealed = seal(vfs, maps, files, last.header.previous_end);
+    let mut sealed = seal(vfs, cache, files, last.header.previous_end);
     let epoch = match sealed.last() {
         Some(previous) if point.is_none() && tail.epoch == LeaderEpoch::ZERO => {
             last_epoch(previous).map_err(io_at(&previous.path))?
         }
         _ => tail.epoch,
     };
-    let Tail { index, position, mut end, append_time, read_only, .. } = tail;
+    let Tail { index, position, mut end, append_time, read_only, was_torn, .. } = tail;
     let label = last.header.label.clone();
     let written = Written { position, end };
     let mut active = last.activate(index, written);
-    let lost_something = !report.moved_aside.is_empty() || !report.damage.is_empty();
+    let lost_something = was_torn || !report.damage.is_empty();
     let is_certain = report.was_clean || !known.may_have_lost && !lost_something;
     // Whoever can write must not go on where offsets may have been given out.
     let must_skip = end < known.reserved_end && !is_certain;
@@ -168,7 +173,7 @@ pub(crate) fn recover(
         // Offsets from here on may have been given out, and read: they are not given out again.
         let next = skip(vfs.as_ref(), path, &active.header, end, known.reserved_end, append_time)?;
         report.skipped = next.header.gap();
-        sealed.push(Arc::new(active.seal(Arc::clone(vfs), Arc::clone(maps))));
+        sealed.push(Arc::new(active.seal(Arc::clone(vfs), Arc::clone(cache))));
         (active, end) = (next, known.reserved_end);
     }
     let lost = report.damage.clone();
@@ -219,7 +224,7 @@ fn settle(vfs: &dyn Vfs, path: &Path, is_first: bool) -> Result<(), OpenError> {
 /// The segments before the last one, which says where the one before it ended.
 fn seal(
     vfs: &Arc<dyn Vfs>,
-    maps: &Arc<Maps>,
+    cache: &Arc<SegmentCache>,
     files: Files,
     last_previous_end: Offset,
 ) -> Vec<Arc<SealedSegment>> {
@@ -235,7 +240,7 @@ fn seal(
             segment.length,
             end.max(base_offset),
             Arc::clone(vfs),
-            Arc::clone(maps),
+            Arc::clone(cache),
         ))
     });
     sealed.collect()
@@ -243,7 +248,7 @@ fn seal(
 
 /// The epoch of the last batch of a sealed segment.
 fn last_epoch(segment: &SealedSegment) -> io::Result<LeaderEpoch> {
-    let Some(entry) = segment.index()?.last() else { return Ok(LeaderEpoch::ZERO) };
+    let Some(entry) = segment.known()?.index.last() else { return Ok(LeaderEpoch::ZERO) };
     let file = segment.open()?;
     let (header, length) = (&segment.header, segment.length);
     let mut scanner = Scanner::new(file, header, length, entry.position, entry.offset);

@@ -22,6 +22,8 @@ pub(super) struct Tail {
     pub(super) epoch: LeaderEpoch,
     pub(super) append_time: Timestamp,
     pub(super) read_only: Option<String>,
+    /// Whether something lay behind the end that was, or should have been, cut off.
+    pub(super) was_torn: bool,
     synced_end: Offset,
     holes: Vec<Hole>,
 }
@@ -33,14 +35,23 @@ impl Tail {
     }
 }
 
-/// Recovers the last segment, which should reach `end_min` at least. Everything below
-/// `recovery_point` was on disk.
+/// What the last segment should be like.
+#[derive(Clone, Copy)]
+pub(super) struct Expected {
+    /// Everything below it was on disk.
+    pub(super) recovery_point: Offset,
+    /// What it should reach at least.
+    pub(super) end_min: Offset,
+    /// Whether the log was closed in order.
+    pub(super) is_clean: bool,
+}
+
+/// Recovers the last segment; `before_cut` hears where it is about to end.
 pub(super) fn recover_tail(
     vfs: &Arc<dyn Vfs>,
     last: &LastSegment,
-    recovery_point: Offset,
-    end_min: Offset,
-    is_clean: bool,
+    Expected { recovery_point, end_min, is_clean }: Expected,
+    before_cut: impl Fn(Offset) -> io::Result<()>,
     report: &mut RecoveryReport,
 ) -> Result<Tail, OpenError> {
     let io = io_at(&last.path);
@@ -52,10 +63,11 @@ pub(super) fn recover_tail(
     report.scanned_bytes = last.length;
     let recovery_point = recovery_point.max(tail.synced_end);
     let end_min = end_min.max(tail.synced_end);
-    let torn = tail.holes.iter().find(|hole| recovery_point <= hole.from).map(|hole| hole.position);
-    if let Some(position) = torn {
-        let cut = cut_aside(vfs.as_ref(), last, position);
+    let torn = tail.holes.iter().find(|hole| recovery_point <= hole.from);
+    if let Some((position, end)) = torn.map(|hole| (hole.position, hole.from)) {
+        let cut = before_cut(end).and_then(|()| cut_aside(vfs.as_ref(), last, position));
         tail = scan(last, position).map_err(&io)?;
+        tail.was_torn = true;
         match cut {
             Ok(aside) => report.moved_aside.push(aside),
             Err(error) => {
@@ -145,6 +157,7 @@ fn scan_from(
         synced_end: Offset::ZERO,
         holes: Vec::new(),
         read_only: None,
+        was_torn: false,
     };
     let mut scanner = Scanner::new(Arc::clone(&last.file), &last.header, length, position, offset);
     while let Some(scanned) = scanner.next()? {

@@ -13,8 +13,8 @@ use taffrail_model::batch::BatchHeader;
 use taffrail_model::{Offset, Timestamp};
 
 use super::{SealedSegment, SegmentHeader};
+use crate::cache::SegmentCache;
 use crate::index::{Index, IndexEntry, IndexFile};
-use crate::maps::Maps;
 use crate::vfs::{File, Vfs};
 
 /// The segment that grows.
@@ -135,7 +135,7 @@ impl ActiveSegment {
     }
 
     /// The same segment as one that no longer changes. Everything in it must be synced.
-    pub(crate) fn seal(&self, vfs: Arc<dyn Vfs>, maps: Arc<Maps>) -> SealedSegment {
+    pub(crate) fn seal(&self, vfs: Arc<dyn Vfs>, cache: Arc<SegmentCache>) -> SealedSegment {
         let state = self.state();
         SealedSegment::new(
             self.header.clone(),
@@ -144,7 +144,7 @@ impl ActiveSegment {
             state.written.position,
             state.written.end,
             vfs,
-            maps,
+            cache,
         )
     }
 

@@ -18,7 +18,7 @@ pub(crate) use active::{ActiveSegment, Group, Written};
 pub(crate) use header::{HEADER_BYTES_MAX, decode_header};
 pub use header::{SegmentHeader, SegmentHeaderError};
 pub(crate) use scanner::{Hole, Scanned, Scanner};
-pub(crate) use sealed::{SealedSegment, write_index};
+pub(crate) use sealed::{Known, SealedSegment, write_index};
 
 /// The path of the segment that begins at `base_offset`.
 pub(crate) fn segment_path(directory: &Path, base_offset: Offset) -> PathBuf {

@@ -1,8 +1,8 @@
 //! A segment that no longer changes.
 //!
-//! Costs nothing until it is read: no open file, no index in memory. What was read once keeps its index.
-//! A range is read with `pread`
-//! and verified the first time; from then on it is served from a map.
+//! Costs nothing until it is read: no open file, no index in memory. What was read is known for a
+//! while. A range is read with `pread` and verified the first time; from then on it is served from a
+//! map.
 
 use std::io;
 use std::ops::Range;
@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use taffrail_model::Offset;
+use taffrail_model::{Offset, Timestamp};
 
 use super::{Scanned, Scanner, SegmentHeader, verified::Verified};
+use crate::cache::{SegmentCache, SegmentKey};
 use crate::index::{Index, IndexFile, decode, index_path};
-use crate::maps::Maps;
 use crate::vfs::{File, Vfs, beside, read_bytes, read_file, write_full};
 
 /// A segment that no longer changes.
@@ -27,10 +27,17 @@ pub(crate) struct SealedSegment {
     pub(crate) length: u64,
     /// The offset behind its last record.
     pub(crate) end_offset: Offset,
-    index: OnceLock<Index>,
-    verified: Mutex<Verified>,
+    /// Kept, unlike the index that says it: looking for a time asks all segments.
+    max_timestamp: OnceLock<Timestamp>,
     vfs: Arc<dyn Vfs>,
-    maps: Arc<Maps>,
+    cache: Arc<SegmentCache>,
+}
+
+/// What reading a segment has found out.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) index: Index,
+    verified: Mutex<Verified>,
 }
 
 impl SealedSegment {
@@ -41,31 +48,40 @@ impl SealedSegment {
         length: u64,
         end_offset: Offset,
         vfs: Arc<dyn Vfs>,
-        maps: Arc<Maps>,
+        cache: Arc<SegmentCache>,
     ) -> Self {
-        let (index, verified) = (OnceLock::new(), Mutex::default());
-        Self { header, header_bytes, path, length, end_offset, index, verified, vfs, maps }
+        let max_timestamp = OnceLock::new();
+        Self { header, header_bytes, path, length, end_offset, max_timestamp, vfs, cache }
     }
 
-    /// Its index: from memory, from the file beside it, or rebuilt from the segment.
-    pub(crate) fn index(&self) -> io::Result<&Index> {
-        if let Some(index) = self.index.get() {
-            return Ok(index);
+    /// What is known of it. Its index comes from memory, from the file beside it, or is rebuilt from
+    /// the segment.
+    pub(crate) fn known(&self) -> io::Result<Arc<Known>> {
+        self.cache.known(self.key(), || {
+            let index = match self.load_index() {
+                Some(index) => index,
+                None => self.rebuild_index()?,
+            };
+            Ok(Arc::new(Known { index, verified: Mutex::default() }))
+        })
+    }
+
+    /// The latest timestamp in it.
+    pub(crate) fn max_timestamp(&self) -> io::Result<Timestamp> {
+        if let Some(max_timestamp) = self.max_timestamp.get() {
+            return Ok(*max_timestamp);
         }
-        let index = match self.load_index() {
-            Some(index) => index,
-            None => self.rebuild_index()?,
-        };
-        Ok(self.index.get_or_init(|| index))
+        let max_timestamp = self.known()?.index.max_timestamp();
+        Ok(*self.max_timestamp.get_or_init(|| max_timestamp))
     }
 
     /// Reads a range; the second value says whether it is known to be sound.
     pub(crate) fn read(&self, position: u64, length: usize) -> io::Result<(Bytes, bool)> {
         let range = position..position + length as u64;
-        if self.verified().contains(&range) {
-            let map = self.maps.get(self.header.log_id, self.header.base_offset, || {
-                self.vfs.open_read_only(&self.path)?.map(self.length)
-            })?;
+        if self.known()?.verified().contains(&range) {
+            let map = self
+                .cache
+                .map(self.key(), || self.vfs.open_read_only(&self.path)?.map(self.length))?;
             return Ok((map.slice(position, length)?, true));
         }
         let file = self.vfs.open_read_only(&self.path)?;
@@ -78,8 +94,13 @@ impl SealedSegment {
     }
 
     /// Takes note that a range was read from disk and found sound.
-    pub(crate) fn mark_verified(&self, range: Range<u64>) {
-        self.verified().insert(range);
+    pub(crate) fn mark_verified(&self, range: Range<u64>) -> io::Result<()> {
+        self.known()?.verified().insert(range);
+        Ok(())
+    }
+
+    fn key(&self) -> SegmentKey {
+        (self.header.log_id, self.header.base_offset)
     }
 
     fn load_index(&self) -> Option<Index> {
@@ -113,7 +134,9 @@ impl SealedSegment {
         let _ = write_index(self.vfs.as_ref(), &self.path, &file);
         Ok(index)
     }
+}
 
+impl Known {
     fn verified(&self) -> MutexGuard<'_, Verified> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }

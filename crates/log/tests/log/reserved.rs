@@ -1,10 +1,12 @@
 //! Offsets that may have been read before they were synced are never given out twice.
 
+use std::sync::Arc;
+
 use taffrail_log::vfs::{Fault, Memory};
 use taffrail_log::{LogConfig, Read, ReadRequest, RecoveryReport};
 use taffrail_model::{Gap, GapReason, Timestamp, limits};
 
-use crate::given::{Given, NOW, SEGMENT_HEADER_BYTES, batch, segment};
+use crate::given::{Given, NOW, SEGMENT_HEADER_BYTES, batch, log_id, root, segment, try_open};
 
 fn config() -> LogConfig {
     LogConfig { reserves_offsets: true, ..LogConfig::default() }
@@ -77,11 +79,39 @@ fn a_power_loss_is_remembered_until_the_log_is_opened() {
     append(&mut given, 10);
     let memory = given.kill().crash(1);
     // A process that is killed before it came to open this log.
-    let directory =
-        crate::given::try_open(std::sync::Arc::new(memory.clone()), crate::given::root());
+    let directory = try_open(Arc::new(memory.clone()), root());
     drop(directory.expect("the directory opens"));
     let (_, report) = open(&memory);
     assert_eq!(report.skipped.map(|gap| gap.reason), Some(GapReason::PowerLoss));
+}
+
+#[test]
+fn a_torn_end_that_was_being_cut_off_is_skipped_by_whoever_comes_next() {
+    for changes_left in 0.. {
+        let (mut given, _) = open(&Memory::new(1));
+        append(&mut given, 10);
+        given.log.syncer().sync().expect("it syncs");
+        append(&mut given, 10);
+        let memory = given.kill();
+        let (_, bytes) =
+            memory.files().into_iter().find(|(path, _)| *path == segment(0)).expect("its file");
+        memory.flip(&segment(0), bytes.len() - 1, 1).expect("it is there");
+
+        // Another process is killed while it opens the log.
+        let directory = try_open(Arc::new(memory.clone()), root()).expect("the directory opens");
+        memory.set_fault(Some(Fault::Stops { changes_left }));
+        let opened = directory.open_log(log_id(), config());
+        let is_done = opened.is_ok_and(|opened| opened.log.read_only().is_none());
+        memory.set_fault(None);
+        drop(directory);
+
+        let (mut given, _) = open(&memory);
+        let next = append(&mut given, 10);
+        assert!(20 <= next, "killed after {changes_left} changes: offset {next} was read before");
+        if is_done {
+            return;
+        }
+    }
 }
 
 #[test]

@@ -347,7 +347,7 @@ pub struct FetchResult {
     /// If present, no records exist in this range; ask again from its end.
     #[prost(message, optional, tag = "6")]
     pub gap: ::core::option::Option<Gap>,
-    /// If present there is no data.
+    /// If present there is no data. If others filled the answer, it comes with the next one.
     #[prost(message, optional, tag = "7")]
     pub error: ::core::option::Option<Error>,
     /// Where to ask next.
@@ -484,7 +484,8 @@ pub mod position {
         /// The high watermark: only what comes from now on.
         #[prost(message, tag = "2")]
         Latest(super::Latest),
-        /// This offset; OFFSET_OUT_OF_RANGE if there is no such place.
+        /// This offset; OFFSET_OUT_OF_RANGE if there is no such place, or PARTITION_READ_ONLY if there may
+        /// be one behind the end of a partition that is damaged.
         #[prost(uint64, tag = "3")]
         Offset(u64),
         /// The first record with a timestamp at or after this, Unix milliseconds; if there is none, the
