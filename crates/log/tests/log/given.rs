@@ -201,12 +201,20 @@ impl Drop for Numbers {
     }
 }
 
+/// So much more is tried with `TAFFRAIL_DEEP=1`.
+const DEEP_FACTOR: u32 = 25;
+
+/// How many cases a test tries that would quickly try `count`.
+pub(crate) fn cases(count: u32) -> u32 {
+    if std::env::var_os("TAFFRAIL_DEEP").is_some() { count * DEEP_FACTOR } else { count }
+}
+
 /// The seeds to try: `count` of them, or as many as `TAFFRAIL_SEEDS` says, or the one that
 /// `TAFFRAIL_SEED` names.
-pub(crate) fn seeds(count: u64) -> std::ops::Range<u64> {
+pub(crate) fn seeds(count: u32) -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
     match number("TAFFRAIL_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("TAFFRAIL_SEEDS").unwrap_or(count),
+        None => 0..number("TAFFRAIL_SEEDS").unwrap_or(cases(count).into()),
     }
 }

@@ -8,7 +8,7 @@ use taffrail_log::vfs::{Disk, Memory, Vfs};
 use taffrail_log::{Directory, Log, LogConfig, NewBatch, ReadRequest};
 use taffrail_model::{LeaderEpoch, Offset, Timestamp};
 
-use crate::given::{NOW, NewRecord, batch_of, has_ending, log_id, try_open};
+use crate::given::{NOW, NewRecord, batch_of, cases, has_ending, log_id, try_open};
 use crate::model::Model;
 
 #[derive(Clone, Debug)]
@@ -194,7 +194,7 @@ fn check(vfs: Arc<dyn Vfs>, path: &Path, config: LogConfig, steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
 
     #[test]
     fn a_log_in_memory_behaves_as_a_list_of_batches(
@@ -206,7 +206,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(cases(16)))]
 
     #[test]
     fn a_log_on_disk_behaves_as_a_list_of_batches(
