@@ -201,6 +201,22 @@ async fn many_partitions_and_errors_come_in_turn_through_small_messages() {
 }
 
 #[tokio::test]
+async fn a_batch_that_fits_alone_comes_before_the_errors_of_others() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    door.create("t", 1).await;
+    door.append("t", &[&"x".repeat(98_000)]).await;
+    let mut request = fetch_request("gone", 0, 0);
+    request.max_message_bytes = 100_000;
+    request.partitions.extend(fetch_request("t", 0, 0).partitions);
+    let results = door.fetch_all(request.clone()).await;
+    assert_eq!((results[0].error.as_ref(), results[1].next_offset), (None, 1));
+    request.partitions[1].offset = 1;
+    let results = door.fetch_all(request).await;
+    check_error(results[0].error.as_ref(), "UNKNOWN_TOPIC", &[("topic", "gone")], "no topic");
+}
+
+#[tokio::test]
 async fn errors_of_other_partitions_leave_the_first_batch_less_room() {
     let broker = Broker::new();
     let door = Door::open(&broker).await;

@@ -1,10 +1,8 @@
 //! The product as a process: arguments and input go in, words and an exit code come out.
 //!
-//! Nothing here waits for ever, and no process that runs when its test ends outlives it, nor what
-//! that process has started.
+//! Nothing here waits for ever, and no process outlives its test.
 
 use std::io::{self, BufRead as _, BufReader, Read};
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -83,8 +81,6 @@ impl Program {
 
     fn spawn(command: &mut Command, mut input: impl Read + Send + 'static, lines: usize) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own, to be killed with what it starts.
-        command.process_group(0);
         let mut child = command.spawn().expect("the binary can be started");
         let mut stdin = child.stdin.take().expect("piped");
         // Not joined: what is not read is not written, and that ends with the process.
@@ -138,11 +134,12 @@ impl Program {
         Ended { status, output: self.output.all(), errors: self.errors.all() }
     }
 
-    /// Ends it at once, with all that it started; what it said on standard error.
+    /// Ends it at once, with its group; what it said on standard error.
     pub(crate) fn kill(&mut self) -> String {
         if self.status().is_none() {
-            // It may end meanwhile.
+            // It may end meanwhile. Where it leads a group, that ends too.
             send("KILL", &format!("-{}", self.id()));
+            let _ = self.child.kill();
             let _ = self.child.wait();
         }
         self.errors.all()
@@ -216,7 +213,9 @@ impl Heard {
 
 /// Sends a signal to a process, or with a minus to a group; whether there is one.
 fn send(signal: &str, to: &str) -> bool {
-    Command::new("kill").args(["-s", signal, "--", to]).status().expect("kill exists").success()
+    let mut kill = Command::new("kill");
+    kill.args(["-s", signal, "--", to]).stderr(Stdio::null());
+    kill.status().expect("kill exists").success()
 }
 
 /// Reads so many lines and closes the pipe.

@@ -37,7 +37,7 @@ impl Broker {
     ) -> Result<TopicDescription, CatalogError> {
         let _changing = self.changing.lock().await;
         let parsed = self.catalog_now().await?.check_create(&name, partitions, &settings)?;
-        parsed.check_request(self.config.request_bytes_max)?;
+        parsed.check_request(self.shared.config.request_bytes_max)?;
         let id = TopicId::new(self.directory.random_id());
         let created = self.create_partitions(&name, id, parsed, 0..partitions).await?;
         let command = Command::Create { name: name.clone(), id, partitions, settings };
@@ -55,7 +55,7 @@ impl Broker {
         refuse_internal(&name)?;
         let (_, altered) = self.catalog_now().await?.check_alter(&name, &settings)?;
         if altered.batch_bytes_max > served.topic.settings.batch_bytes_max {
-            altered.check_request(self.config.request_bytes_max)?;
+            altered.check_request(self.shared.config.request_bytes_max)?;
         }
         let catalog = self.command(Command::Alter { name: name.clone(), settings }).await?;
         let topic = catalog.topic(&name)?;
@@ -93,7 +93,7 @@ impl Broker {
             return Err(CatalogError::Recovering(name.to_string()));
         }
         self.command(Command::Delete { name: name.clone() }).await?;
-        self.topics.store(Arc::new(self.topics.load().without(&name)));
+        self.shared.topics.store(Arc::new(self.shared.topics.load().without(&name)));
         let partitions = served.partitions.clone();
         let delete = move || partitions.iter().for_each(|partition| partition.delete());
         self.threads.on_admin_thread(delete).await;
@@ -122,13 +122,13 @@ impl Broker {
 
     /// Shares the memory for tails among the logs that there are.
     pub(crate) fn share_tail_memory(&self) {
-        let topics = self.topics.load();
+        let topics = self.shared.topics.load();
         self.threads.share_tail_memory(topics.partition_count());
         topics.all().flat_map(|served| &served.partitions).for_each(|part| part.limit_tail());
     }
 
     pub(crate) fn served(&self, name: &TopicName) -> Result<Arc<ServedTopic>, CatalogError> {
-        let topics = self.topics.load();
+        let topics = self.shared.topics.load();
         topics.get(name).cloned().ok_or_else(|| CatalogError::UnknownTopic {
             topic: name.to_string(),
             nearest: topics.nearest(name),
@@ -138,7 +138,7 @@ impl Broker {
     fn serve(&self, topic: Topic, partitions: Vec<Arc<Partition>>) -> TopicDescription {
         let served = ServedTopic { topic, partitions };
         let description = TopicDescription::of(&served);
-        self.topics.store(Arc::new(self.topics.load().with(served)));
+        self.shared.topics.store(Arc::new(self.shared.topics.load().with(served)));
         self.share_tail_memory();
         description
     }
@@ -150,7 +150,7 @@ impl Broker {
     }
 
     async fn command(&self, command: Command) -> Result<Catalog, CatalogError> {
-        match self.catalog.submit(command, self.now()).await {
+        match self.catalog.submit(command, self.shared.now()).await {
             Ok(((), catalog)) => Ok(catalog),
             Err(CommandError::Refused(error)) => Err(error),
             Err(CommandError::Storage(error)) => Err(CatalogError::Storage(error)),
@@ -190,7 +190,7 @@ impl Broker {
         indices: Range<u32>,
     ) -> Result<Vec<Arc<Partition>>, CatalogError> {
         let threads = Arc::clone(&self.threads);
-        let (directory, now) = (Arc::clone(&self.directory), self.now());
+        let (directory, now) = (Arc::clone(&self.directory), self.shared.now());
         let config = settings.log_config(threads.tail_bytes_max());
         let (topic, wanted) = (name.clone(), indices.clone());
         let create = move || {

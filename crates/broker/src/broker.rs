@@ -6,38 +6,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use taffrail_log::Directory;
-use taffrail_model::{PartitionIndex, Timestamp, TopicName};
-use tokio::sync::{Mutex, mpsc, watch};
+use taffrail_model::{PartitionIndex, TopicName};
+use tokio::sync::{Mutex, mpsc};
 
 use crate::catalog::{Catalog, CatalogError, Topic};
-use crate::clock::{Clock, Stopwatch};
+use crate::clock::Stopwatch;
 use crate::config::BrokerConfig;
-use crate::consume::{ConsumeEvent, ConsumeSession, Position};
+use crate::consume::{ConsumeEvent, ConsumeSession};
 use crate::coordinator::Coordinator;
-use crate::fetch::{self, FetchAnswer, FetchError, FetchRequest, OffsetFound};
+use crate::fetch::{self, FetchError, FetchRequest, FetchResult, OffsetFound, Position};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::partition::{LogThreads, Partition, PartitionDescription};
+use crate::partition::{LogThreads, PartitionDescription};
 use crate::produce::{self, Acks, Outcome, ProduceBatch, ProduceSession};
-use crate::topics::{ServedTopic, Topics};
+use crate::shared::Shared;
+use crate::topics::ServedTopic;
 
 /// A broker on one data directory.
 #[derive(Debug)]
 pub struct Broker {
-    pub(crate) config: BrokerConfig,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) threads: Arc<LogThreads>,
     pub(crate) catalog: Coordinator<Catalog>,
-    pub(crate) topics: ArcSwap<Topics>,
     /// Held while topics change, so that files, catalog and `topics` change together.
     pub(crate) changing: Mutex<()>,
-    pub(crate) produce_memory: MemoryBudget,
-    pub(crate) read_memory: MemoryBudget,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) stopping: watch::Sender<bool>,
     pub(crate) is_closed: AtomicBool,
     pub(crate) started: Stopwatch,
 }
@@ -56,23 +50,24 @@ impl Broker {
 
     /// Appends batches, in order, and returns what became of each.
     pub async fn produce(self: &Arc<Self>, batches: Vec<ProduceBatch>, acks: Acks) -> Vec<Outcome> {
-        produce::produce_all(self, batches, acks).await
+        produce::produce_all(&self.shared, batches, acks).await
     }
 
     /// A producer's stream of requests; outcomes come through the receiver.
     pub fn produce_session(self: &Arc<Self>) -> (ProduceSession, mpsc::UnboundedReceiver<Outcome>) {
         let (sender, outcomes) = mpsc::unbounded_channel();
-        (ProduceSession::new(Arc::clone(self), sender), outcomes)
+        (ProduceSession::new(Arc::clone(&self.shared), sender), outcomes)
     }
 
-    /// Reads several partitions, waiting where there is nothing yet.
-    pub async fn fetch(&self, request: &FetchRequest) -> FetchAnswer {
-        fetch::fetch(self, request).await
+    /// Reads several partitions, waiting where there is nothing yet; a result for each of them, in
+    /// the order of the request.
+    pub async fn fetch(&self, request: &FetchRequest) -> Vec<FetchResult> {
+        fetch::fetch(&self.shared, request).await
     }
 
     /// A consumer's stream; what the broker has to say goes into `events`.
     pub fn consume_session(self: &Arc<Self>, events: mpsc::Sender<ConsumeEvent>) -> ConsumeSession {
-        ConsumeSession::new(Arc::clone(self), events)
+        ConsumeSession::new(Arc::clone(&self.shared), events)
     }
 
     /// Finds the offset that a position means.
@@ -85,7 +80,8 @@ impl Broker {
         partition: PartitionIndex,
         position: Position,
     ) -> Result<OffsetFound, FetchError> {
-        fetch::find(self.partition(topic, partition)?.as_ref(), position).await
+        let partition = fetch::partition(&self.shared, topic, partition)?;
+        fetch::find(&partition, position).await
     }
 
     // -------------------------------------------------------------------------------- topics
@@ -114,14 +110,14 @@ impl Broker {
 
     /// All topics, ascending by name; the broker's own only if asked for.
     pub fn list_topics(&self, with_internal: bool) -> Vec<Topic> {
-        let topics = self.topics.load();
+        let topics = self.shared.topics.load();
         let wanted = topics.all().filter(|t| with_internal || !t.topic.name.is_internal());
         wanted.map(|served| served.topic.clone()).collect()
     }
 
     /// Every topic with its partitions, the broker's own included.
     pub fn describe_all(&self) -> Vec<TopicDescription> {
-        self.topics.load().all().map(|served| TopicDescription::of(served)).collect()
+        self.shared.topics.load().all().map(|served| TopicDescription::of(served)).collect()
     }
 
     /// Changes settings of a topic; an empty value goes back to the default.
@@ -163,32 +159,28 @@ impl Broker {
 
     /// What the broker counts.
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.shared.metrics
     }
 
     /// The budget of what producers send: half of the whole.
     pub fn produce_memory(&self) -> &MemoryBudget {
-        &self.produce_memory
+        &self.shared.produce_memory
     }
 
-    /// The memory of what consumers are sent: the other half, so that neither can starve the other.
+    /// The memory of answers, most of it what consumers are sent: the other half, so that neither can
+    /// starve the other.
     pub fn read_memory(&self) -> &MemoryBudget {
-        &self.read_memory
+        &self.shared.read_memory
     }
 
     /// How it is set up.
     pub fn config(&self) -> &BrokerConfig {
-        &self.config
+        &self.shared.config
     }
 
     /// The data directory.
     pub fn directory(&self) -> &Directory {
         &self.directory
-    }
-
-    /// The time of day.
-    pub fn now(&self) -> Timestamp {
-        self.clock.now()
     }
 
     /// Since when it runs.
@@ -198,19 +190,17 @@ impl Broker {
 
     /// Whether it is going away.
     pub fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        self.shared.is_stopping()
     }
 
     /// Returns when the broker is going away.
     pub async fn stopping(&self) {
-        let mut stopping = self.stopping.subscribe();
-        // It ends only with the broker itself, which is as good.
-        drop(stopping.wait_for(|is_stopping| *is_stopping).await);
+        self.shared.stopping().await;
     }
 
     /// Refuses what is new from here on, and ends consumers' streams.
     pub fn begin_stop(&self) {
-        self.stopping.send_replace(true);
+        self.shared.begin_stop();
     }
 
     /// Syncs everything, marks each log clean that is not poisoned, and ends the log threads. Blocks;
@@ -221,38 +211,12 @@ impl Broker {
             return;
         }
         self.threads.stop();
-        for served in self.topics.load().all() {
+        for served in self.shared.topics.load().all() {
             served.partitions.iter().for_each(|partition| partition.close());
         }
         if let Err(error) = self.directory.persist_points() {
             tracing::error!(%error, "the recovery points could not be written: the next start checks all logs");
         }
-    }
-
-    // ------------------------------------------------------------------------------- for rooms
-
-    pub(crate) fn topics(&self) -> Arc<Topics> {
-        self.topics.load_full()
-    }
-
-    /// The partition that a client means.
-    pub(crate) fn partition(
-        &self,
-        topic: &str,
-        partition: PartitionIndex,
-    ) -> Result<Arc<Partition>, FetchError> {
-        let name = TopicName::parse(topic)?;
-        let topics = self.topics.load();
-        let served = topics.get(&name).ok_or_else(|| FetchError::UnknownTopic {
-            topic: topic.to_owned(),
-            nearest: topics.nearest(&name),
-        })?;
-        let found = served.partitions.get(partition.get() as usize);
-        found.cloned().ok_or_else(|| FetchError::UnknownPartition {
-            topic: topic.to_owned(),
-            partition,
-            partitions: served.topic.partitions,
-        })
     }
 }
 

@@ -8,13 +8,26 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use taffrail_log::{Found, Read, ReadError};
-use taffrail_model::{Gap, NameError, Offset, PartitionIndex, Timestamp, limits};
+use taffrail_model::{Gap, NameError, Offset, PartitionIndex, Timestamp, TopicName, limits};
 use tokio::time::sleep;
 
-use crate::broker::Broker;
-use crate::consume::Position;
-use crate::memory::Charge;
 use crate::partition::{Partition, PartitionReadError, PartitionStatus};
+use crate::shared::Shared;
+
+/// A place in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// The first record that is still there.
+    Earliest,
+    /// The high watermark.
+    Latest,
+    /// This offset.
+    Offset(Offset),
+    /// The first record with a timestamp at or after this.
+    Timestamp(Timestamp),
+    /// So many records before the high watermark.
+    Last(u64),
+}
 
 /// What to read.
 #[derive(Clone, Debug)]
@@ -58,15 +71,6 @@ pub struct FetchPartition {
     pub partition: PartitionIndex,
     /// The offset to read from.
     pub from: Offset,
-}
-
-/// What was read, a result for each partition asked for.
-#[derive(Debug)]
-pub struct FetchAnswer {
-    /// In the order of the request.
-    pub results: Vec<FetchResult>,
-    /// The memory that they take, to be kept until a message with them is encoded.
-    pub charge: Charge,
 }
 
 /// What one partition had.
@@ -196,12 +200,11 @@ pub enum FetchError {
 }
 
 /// Answers a fetch.
-pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> FetchAnswer {
+pub(crate) async fn fetch(shared: &Shared, request: &FetchRequest) -> Vec<FetchResult> {
     let mut expiry = pin!(sleep(request.wait_max.min(limits::FETCH_WAIT_MAX)));
-    let mut stopping = pin!(broker.stopping());
+    let mut stopping = pin!(shared.stopping());
     loop {
-        let partitions: Vec<_> =
-            request.partitions.iter().map(|p| broker.partition(&p.topic, p.partition)).collect();
+        let partitions = find_all(shared, request);
         // Before looking: what moves while we look is not missed.
         let mut moves: FuturesUnordered<_> = partitions
             .iter()
@@ -211,7 +214,7 @@ pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> FetchAnswe
                 async move { watermark.changed().await.is_ok() }
             })
             .collect();
-        let (answer, is_enough) = fetch_once(broker, request, partitions).await;
+        let (answer, is_enough) = fetch_once(shared, request, partitions).await;
         if is_enough {
             return answer;
         }
@@ -223,34 +226,59 @@ pub(crate) async fn fetch(broker: &Broker, request: &FetchRequest) -> FetchAnswe
             () = &mut stopping => break,
         }
     }
-    let partitions =
-        request.partitions.iter().map(|p| broker.partition(&p.topic, p.partition)).collect();
-    let (answer, _) = fetch_once(broker, request, partitions).await;
+    let partitions = find_all(shared, request);
+    let (answer, _) = fetch_once(shared, request, partitions).await;
     answer
+}
+
+/// The partition that a client means.
+pub(crate) fn partition(
+    shared: &Shared,
+    topic: &str,
+    partition: PartitionIndex,
+) -> Result<Arc<Partition>, FetchError> {
+    let name = TopicName::parse(topic)?;
+    let topics = shared.topics.load();
+    let served = topics.get(&name).ok_or_else(|| FetchError::UnknownTopic {
+        topic: topic.to_owned(),
+        nearest: topics.nearest(&name),
+    })?;
+    let found = served.partitions.get(partition.get() as usize);
+    found.cloned().ok_or_else(|| FetchError::UnknownPartition {
+        topic: topic.to_owned(),
+        partition,
+        partitions: served.topic.partitions,
+    })
+}
+
+fn find_all(shared: &Shared, request: &FetchRequest) -> Vec<Result<Arc<Partition>, FetchError>> {
+    request.partitions.iter().map(|it| partition(shared, &it.topic, it.partition)).collect()
 }
 
 /// Reads what there is; also says whether it is worth an answer.
 async fn fetch_once(
-    broker: &Broker,
+    shared: &Shared,
     request: &FetchRequest,
     partitions: Vec<Result<Arc<Partition>, FetchError>>,
-) -> (FetchAnswer, bool) {
+) -> (Vec<FetchResult>, bool) {
     let mut results = Vec::with_capacity(partitions.len());
     let room = request.message.room();
-    let bytes_max = broker.read_memory().share(request.bytes_max.min(room));
-    // Before reading, so that those who read at the same time see it.
-    let mut charge = broker.read_memory().charge(bytes_max);
-    let (mut bytes, mut error_bytes, mut is_enough) = (0, 0, false);
+    // An error of another partition can be told beside them, unless the first batch needs it all.
+    let kept = if partitions.len() > 1 { request.error_bytes } else { 0 };
+    let bytes_max = request.bytes_max.min(room.saturating_sub(kept));
+    let bytes_max = shared.read_memory.share(bytes_max);
+    // Before reading, so that those who read at the same time see it. What is read is counted again
+    // where it is encoded.
+    let _charge = shared.read_memory.charge(bytes_max);
+    let (mut bytes, mut is_enough) = (0, false);
     for (partition, asked) in partitions.into_iter().zip(&request.partitions) {
         let (mut log_start, mut high_watermark) = (Offset::ZERO, Offset::ZERO);
-        let left = Left {
-            bytes: bytes_max.saturating_sub(bytes),
-            room: room.saturating_sub(bytes + error_bytes),
-            is_first: bytes == 0,
-        };
-        let (mut fetched, next) = match partition {
+        let (fetched, next) = match partition {
             Ok(partition) => {
-                let read = fetch_partition(broker, request, &partition, asked.from, left).await;
+                let bytes_max = bytes_max.saturating_sub(bytes);
+                let fits = if bytes == 0 { room } else { bytes_max };
+                let left = Left { bytes_max, fits };
+                let read = fetch_partition(shared, request, &partition, asked.from, left).await;
                 (log_start, high_watermark) = (partition.log_start(), partition.high_watermark());
                 read
             }
@@ -265,44 +293,45 @@ async fn fetch_once(
             Ok(Fetched::Nothing) => bytes > 0 && next < high_watermark,
             Ok(Fetched::Gap(_)) | Err(_) => true,
         };
-        if fetched.is_err() {
-            if left.room < request.error_bytes && bytes + error_bytes > 0 {
-                // It is told when there is room, for it stays.
-                fetched = Ok(Fetched::Nothing);
-            } else {
-                error_bytes += request.error_bytes;
-            }
-        }
         results.push(FetchResult { log_start, high_watermark, next, fetched });
     }
-    charge.resize(bytes);
-    (FetchAnswer { results, charge }, is_enough || bytes >= request.bytes_min.max(1))
+    leave_out_errors(&mut results, room.saturating_sub(bytes), request.error_bytes);
+    (results, is_enough || bytes >= request.bytes_min.max(1))
+}
+
+/// Leaves out the errors for which there is no room beside the batches: they stay, and are told in an
+/// answer that has room. One that is alone is told in any case.
+fn leave_out_errors(results: &mut [FetchResult], mut room: usize, error_bytes: usize) {
+    let mut is_empty = !results.iter().any(|r| matches!(r.fetched, Ok(Fetched::Batches(_))));
+    for result in results.iter_mut().filter(|result| result.fetched.is_err()) {
+        if room < error_bytes && !is_empty {
+            result.fetched = Ok(Fetched::Nothing);
+        }
+        room = room.saturating_sub(error_bytes);
+        is_empty = false;
+    }
 }
 
 /// What an answer has left.
 #[derive(Clone, Copy)]
 struct Left {
-    /// Of what was asked for.
-    bytes: usize,
-    /// Of what the message can hold.
-    room: usize,
-    /// Whether it has no batches yet.
-    is_first: bool,
+    /// Bytes to read at the most, but for one batch.
+    bytes_max: usize,
+    /// Bytes that one batch may have.
+    fits: usize,
 }
 
 async fn fetch_partition(
-    broker: &Broker,
+    shared: &Shared,
     request: &FetchRequest,
     partition: &Partition,
     from: Offset,
-    left: Left,
+    Left { bytes_max, fits }: Left,
 ) -> (Result<Fetched, FetchError>, Offset) {
-    let bytes_max = left.bytes.min(left.room);
-    if bytes_max == 0 && !left.is_first {
+    if fits == 0 {
         return (Ok(Fetched::Nothing), from);
     }
-    let fits = if left.is_first { left.room } else { bytes_max };
-    match read(broker, partition, from, bytes_max, request.message).await {
+    match read(shared, partition, from, bytes_max, request.message).await {
         Ok(Read::Batches { bytes, .. }) if bytes.len() > fits => (Ok(Fetched::Nothing), from),
         Ok(Read::Batches { bytes, next }) => (Ok(Fetched::Batches(bytes)), next),
         Ok(Read::Gap(gap)) => (Ok(Fetched::Gap(gap)), gap.to),
@@ -313,13 +342,13 @@ async fn fetch_partition(
 
 /// Reads committed batches that fit into a message.
 pub(crate) async fn read(
-    broker: &Broker,
+    shared: &Shared,
     partition: &Partition,
     from: Offset,
     bytes_max: usize,
     message: Message,
 ) -> Result<Read, FetchError> {
-    if broker.is_stopping() {
+    if shared.is_stopping() {
         return Err(FetchError::Stopping);
     }
     // Before the watermark: a log that is opened in between has one, and then it is the right one.

@@ -22,6 +22,7 @@ mod metrics;
 mod nearest;
 mod partition;
 mod produce;
+mod shared;
 mod start;
 mod topics;
 mod work;
@@ -33,10 +34,9 @@ pub use catalog::{
 };
 pub use clock::{Clock, Stopwatch, SystemClock};
 pub use config::{BrokerConfig, ConfigError};
-pub use consume::{ConsumeCommand, ConsumeEvent, ConsumeSession, Position, Subscription};
+pub use consume::{ConsumeCommand, ConsumeEvent, ConsumeSession, Subscription};
 pub use fetch::{
-    FetchAnswer, FetchError, FetchPartition, FetchRequest, FetchResult, Fetched, Message,
-    OffsetFound,
+    FetchError, FetchPartition, FetchRequest, FetchResult, Fetched, Message, OffsetFound, Position,
 };
 pub use memory::{Charge, MemoryBudget};
 pub use metrics::{Histogram, Metrics};

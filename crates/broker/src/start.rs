@@ -1,25 +1,24 @@
 //! Starts a broker: opens the directory, replays the catalog, opens every log.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::thread;
 
-use arc_swap::ArcSwap;
-use std::path::Path;
 use taffrail_log::vfs::Vfs;
 use taffrail_log::{Directory, DirectoryError, DirectoryOptions, OpenError, Opened};
 use taffrail_model::{LogId, PartitionIndex, TopicId, TopicName, limits};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
 use crate::broker::Broker;
 use crate::catalog::{Catalog, CatalogError, Topic, TopicSettings};
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{BrokerConfig, ConfigError};
 use crate::coordinator::{Coordinator, JournalError};
-use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::partition::{LogThreads, Partition, ThreadsConfig};
+use crate::shared::Shared;
 use crate::topics::{ServedTopic, Topics};
 
 /// The topic that holds the catalog, and its id.
@@ -94,18 +93,13 @@ impl Broker {
         let (topic, partition) = open_catalog(&directory, &threads)?;
         let (catalog, known) = Coordinator::start(Arc::clone(&partition)).await?;
         let internal = ServedTopic { topic, partitions: vec![partition] };
+        let topics = Topics::default().with(internal);
         let broker = Arc::new(Self {
-            produce_memory: MemoryBudget::new(config.memory_bytes / 2),
-            read_memory: MemoryBudget::new(config.memory_bytes / 2),
-            config,
-            clock,
+            shared: Arc::new(Shared::new(config, clock, topics, metrics)),
             directory,
             threads,
             catalog,
-            topics: ArcSwap::from_pointee(Topics::default().with(internal)),
             changing: Mutex::new(()),
-            metrics,
-            stopping: watch::Sender::new(false),
             is_closed: AtomicBool::new(false),
             started: Stopwatch::start(),
         });
@@ -119,7 +113,7 @@ impl Broker {
 
     /// Serves the topics of the catalog; their logs are opened on log threads.
     fn serve_known(&self, known: &Catalog) -> Result<(), StartError> {
-        let mut topics = Topics::clone(&self.topics.load());
+        let mut topics = Topics::clone(&self.shared.topics.load());
         let mut named = vec![catalog_log()];
         for topic in known.topics() {
             let topic = topic?;
@@ -144,7 +138,7 @@ impl Broker {
                 self.threads.open(move || open_partition(&directory, &partition));
             }
         }
-        self.topics.store(Arc::new(topics));
+        self.shared.topics.store(Arc::new(topics));
         Ok(())
     }
 

@@ -1,9 +1,9 @@
-//! The command line: global flags, and what every command gets of them.
+//! The command line: global flags, and the commands.
 
 use clap::Parser;
-use taffrail_client::{AddressError, Client};
 
 use crate::commands::Command;
+use crate::context::Context;
 use crate::output::{Format, Output};
 
 const AFTER_HELP: &str = "\
@@ -40,54 +40,10 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-/// What every command gets.
-#[derive(Debug)]
-pub(crate) struct Context {
-    pub(crate) server: String,
-    pub(crate) output: Output,
-    verbose: u8,
-}
-
 impl Arguments {
     pub(crate) fn context(&self) -> Context {
         let output = Output { format: self.output, is_quiet: self.quiet };
-        Context { server: self.server.clone(), output, verbose: self.verbose }
-    }
-}
-
-impl Context {
-    /// A client of the broker; call it inside a runtime.
-    pub(crate) fn client(&self) -> Result<Client, AddressError> {
-        Client::connect(&self.server)
-    }
-
-    /// How much a broker logs, if a flag says so.
-    pub(crate) fn broker_log(&self) -> Option<&'static str> {
-        match (self.output.is_quiet, self.verbose) {
-            (true, _) => Some("error"),
-            (false, 0) => None,
-            (false, 1) => Some("debug"),
-            (false, _) => Some("trace"),
-        }
-    }
-
-    /// Writes what the client logs to standard error.
-    pub(crate) fn log(&self) {
-        let level = match (self.output.is_quiet, self.verbose) {
-            (true, _) => "error",
-            (false, 0) => "warn",
-            (false, 1) => "info",
-            (false, _) => "debug",
-        };
-        let filter = tracing_subscriber::EnvFilter::new(format!("warn,taffrail={level}"));
-        let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        // The second of two calls changes nothing.
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(is_terminal)
-            .with_target(false)
-            .try_init();
+        Context::new(self.server.clone(), output, self.verbose)
     }
 }
 

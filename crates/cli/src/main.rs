@@ -4,6 +4,7 @@
 
 mod arguments;
 mod commands;
+mod context;
 mod exit;
 mod figures;
 mod input;
@@ -13,12 +14,14 @@ mod render;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
+
+use arguments::Arguments;
 
 fn main() -> ExitCode {
-    let arguments = arguments::Arguments::parse();
+    let arguments = Arguments::parse();
     let context = arguments.context();
-    match arguments.command.run(&context) {
+    match arguments.command.run(&context, Arguments::command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error),
     }

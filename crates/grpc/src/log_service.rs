@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use taffrail_broker::{Acks, Broker, FetchAnswer, StreamRequest};
+use taffrail_broker::{Acks, Broker, StreamRequest};
 use taffrail_model::{PartitionIndex, limits};
 use taffrail_proto::v1;
 use taffrail_proto::v1::log_service_server::LogService;
@@ -112,7 +112,7 @@ impl LogService for Service {
     ) -> Result<Response<v1::FetchResponse>, Status> {
         let request = convert::fetch_request(request.into_inner());
         let request = request.map_err(Explained::into_status)?;
-        let FetchAnswer { results, charge: _charge } = self.broker.fetch(&request).await;
+        let results = self.broker.fetch(&request).await;
         let results = request
             .partitions
             .iter()

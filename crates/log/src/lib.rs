@@ -6,10 +6,11 @@
 //!
 //! Deliberately absent: topics, the network, a runtime, a clock (time comes in as an argument).
 
-mod cache;
+mod damage;
 mod directory;
 mod index;
 mod log;
+mod points;
 mod reader;
 mod recovery;
 mod segment;
@@ -19,9 +20,12 @@ mod trim;
 pub mod verify;
 pub mod vfs;
 
-pub use directory::{Directory, DirectoryError, DirectoryOptions, Point};
+pub use damage::Damage;
+pub use directory::{Directory, DirectoryError, DirectoryOptions, Opened};
 pub use log::{AppendError, Appended, Log, LogConfig, NewBatch};
-pub use reader::{Found, LogReader, Read, ReadError, ReadRequest};
-pub use recovery::{Damage, OpenError, Opened, RecoveryReport};
+pub use points::Point;
+pub use reader::{Found, LogReader, Read, ReadError};
+pub use recovery::{OpenError, RecoveryReport};
 pub use segment::{SegmentHeader, SegmentHeaderError};
 pub use sync::{LogSyncer, SyncError};
+pub use trim::ReadRequest;

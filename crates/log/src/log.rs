@@ -15,12 +15,13 @@ use bytes::{Bytes, BytesMut};
 use taffrail_model::batch::{BatchHeader, BatchKind, Compression, HEADER_BYTES, Salt};
 use taffrail_model::{LeaderEpoch, LogId, Offset, Timestamp, limits};
 
-use crate::index::Index;
 use crate::reader::LogReader;
-use crate::segment::{ActiveSegment, Group, SegmentHeader, Written, segment_path, write_index};
+use crate::segment::{
+    ActiveSegment, Group, SegmentHeader, create_segment, random_salt, segment_path, write_index,
+};
 use crate::shared::{Segments, Shared};
 use crate::sync::{LogSyncer, SyncError, sync_active};
-use crate::vfs::{Vfs, beside, write_full};
+use crate::vfs::write_full;
 
 /// Bytes that are allocated at once for what is written in small pieces.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -420,32 +421,6 @@ impl Log {
             payload_bytes: batch.payload.len() as u32,
         }
     }
-}
-
-/// Creates the file of a segment and opens it. The file has its name only once its header is on
-/// disk; that it has it is durable once the directory is synced.
-pub(crate) fn create_segment(
-    vfs: &dyn Vfs,
-    path: PathBuf,
-    header: SegmentHeader,
-) -> io::Result<ActiveSegment> {
-    let bytes = header.encode();
-    let beside = beside(&path);
-    match vfs.remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = vfs.create(&beside)?;
-    write_full(file.as_ref(), 0, &bytes).map_err(|(_, error)| error)?;
-    file.sync_data()?;
-    vfs.rename(&beside, &path)?;
-    let written = Written { position: bytes.len() as u64, end: header.base_offset };
-    Ok(ActiveSegment::new(header, bytes.len() as u64, path, file, Index::default(), written))
-}
-
-pub(crate) fn random_salt(vfs: &dyn Vfs) -> Salt {
-    let [a, b, c, d, ..] = vfs.random();
-    Salt::new(u32::from_le_bytes([a, b, c, d]))
 }
 
 fn batch_bytes(batch: &NewBatch) -> usize {

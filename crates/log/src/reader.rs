@@ -12,22 +12,11 @@ use bytes::{Bytes, BytesMut};
 use taffrail_model::batch::Batch;
 use taffrail_model::{Gap, Offset, Timestamp, limits};
 
-use crate::recovery::Damage;
-use crate::segment::{ActiveSegment, Scanned, Scanner, SealedSegment, SegmentHeader};
+use crate::damage::Damage;
+use crate::segment::{ActiveSegment, Known, Scanned, Scanner, SealedSegment, SegmentHeader};
 use crate::shared::{Segments, Shared};
-use crate::trim::{Trim, trim};
+use crate::trim::{ReadRequest, Trim, trim};
 use crate::vfs::{File, read_bytes};
-
-/// What to read.
-#[derive(Clone, Copy, Debug)]
-pub struct ReadRequest {
-    /// The offset to begin at; the first batch may begin before it.
-    pub from: Offset,
-    /// The offset to stop before: what is not committed is not read.
-    pub limit: Offset,
-    /// Bytes to return at most; the first batch comes even if it is larger.
-    pub bytes_max: usize,
-}
 
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -275,42 +264,60 @@ impl Source {
         ReadError::Io { path: self.path(), source }
     }
 
+    /// What is known of a sealed segment.
+    fn known(&self) -> Result<Option<Arc<Known>>, ReadError> {
+        match self {
+            Self::Sealed(segment) => segment.known().map(Some).map_err(|error| self.io(error)),
+            Self::Active(_) => Ok(None),
+        }
+    }
+
     /// Where to begin to look for `offset`: a position, and the base offset of the batch there.
-    fn floor(&self, offset: Offset) -> Result<(u64, Offset), ReadError> {
+    fn floor(&self, known: Option<&Known>, offset: Offset) -> (u64, Offset) {
         let (entry, header_bytes) = match self {
             Self::Sealed(segment) => {
-                let known = segment.known().map_err(|error| self.io(error))?;
-                (known.index.floor(offset), segment.header_bytes)
+                (known.and_then(|known| known.index.floor(offset)), segment.header_bytes)
             }
             Self::Active(segment) => (segment.floor(offset), segment.header_bytes),
         };
         let begin = (header_bytes, self.header().base_offset);
-        Ok(entry.map_or(begin, |entry| (entry.position, entry.offset)))
+        entry.map_or(begin, |entry| (entry.position, entry.offset))
     }
 
-    fn bytes(&self, position: u64, length: usize) -> Result<(Bytes, bool), ReadError> {
+    /// Reads a range; the second value says whether it is known to be sound.
+    fn bytes(
+        &self,
+        known: Option<&Known>,
+        position: u64,
+        length: usize,
+    ) -> Result<(Bytes, bool), ReadError> {
+        let is_sound =
+            known.is_some_and(|known| known.is_verified(&(position..position + length as u64)));
         let read = match self {
-            Self::Sealed(segment) => segment.read(position, length),
-            Self::Active(segment) => {
-                read_bytes(segment.file.as_ref(), position, length).map(|bytes| (bytes, false))
+            Self::Sealed(segment) if is_sound => segment.mapped(position, length),
+            Self::Sealed(segment) => {
+                segment.open().and_then(|file| read_bytes(file.as_ref(), position, length))
             }
+            Self::Active(segment) => read_bytes(segment.file.as_ref(), position, length),
         };
-        read.map_err(|error| self.io(error))
+        Ok((read.map_err(|error| self.io(error))?, is_sound))
     }
 
     /// The batches that hold `request.from` and what follows; `None` if the segment has none.
     fn read(&self, request: &ReadRequest) -> Result<Option<Read>, ReadError> {
         let length = self.length();
-        let (mut position, mut expected) = self.floor(request.from)?;
+        let known = self.known()?;
+        let known = known.as_deref();
+        let (mut position, mut expected) = self.floor(known, request.from);
         let mut wanted = request.bytes_max.saturating_add(limits::INDEX_INTERVAL_BYTES as usize);
         while position < length {
             let window = (wanted as u64).min(length - position) as usize;
-            let (bytes, is_sound) = self.bytes(position, window)?;
+            let (bytes, is_sound) = self.bytes(known, position, window)?;
             match trim(&bytes, self.header().salt, expected, request, !is_sound) {
                 Trim::Found { range, next } => {
-                    if let (Self::Sealed(segment), false) = (self, is_sound) {
+                    if let (Some(known), false) = (known, is_sound) {
                         let verified = position + range.start as u64..position + range.end as u64;
-                        segment.mark_verified(verified).map_err(|error| self.io(error))?;
+                        known.mark_verified(verified);
                     }
                     return Ok(Some(Read::Batches { bytes: bytes.slice(range), next }));
                 }
@@ -321,14 +328,14 @@ impl Source {
                         return Ok(None);
                     }
                     if position + batch_bytes as u64 > length {
-                        return self.read_carefully(request);
+                        return self.read_carefully(known, request);
                     }
                     expected = next;
                     wanted = wanted.max(batch_bytes);
                 }
                 Trim::Nothing if bytes.len() == window => return Ok(None),
                 Trim::Partial { .. } | Trim::Damaged | Trim::Nothing => {
-                    return self.read_carefully(request);
+                    return self.read_carefully(known, request);
                 }
             }
         }
@@ -336,8 +343,12 @@ impl Source {
     }
 
     /// One batch, past any damage in front of it; or the damage, exactly.
-    fn read_carefully(&self, request: &ReadRequest) -> Result<Option<Read>, ReadError> {
-        let (position, expected) = self.floor(request.from)?;
+    fn read_carefully(
+        &self,
+        known: Option<&Known>,
+        request: &ReadRequest,
+    ) -> Result<Option<Read>, ReadError> {
+        let (position, expected) = self.floor(known, request.from);
         let file = self.file()?;
         let length = self.length();
         let mut scanner =

@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use arc_swap::ArcSwap;
 use taffrail_model::{LeaderEpoch, LogId, Offset};
 
-use crate::cache::SegmentCache;
-use crate::directory::Points;
-use crate::recovery::Damage;
-use crate::segment::{ActiveSegment, SealedSegment};
+use crate::damage::Damage;
+use crate::points::Points;
+use crate::segment::{ActiveSegment, SealedSegment, SegmentCache};
 use crate::vfs::Vfs;
 
 /// What a log's writer, syncer and readers share.

@@ -1,4 +1,4 @@
-//! Cuts what a reader wants out of the bytes that were read for it.
+//! What a reader wants, and how it is cut out of the bytes that were read for it.
 
 use std::ops::Range;
 
@@ -6,7 +6,16 @@ use bytes::Bytes;
 use taffrail_model::Offset;
 use taffrail_model::batch::{Batches, HEADER_BYTES, Salt, records_crc};
 
-use crate::reader::ReadRequest;
+/// What to read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadRequest {
+    /// The offset to begin at; the first batch may begin before it.
+    pub from: Offset,
+    /// The offset to stop before: what is not committed is not read.
+    pub limit: Offset,
+    /// Bytes to return at most; the first batch comes even if it is larger.
+    pub bytes_max: usize,
+}
 
 /// What was found in a window of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -51,7 +51,7 @@ pub const UNSYNCED_BYTES_PAGE_CACHE_MAX: u64 = 64 << 20;
 pub const RESERVED_OFFSETS: u64 = 1 << 20;
 
 /// Bytes that one write to a log gathers, but for its last batch. Several writes fit into its tail, and
-/// the memory of one is soon used by another: with 4 MiB W1 took twice the CPU.
+/// the memory of one is soon used by another: with 4 MiB one busy producer cost twice the CPU.
 pub const WRITE_BYTES_MAX: usize = 512 << 10;
 
 /// How long what was written to a `page_cache` topic may stay unsynced.

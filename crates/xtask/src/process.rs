@@ -100,7 +100,15 @@ mod tests {
         let pid: u32 = fs::read_to_string(&note).unwrap().trim().parse().unwrap();
         fs::remove_dir_all(&directory).unwrap();
         assert!(matches!(ending, Ok(Ending::OutOfTime)));
-        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z "), "the child still runs: {state}");
+        // What is killed ends a little later.
+        let killed = Instant::now();
+        loop {
+            let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            if state.is_empty() || state.contains(") Z ") {
+                return;
+            }
+            assert!(killed.elapsed() < Duration::from_secs(30), "the child still runs: {state}");
+            std::thread::sleep(LOOK_INTERVAL);
+        }
     }
 }

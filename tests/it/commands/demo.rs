@@ -1,5 +1,6 @@
 //! `demo`: it loses nothing, and however it ends, its broker ends with it.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,6 +11,8 @@ use crate::program::{Program, product};
 fn demo(home: &Home, rate: u32) -> Command {
     let mut command = product();
     command.args(["demo", "--rate", &rate.to_string()]).env("TMPDIR", home.path());
+    // It starts processes of its own: a test that fails ends them too.
+    command.process_group(0);
     command
 }
 

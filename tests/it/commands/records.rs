@@ -217,7 +217,7 @@ fn who_does_not_wait_still_hears_of_refusals_and_of_nothing_else() {
     let broker = broker_with("t", 1);
     let produce = ["produce", "t", "--format", "json", "--acks", "none"];
     let sent = taffrail_fed(&broker, &produce, "{\"value\":\"a\"}\n");
-    sent.check(0, &["appended 1 record"]);
+    sent.check(0, &["sent 1 record"]);
     assert!(!sent.errors.contains("WARN"), "{}", sent.errors);
     let late = "{\"value\":\"b\",\"timestamp\":\"2999-01-01T00:00Z\"}\n";
     let refused = taffrail_fed(&broker, &produce, late);
@@ -225,5 +225,7 @@ fn who_does_not_wait_still_hears_of_refusals_and_of_nothing_else() {
     assert_eq!(records(&broker, "t").len(), 1);
 
     let bench = ["bench", "produce", "--topic", "__catalog", "--acks", "none", "--records", "9"];
-    taffrail(&broker, &bench).check(3, &["not all records were appended", "INTERNAL_TOPIC"]);
+    let refused = taffrail(&broker, &bench);
+    refused.check(3, &["not all records were appended", "INTERNAL_TOPIC"]);
+    assert!(refused.output.contains("refused batches"), "{}", refused.output);
 }

@@ -14,23 +14,8 @@ use taffrail_model::{Gap, Offset, PartitionIndex, Timestamp};
 pub use session::ConsumeSession;
 pub use subscription::Subscription;
 
-use crate::fetch::{FetchError, Message};
+use crate::fetch::{FetchError, Message, Position};
 use crate::memory::Charge;
-
-/// A place in a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Position {
-    /// The first record that is still there.
-    Earliest,
-    /// The high watermark.
-    Latest,
-    /// This offset.
-    Offset(Offset),
-    /// The first record with a timestamp at or after this.
-    Timestamp(Timestamp),
-    /// So many records before the high watermark.
-    Last(u64),
-}
 
 /// What a consumer says.
 #[derive(Clone, Debug)]

@@ -13,16 +13,16 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::subscription::{Active, IdleHandle, Turn};
-use super::{ConsumeCommand, ConsumeEvent, Position};
-use crate::broker::Broker;
-use crate::fetch::{FetchError, find, read};
+use super::{ConsumeCommand, ConsumeEvent};
+use crate::fetch::{self, FetchError, Position, find, read};
+use crate::shared::Shared;
 
 /// Bytes of one delivery, at the most, but for a single batch.
 const DELIVERY_BYTES_MAX: usize = 1 << 20;
 
 /// One consumer's stream.
 pub struct ConsumeSession {
-    broker: Arc<Broker>,
+    shared: Arc<Shared>,
     active: BTreeMap<u64, Active>,
     /// Subscriptions that may have something to read, in turn.
     ready: VecDeque<u64>,
@@ -38,10 +38,10 @@ const IN_USE: &str = "this subscription's number is in use: take another one";
 struct Gone;
 
 impl ConsumeSession {
-    pub(crate) fn new(broker: Arc<Broker>, events: mpsc::Sender<ConsumeEvent>) -> Self {
-        broker.metrics().consume_streams.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn new(shared: Arc<Shared>, events: mpsc::Sender<ConsumeEvent>) -> Self {
+        shared.metrics.consume_streams.fetch_add(1, Ordering::Relaxed);
         Self {
-            broker,
+            shared,
             active: BTreeMap::new(),
             ready: VecDeque::new(),
             idle: FuturesUnordered::new(),
@@ -52,9 +52,9 @@ impl ConsumeSession {
 
     /// Serves the stream until the client closes it, goes away, or the broker stops.
     pub async fn run(self, commands: mpsc::Receiver<ConsumeCommand>) {
-        let broker = Arc::clone(&self.broker);
+        let shared = Arc::clone(&self.shared);
         tokio::select! {
-            () = broker.stopping() => {}
+            () = shared.stopping() => {}
             () = self.serve(commands) => {}
         }
     }
@@ -67,7 +67,7 @@ impl ConsumeSession {
         loop {
             let can_send = self.credit_bytes > 0 && !self.ready.is_empty();
             // With little memory left, nothing is read before all that was read is on its way.
-            let is_short = self.broker.read_memory().is_short();
+            let is_short = self.shared.read_memory.is_short();
             let slots = if is_short { room.max_capacity() } else { 1 };
             // What comes seldom goes first, so that a long replay holds up nothing else.
             let served = tokio::select! {
@@ -126,7 +126,7 @@ impl ConsumeSession {
                 if let Err(cause) = self.check_new(subscription) {
                     return self.reject(subscription, cause).await;
                 }
-                let partition = match self.broker.partition(&topic, partition) {
+                let partition = match fetch::partition(&self.shared, &topic, partition) {
                     Ok(partition) => partition,
                     Err(error) => return self.fail(subscription, error).await,
                 };
@@ -237,10 +237,10 @@ impl ConsumeSession {
             return Some(ConsumeEvent::Gap { subscription, gap: Gap { from, to, reason } });
         }
         let credit = usize::try_from(self.credit_bytes).unwrap_or(0);
-        let bytes_max = self.broker.read_memory().share(DELIVERY_BYTES_MAX).min(credit);
+        let bytes_max = self.shared.read_memory.share(DELIVERY_BYTES_MAX).min(credit);
         // Before reading, so that those who read at the same time see it.
-        let mut charge = self.broker.read_memory().charge(bytes_max);
-        match read(&self.broker, &partition, from, bytes_max, active.message).await {
+        let mut charge = self.shared.read_memory.charge(bytes_max);
+        match read(&self.shared, &partition, from, bytes_max, active.message).await {
             Ok(Read::Batches { bytes, next }) => {
                 charge.resize(bytes.len());
                 active.next = next;
@@ -270,7 +270,7 @@ impl ConsumeSession {
     async fn beat(&mut self) -> Result<(), Gone> {
         let stands = self.active.iter().map(|(number, active)| active.describe(*number));
         let event = ConsumeEvent::Heartbeat {
-            now: self.broker.now(),
+            now: self.shared.now(),
             subscriptions: stands.collect(),
             credit_bytes: self.credit_bytes,
         };
@@ -292,6 +292,6 @@ impl ConsumeSession {
 
 impl Drop for ConsumeSession {
     fn drop(&mut self) {
-        self.broker.metrics().consume_streams.fetch_sub(1, Ordering::Relaxed);
+        self.shared.metrics.consume_streams.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -244,7 +244,7 @@ impl Partition {
 
     fn end(&self, refusal: &ProduceError, cause: &str) {
         let Some(open) = self.open_log() else { return };
-        // Held until all is answered that was written: what comes later is refused behind it.
+        // Held until all has its answer, in order. A writer that comes meanwhile waits for one sync.
         let mut place = open.lock();
         let Some(log) = place.take() else { return };
         if let Some(cause) = log.read_only() {
@@ -257,7 +257,6 @@ impl Partition {
             }
         }
         self.give_up(cause);
-        drop(place);
         self.refuse_all(refusal);
     }
 

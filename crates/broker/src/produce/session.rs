@@ -10,10 +10,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::reply::{Flight, InFlight, Outcome, Reply};
 use super::{Acks, BatchRules, Lane, Placement, ProduceBatch, ProduceError, check};
-use crate::broker::Broker;
 use crate::clock::Stopwatch;
 use crate::memory::Charge;
 use crate::partition::{AppendRequest, Order, Partition};
+use crate::shared::Shared;
 
 /// Requests of a stream that are taken and not told of, at the most: enough that every request over
 /// the limit of those in flight can still be refused.
@@ -26,7 +26,7 @@ const SLOTS: usize = 2 * limits::IN_FLIGHT_REQUESTS_MAX as usize;
 /// ends behind the last outcome.
 #[derive(Debug)]
 pub struct ProduceSession {
-    broker: Arc<Broker>,
+    shared: Arc<Shared>,
     outcomes: mpsc::UnboundedSender<Outcome>,
     lanes: HashMap<LogId, Arc<Lane>>,
     flight: Arc<Flight>,
@@ -50,13 +50,13 @@ pub struct StreamRequest {
 }
 
 impl ProduceSession {
-    pub(crate) fn new(broker: Arc<Broker>, outcomes: mpsc::UnboundedSender<Outcome>) -> Self {
-        broker.metrics().produce_streams.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn new(shared: Arc<Shared>, outcomes: mpsc::UnboundedSender<Outcome>) -> Self {
+        shared.metrics.produce_streams.fetch_add(1, Ordering::Relaxed);
         let (lanes, flight) = (HashMap::new(), Arc::default());
         // Sessions begin at different partitions, so that many short ones spread too.
-        let spread = broker.metrics().sessions.fetch_add(1, Ordering::Relaxed) as u32;
+        let spread = shared.metrics.sessions.fetch_add(1, Ordering::Relaxed) as u32;
         let slots = Arc::new(Semaphore::new(SLOTS));
-        Self { broker, outcomes, lanes, flight, spread, last_number: 0, slots }
+        Self { shared, outcomes, lanes, flight, spread, last_number: 0, slots }
     }
 
     /// Takes a request. What is too much is refused; but a producer that does not take its answers,
@@ -109,16 +109,16 @@ impl ProduceSession {
         partition: &Partition,
         batch: &ProduceBatch,
     ) -> Result<(NewBatch, Charge), ProduceError> {
-        if self.broker.is_stopping() {
+        if self.shared.is_stopping() {
             return Err(ProduceError::Stopping);
         }
         let rules = BatchRules {
             bytes_max: partition.settings.load().batch_bytes_max,
-            timestamp_ahead: self.broker.config().timestamp_ahead,
-            now: self.broker.now(),
+            timestamp_ahead: self.shared.config.timestamp_ahead,
+            now: self.shared.now(),
         };
         let checked = check(&batch.batch, &rules)?;
-        let budget = self.broker.produce_memory();
+        let budget = &self.shared.produce_memory;
         let overloaded = || {
             let what = "bytes of all requests";
             ProduceError::Overloaded { what, limit: budget.bytes_max() }
@@ -133,7 +133,7 @@ impl ProduceSession {
         if name.is_internal() {
             return Err(ProduceError::InternalTopic { topic: batch.topic.clone() });
         }
-        let topics = self.broker.topics();
+        let topics = self.shared.topics.load();
         let topic = topics.get(&name).ok_or_else(|| ProduceError::UnknownTopic {
             topic: batch.topic.clone(),
             nearest: topics.nearest(&name),
@@ -162,19 +162,19 @@ impl ProduceSession {
 
 impl Drop for ProduceSession {
     fn drop(&mut self) {
-        self.broker.metrics().produce_streams.fetch_sub(1, Ordering::Relaxed);
+        self.shared.metrics.produce_streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Every request of a unary call, in order; what has no answer when the channel ends has an unknown
 /// fate.
 pub(crate) async fn produce_all(
-    broker: &Arc<Broker>,
+    shared: &Arc<Shared>,
     batches: Vec<ProduceBatch>,
     acks: Acks,
 ) -> Vec<Outcome> {
     let (sender, mut outcomes) = mpsc::unbounded_channel();
-    let mut session = ProduceSession::new(Arc::clone(broker), sender);
+    let mut session = ProduceSession::new(Arc::clone(shared), sender);
     let mut results: Vec<_> = (0..batches.len()).map(|_| None).collect();
     for (number, batch) in (1..).zip(batches) {
         session.submit(StreamRequest { number, batch, acks, resumes_after: 0 }).await;

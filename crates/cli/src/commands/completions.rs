@@ -2,8 +2,6 @@
 
 use std::io::Write as _;
 
-use clap::CommandFactory as _;
-
 /// Arguments of `completions`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -11,10 +9,9 @@ pub(crate) struct Arguments {
     shell: clap_complete::Shell,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &Arguments, mut program: clap::Command) -> anyhow::Result<()> {
     let mut script = Vec::new();
-    let mut command = crate::arguments::Arguments::command();
-    clap_complete::generate(arguments.shell, &mut command, "taffrail", &mut script);
+    clap_complete::generate(arguments.shell, &mut program, "taffrail", &mut script);
     std::io::stdout().lock().write_all(&script)?;
     Ok(())
 }

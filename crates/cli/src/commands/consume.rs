@@ -9,7 +9,7 @@ use taffrail_client::{
     Position, TopicName, Until,
 };
 
-use crate::arguments::Context;
+use crate::context::Context;
 use crate::place;
 use crate::render::{Placed, Renderer};
 

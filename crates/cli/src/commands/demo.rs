@@ -15,7 +15,7 @@ use taffrail_client::{Client, Delivery, Position, ProduceError, Producer, Record
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::arguments::Context;
+use crate::context::Context;
 use crate::output::Output;
 
 /// A week of earthquakes, one JSON object a line.
@@ -33,7 +33,6 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Result<()> {
     let listen = |kind| signal(kind).context("cannot listen for signals");
-    let mut hung_up = listen(SignalKind::hangup())?;
     let mut interrupted = listen(SignalKind::interrupt())?;
     let mut terminated = listen(SignalKind::terminate())?;
     let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
@@ -41,7 +40,6 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
     // Dropped half-way, it ends its broker.
     tokio::select! {
         shown = show(arguments, context.output, &data) => shown,
-        _ = hung_up.recv() => bail!("its terminal has gone"),
         _ = interrupted.recv() => bail!("interrupted"),
         _ = terminated.recv() => bail!("terminated"),
     }

@@ -13,7 +13,7 @@ use std::future::Future;
 
 use clap::Subcommand;
 
-use crate::arguments::Context;
+use crate::context::Context;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -39,7 +39,12 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+    /// Runs it; `program` describes the whole command line.
+    pub(crate) fn run(
+        self,
+        context: &Context,
+        program: fn() -> clap::Command,
+    ) -> anyhow::Result<()> {
         match self {
             Self::Serve(arguments) => serve::run(arguments, context),
             // Its client loses its broker on purpose: there is nothing to warn of.
@@ -55,7 +60,7 @@ impl Command {
             }
             Self::Inspect(arguments) => inspect::run(&arguments, context),
             Self::Bench(workload) => client_block_on(context, bench::run(workload, context)),
-            Self::Completions(arguments) => completions::run(&arguments),
+            Self::Completions(arguments) => completions::run(&arguments, program()),
         }
     }
 }

@@ -15,7 +15,7 @@ use taffrail_client::{
 };
 
 use super::topic::key_value;
-use crate::arguments::Context;
+use crate::context::Context;
 use crate::exit::Usage;
 use crate::figures;
 use crate::input::{self, Chunk, LineError, Parsed, Parser, ReadError, Source};
@@ -62,6 +62,16 @@ pub(super) enum AcksArgument {
     Committed,
     /// For nothing: fire and forget
     None,
+}
+
+impl AcksArgument {
+    /// What is known to have been done with records that are not known to have failed.
+    const fn done(self) -> &'static str {
+        match self {
+            Self::Committed => "appended",
+            Self::None => "sent",
+        }
+    }
 }
 
 impl From<AcksArgument> for Acks {
@@ -153,10 +163,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
         1 => "1 record was".to_owned(),
         records => format!("{} records were", figures::count(records)),
     };
-    let delivered = match arguments.acks {
-        AcksArgument::Committed => format!("{records} appended to {topic}"),
-        AcksArgument::None => format!("{records} sent to {topic}"),
-    };
+    let delivered = format!("{records} {} to {topic}", arguments.acks.done());
     closed.with_context(|| format!("{delivered}{}", failures(&stats)))?;
     if let Err(stopped) = fed {
         let note = match stopped {
@@ -168,7 +175,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
         context.output.note(format_args!("{delivered}{note}"));
         return Err(stopped.into());
     }
-    summarise(context.output, topic, stats.delivered_records, stats.delivered_bytes, elapsed)?;
+    summarise(context.output, &arguments, &stats, elapsed)?;
     Ok(())
 }
 
@@ -274,11 +281,12 @@ impl Feed<'_> {
 
 /// What became of the records that were not delivered.
 fn failures(stats: &ProducerStats) -> String {
-    let failed = match stats.refused_batches {
-        0 => format!("{} were not", figures::count(stats.failed_records)),
-        // Nobody waited to hear which of them.
-        batches => format!("in batches of which {} were refused", figures::count(batches)),
+    let refused = match stats.refused_batches {
+        0 => String::new(),
+        // Nobody waited to hear which records they had.
+        batches => format!(" in batches of which {} were refused", figures::count(batches)),
     };
+    let failed = figures::count(stats.failed_records);
     let unknown = match stats.unknown_records {
         0 => String::new(),
         unknown => format!(
@@ -286,16 +294,17 @@ fn failures(stats: &ProducerStats) -> String {
             figures::count(unknown)
         ),
     };
-    format!(", {failed}{unknown}")
+    format!("{refused}, {failed} were not{unknown}")
 }
 
 fn summarise(
     output: Output,
-    topic: &TopicName,
-    records: u64,
-    bytes: u64,
+    arguments: &Arguments,
+    stats: &ProducerStats,
     elapsed: Duration,
 ) -> std::io::Result<()> {
+    let (topic, done) = (&arguments.topic, arguments.acks.done());
+    let (records, bytes) = (stats.delivered_records, stats.delivered_bytes);
     let seconds = elapsed.as_secs_f64();
     let records_per_second = records as f64 / seconds.max(1e-9);
     let bytes_per_second = bytes as f64 / seconds.max(1e-9);
@@ -304,7 +313,7 @@ fn summarise(
         _ => format!("{} records", figures::count(records)),
     };
     output.note(format_args!(
-        "appended {} ({}) to {topic} in {seconds:.2} s: {} records/s, {}/s",
+        "{done} {} ({}) to {topic} in {seconds:.2} s: {} records/s, {}/s",
         counted,
         figures::bytes(bytes as f64),
         figures::rate(records_per_second),

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 use taffrail_server::{SETTINGS, Settings};
 
-use crate::arguments::Context;
+use crate::context::Context;
 
 /// Flags win over the environment, and that over the settings file.
 #[derive(Debug, Args)]

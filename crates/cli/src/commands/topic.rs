@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use taffrail_client::TopicName;
 use taffrail_client::proto::{Partition, PartitionStatus, Setting, Topic};
 
-use crate::arguments::Context;
+use crate::context::Context;
 use crate::figures;
 use crate::output::table;
 

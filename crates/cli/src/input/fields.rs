@@ -6,8 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use taffrail_client::Timestamp;
 
-use super::LineError;
-use super::parser::timestamp_from_text;
+use super::parsed::{LineError, timestamp_from_text};
 
 /// Which fields to pick.
 #[derive(Clone, Debug)]

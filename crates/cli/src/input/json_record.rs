@@ -10,8 +10,7 @@ use serde::de::{Deserializer, IgnoredAny, Visitor};
 use taffrail_client::{PartitionIndex, Timestamp};
 
 use super::base64_text::JsonBytes;
-use super::parser::timestamp_from_text;
-use super::{LineError, Parsed};
+use super::parsed::{LineError, Parsed, timestamp_from_text};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

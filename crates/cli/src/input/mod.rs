@@ -5,8 +5,10 @@
 mod base64_text;
 mod fields;
 mod json_record;
+mod parsed;
 mod parser;
 mod source;
 
-pub(crate) use parser::{LineError, Parsed, Parser};
+pub(crate) use parsed::{LineError, Parsed};
+pub(crate) use parser::Parser;
 pub(crate) use source::{Chunk, ReadError, Source, open};

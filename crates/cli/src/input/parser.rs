@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use taffrail_client::{PartitionIndex, Timestamp};
-
 use super::fields::{FieldNames, pick};
 use super::json_record;
+use super::parsed::{LineError, Parsed};
 
 /// How input is read.
 #[derive(Clone, Debug)]
@@ -18,38 +17,6 @@ pub(crate) enum Parser {
     Fields(FieldNames),
     /// The piece is what `consume --format json` writes.
     Json,
-}
-
-/// What a piece of input says.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Parsed<'a> {
-    pub(crate) key: Option<Cow<'a, [u8]>>,
-    pub(crate) value: Option<Cow<'a, [u8]>>,
-    pub(crate) headers: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
-    pub(crate) timestamp: Option<Timestamp>,
-    pub(crate) partition: Option<PartitionIndex>,
-}
-
-/// What is wrong with a piece of input, and what to do.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LineError {
-    #[error(
-        "no separator {separator:?} between key and value: add it, or leave --key-separator out"
-    )]
-    NoSeparator { separator: String },
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
-    #[error("not a JSON object: --key-field and --timestamp-field need one on every line")]
-    NotAnObject,
-    #[error("no field {field:?}: add it, or name another with --key-field or --timestamp-field")]
-    NoField { field: String },
-    #[error("the field {field:?} cannot be a key: use a string, a number, true, false or null")]
-    Key { field: String },
-    #[error(
-        "the timestamp {found} is not one: use a number of Unix milliseconds or a string such as \
-         \"2018-02-05T00:00:00Z\""
-    )]
-    Timestamp { found: String },
 }
 
 impl Parser {
@@ -91,14 +58,10 @@ fn find(piece: &[u8], separator: &[u8]) -> Option<usize> {
     piece.windows(width).position(|window| window == separator)
 }
 
-/// Reads a timestamp from text: RFC 3339.
-pub(super) fn timestamp_from_text(text: &str) -> Option<Timestamp> {
-    let moment = text.parse::<jiff::Timestamp>().ok()?;
-    Some(Timestamp::from_millis(moment.as_millisecond()))
-}
-
 #[cfg(test)]
 mod tests {
+    use taffrail_client::Timestamp;
+
     use super::*;
 
     #[track_caller]

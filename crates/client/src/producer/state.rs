@@ -9,7 +9,7 @@
 //! because the broker refuses all of it. Then the refused batches go to the front of the queue, in
 //! order, and the first request that is sent says that it resumes after the refused one.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::ProduceError;
@@ -57,8 +57,8 @@ pub(super) struct Pipeline<B> {
 struct Lane<B> {
     queue: VecDeque<Pending<B>>,
     sent: VecDeque<Sent<B>>,
-    /// Refused while halted, in order: they go back to the queue's front.
-    returned: Vec<Pending<B>>,
+    /// Refused while halted, by number: they go back to the queue's front.
+    returned: BTreeMap<u64, Pending<B>>,
     /// Whether a refusal or an unknown result came and not everything sent behind it has been
     /// answered.
     is_halted: bool,
@@ -181,7 +181,7 @@ impl<B: Clone> Pipeline<B> {
             for Sent { number, pending, .. } in std::mem::take(&mut lane.sent) {
                 // Sent behind a refused request: surely refused too, whether we heard it or not.
                 if lane.refused_from.is_some_and(|refused| refused < number) {
-                    lane.returned.push(pending);
+                    lane.returned.insert(number, pending);
                 } else {
                     unknown.push(pending.batch);
                 }
@@ -256,7 +256,7 @@ impl<B: Clone> Pipeline<B> {
     pub(super) fn batches(&self) -> impl Iterator<Item = &B> {
         self.lanes.iter().flat_map(|lane| {
             let sent = lane.sent.iter().map(|sent| &sent.pending);
-            sent.chain(&lane.returned).chain(&lane.queue).map(|pending| &pending.batch)
+            sent.chain(lane.returned.values()).chain(&lane.queue).map(|pending| &pending.batch)
         })
     }
 
@@ -286,7 +286,7 @@ impl<B> Default for Lane<B> {
         Self {
             queue: VecDeque::new(),
             sent: VecDeque::new(),
-            returned: Vec::new(),
+            returned: BTreeMap::new(),
             is_halted: false,
             refused_from: None,
             refused_number: 0,
@@ -360,13 +360,13 @@ impl<B: Clone> Lane<B> {
         if failure.is_some() {
             return Some(Settled { batch: pending.batch, failure });
         }
-        self.returned.push(pending);
+        self.returned.insert(number, pending);
         None
     }
 
     /// Queues again, in order, what was refused.
     fn resume(&mut self) {
-        for pending in self.returned.drain(..).rev() {
+        for (_, pending) in std::mem::take(&mut self.returned).into_iter().rev() {
             self.queue.push_front(pending);
         }
         self.resumes_after = self.refused_number;

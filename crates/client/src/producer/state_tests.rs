@@ -219,6 +219,18 @@ fn what_was_sent_behind_a_refusal_survives_a_broken_stream() {
 }
 
 #[test]
+fn refusals_that_come_out_of_order_keep_the_order() {
+    let mut bench = Bench::new(1, 10);
+    bench.push(0, &["a", "b", "c"]);
+    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    for number in [2, 1, 3] {
+        bench.refuse(number, "STOPPING");
+    }
+    bench.pass(1_000);
+    bench.expect_sent(&[(4, "a", 2), (5, "b", 0), (6, "c", 0)]);
+}
+
+#[test]
 fn what_was_sent_before_a_refusal_is_unknown_when_the_stream_breaks() {
     let mut bench = Bench::new(1, 10);
     bench.push(0, &["a", "b", "c"]);

@@ -283,6 +283,7 @@ async fn what_a_broker_that_hangs_or_is_dead_does_not_take_fails_in_time() {
 async fn a_stream_that_answered_too_late_takes_nothing_from_the_next() {
     /// More than a connection takes of a stream that nobody reads.
     const BATCHES: usize = 40;
+    const TIMEOUT: Duration = Duration::from_secs(3);
     let mortal = Mortal::start().await;
     let client = Client::connect(&mortal.broker.url).expect("an address");
     let builder = client.producer("t").delivery_timeout(TIMEOUT).batch_bytes(100 << 10);

@@ -12,7 +12,6 @@
 //! Deliberately absent: knowledge of topics. A log has an opaque id and a label for people.
 
 mod identity;
-mod points;
 mod setup;
 
 use std::io;
@@ -21,22 +20,27 @@ use std::sync::Arc;
 
 use taffrail_model::{LogId, Offset, Timestamp};
 
-use crate::cache::SegmentCache;
-use crate::log::{Log, LogConfig, create_segment, random_salt};
-use crate::recovery::{OpenError, Opened, Recovery, recover};
-use crate::segment::{SegmentHeader, segment_path};
+use crate::log::{Log, LogConfig};
+use crate::points::Points;
+use crate::recovery::{OpenError, Recovery, RecoveryReport, recover};
+use crate::segment::{SegmentCache, SegmentHeader, create_segment, random_salt, segment_path};
 use crate::shared::{Progress, Segments, Shared};
 use crate::vfs::{Lock, Vfs, read_file};
 
 pub(crate) use identity::{Identity, NAME as IDENTITY, read as read_identity};
-pub use points::Point;
-pub(crate) use points::{
-    COPIES as POINTS_COPIES, Points, decode as decode_points, read as read_points,
-};
 
 pub(crate) const LOGS: &str = "logs";
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const DELETED: &str = ".deleted";
+
+/// A log that was opened, and what was found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The log.
+    pub log: Log,
+    /// What was found, and done about it.
+    pub report: RecoveryReport,
+}
 
 /// How to open a data directory.
 #[derive(Debug)]

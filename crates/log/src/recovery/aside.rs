@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::LastSegment;
+use super::last::LastSegment;
 use crate::vfs::{File, Vfs, parent, read_bytes, write_full};
 
 const COPY_BYTES: usize = 1 << 20;

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use taffrail_model::{LogId, Offset};
 
 use super::aside::aside_path;
-use super::{Damage, OpenError, RecoveryReport, io_at};
-use crate::index::Index;
+use super::last::LastSegment;
+use super::{OpenError, RecoveryReport, io_at};
+use crate::damage::Damage;
 use crate::segment::{
-    ActiveSegment, HEADER_BYTES_MAX, SegmentHeader, SegmentHeaderError, Written, decode_header,
-    parse_segment_name, segment_path,
+    HEADER_BYTES_MAX, SegmentHeader, SegmentHeaderError, decode_header, parse_segment_name,
+    segment_path,
 };
-use crate::vfs::{File, Vfs, read_bytes};
+use crate::vfs::{Vfs, read_bytes};
 
 /// The segment files of a log, ascending by base offset.
 pub(super) struct Files {
@@ -27,15 +28,6 @@ pub(super) struct Files {
 /// may have open files.
 pub(super) struct SegmentFile {
     pub(super) path: PathBuf,
-    pub(super) length: u64,
-    pub(super) header: SegmentHeader,
-    pub(super) header_bytes: u64,
-}
-
-/// The last segment of a log, open.
-pub(super) struct LastSegment {
-    pub(super) path: PathBuf,
-    pub(super) file: Arc<dyn File>,
     pub(super) length: u64,
     pub(super) header: SegmentHeader,
     pub(super) header_bytes: u64,
@@ -62,20 +54,14 @@ impl SegmentFile {
     }
 }
 
-impl LastSegment {
-    pub(super) fn activate(self, index: Index, written: Written) -> ActiveSegment {
-        let Self { path, file, header, header_bytes, .. } = self;
-        ActiveSegment::new(header, header_bytes, path, file, index, written)
-    }
-}
-
 /// Finds every segment of the log. A last one that a roll left unfinished is moved aside; others
-/// whose header is damaged are reported, and stay.
+/// whose header is damaged are reported, and stay. `before_cut` hears where the log is about to end.
 pub(super) fn find_files(
     vfs: &dyn Vfs,
     directory: &Path,
     id: LogId,
     recovery_point: Offset,
+    before_cut: impl Fn(Offset) -> io::Result<()>,
     report: &mut RecoveryReport,
 ) -> Result<Files, OpenError> {
     let entries = match vfs.list(directory) {
@@ -99,6 +85,7 @@ pub(super) fn find_files(
         };
         let next = bases.get(index + 1);
         if next.is_none() && !files.sound.is_empty() && *base >= recovery_point {
+            before_cut(*base).map_err(io_at(&path))?;
             let aside = aside_path(vfs, &path, 0);
             vfs.rename(&path, &aside).map_err(io_at(&path))?;
             vfs.sync_directory(directory).map_err(io_at(directory))?;

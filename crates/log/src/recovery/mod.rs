@@ -8,6 +8,7 @@
 
 mod aside;
 mod files;
+mod last;
 mod tail;
 
 use std::io;
@@ -16,27 +17,17 @@ use std::sync::Arc;
 
 use taffrail_model::{Gap, GapReason, LeaderEpoch, LogId, Offset, Timestamp};
 
-use crate::cache::SegmentCache;
-use crate::directory::Point;
-use crate::log::{Log, create_segment, random_salt};
+use crate::damage::Damage;
+use crate::points::Point;
 use crate::segment::{
-    ActiveSegment, Scanned, Scanner, SealedSegment, SegmentHeader, SegmentHeaderError, Written,
-    segment_path,
+    ActiveSegment, Scanned, Scanner, SealedSegment, SegmentCache, SegmentHeader,
+    SegmentHeaderError, Written, create_segment, random_salt, segment_path,
 };
 use crate::shared::Segments;
 use crate::vfs::{Vfs, parent};
 
 use files::{Files, find_files};
 use tail::{Expected, Tail, recover_tail};
-
-/// A log that was opened, and what was found.
-#[derive(Debug)]
-pub struct Opened {
-    /// The log.
-    pub log: Log,
-    /// What was found, and done about it.
-    pub report: RecoveryReport,
-}
 
 /// What opening a log found, and did about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,21 +44,6 @@ pub struct RecoveryReport {
     pub damage: Vec<Damage>,
     /// Offsets that may have been given out before a power loss, and are not given out again.
     pub skipped: Option<Gap>,
-}
-
-/// Records that should be there and are not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// The first offset.
-    pub from: Offset,
-    /// The first one behind that is sound again.
-    pub to: Offset,
-    /// The file.
-    pub path: PathBuf,
-    /// Where in it.
-    pub position: u64,
-    /// What is wrong.
-    pub cause: String,
 }
 
 /// Why a log cannot be opened.
@@ -131,7 +107,10 @@ pub(crate) fn recover(
 ) -> Result<Recovery, OpenError> {
     let mut report = RecoveryReport::default();
     let known = point.unwrap_or_default();
-    let mut files = find_files(vfs.as_ref(), path, id, known.recovery_point, &mut report)?;
+    // Whoever cuts, and is ended before it is seen that something was cut, leaves word before.
+    let before_cut = |end: Offset| if end < known.reserved_end { note_loss() } else { Ok(()) };
+    let recovery_point = known.recovery_point;
+    let mut files = find_files(vfs.as_ref(), path, id, recovery_point, before_cut, &mut report)?;
     let first = files.first();
     let Some(last) = files.sound.pop() else {
         return Err(OpenError::Missing { path: path.to_owned() });
@@ -143,12 +122,10 @@ pub(crate) fn recover(
         report.damage.push(Damage { from: start, to: first, path, position: 0, cause });
     }
     let last = last.open(vfs)?;
-    let recovery_point = known.recovery_point.max(last.header.base_offset);
+    let recovery_point = recovery_point.max(last.header.base_offset);
     let is_clean = known.is_clean;
     // Where the last sound segment should end: at one that cannot be read, if there is one behind.
     let end_min = files.unreadable_behind(last.header.base_offset).unwrap_or(recovery_point);
-    // Whoever cuts, and is ended before it is seen that something was cut, leaves word before.
-    let before_cut = |end: Offset| if end < known.reserved_end { note_loss() } else { Ok(()) };
     let expected = Expected { recovery_point, end_min, is_clean };
     let tail = recover_tail(vfs, &last, expected, before_cut, &mut report)?;
     if !report.was_clean {
@@ -165,7 +142,7 @@ pub(crate) fn recover(
     let label = last.header.label.clone();
     let written = Written { position, end };
     let mut active = last.activate(index, written);
-    let lost_something = was_torn || !report.damage.is_empty();
+    let lost_something = was_torn || !report.moved_aside.is_empty() || !report.damage.is_empty();
     let is_certain = report.was_clean || !known.may_have_lost && !lost_something;
     // Whoever can write must not go on where offsets may have been given out.
     let must_skip = end < known.reserved_end && !is_certain;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use taffrail_model::{LeaderEpoch, Offset, Timestamp};
 
 use super::aside::{cut_aside, rewrite};
-use super::files::LastSegment;
-use super::{Damage, OpenError, RecoveryReport, io_at};
+use super::last::LastSegment;
+use super::{OpenError, RecoveryReport, io_at};
+use crate::damage::Damage;
 use crate::index::{Index, decode, index_path};
 use crate::segment::{Hole, Scanned, Scanner};
 use crate::vfs::{Vfs, read_file};

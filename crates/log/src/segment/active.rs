@@ -12,8 +12,7 @@ use bytes::Bytes;
 use taffrail_model::batch::BatchHeader;
 use taffrail_model::{Offset, Timestamp};
 
-use super::{SealedSegment, SegmentHeader};
-use crate::cache::SegmentCache;
+use super::{SealedSegment, SegmentCache, SegmentHeader};
 use crate::index::{Index, IndexEntry, IndexFile};
 use crate::vfs::{File, Vfs};
 

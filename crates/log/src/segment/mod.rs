@@ -5,20 +5,25 @@
 //! named by its base offset, so the names alone say which file holds an offset.
 
 mod active;
+mod cache;
+mod create;
 mod header;
+mod known;
 mod scanner;
 mod sealed;
-mod verified;
 
 use std::path::{Path, PathBuf};
 
 use taffrail_model::Offset;
 
 pub(crate) use active::{ActiveSegment, Group, Written};
+pub(crate) use cache::SegmentCache;
+pub(crate) use create::{create_segment, random_salt};
 pub(crate) use header::{HEADER_BYTES_MAX, decode_header};
 pub use header::{SegmentHeader, SegmentHeaderError};
+pub(crate) use known::Known;
 pub(crate) use scanner::{Hole, Scanned, Scanner};
-pub(crate) use sealed::{Known, SealedSegment, write_index};
+pub(crate) use sealed::{SealedSegment, write_index};
 
 /// The path of the segment that begins at `base_offset`.
 pub(crate) fn segment_path(directory: &Path, base_offset: Offset) -> PathBuf {

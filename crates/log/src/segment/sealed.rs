@@ -5,17 +5,16 @@
 //! map.
 
 use std::io;
-use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use taffrail_model::{Offset, Timestamp};
 
-use super::{Scanned, Scanner, SegmentHeader, verified::Verified};
-use crate::cache::{SegmentCache, SegmentKey};
+use super::cache::{SegmentCache, SegmentKey};
+use super::{Known, Scanned, Scanner, SegmentHeader};
 use crate::index::{Index, IndexFile, decode, index_path};
-use crate::vfs::{File, Vfs, beside, read_bytes, read_file, write_full};
+use crate::vfs::{File, Vfs, beside, read_file, write_full};
 
 /// A segment that no longer changes.
 #[derive(Debug)]
@@ -31,13 +30,6 @@ pub(crate) struct SealedSegment {
     max_timestamp: OnceLock<Timestamp>,
     vfs: Arc<dyn Vfs>,
     cache: Arc<SegmentCache>,
-}
-
-/// What reading a segment has found out.
-#[derive(Debug)]
-pub(crate) struct Known {
-    pub(crate) index: Index,
-    verified: Mutex<Verified>,
 }
 
 impl SealedSegment {
@@ -62,7 +54,7 @@ impl SealedSegment {
                 Some(index) => index,
                 None => self.rebuild_index()?,
             };
-            Ok(Arc::new(Known { index, verified: Mutex::default() }))
+            Ok(Arc::new(Known::new(index)))
         })
     }
 
@@ -75,28 +67,14 @@ impl SealedSegment {
         Ok(*self.max_timestamp.get_or_init(|| max_timestamp))
     }
 
-    /// Reads a range; the second value says whether it is known to be sound.
-    pub(crate) fn read(&self, position: u64, length: usize) -> io::Result<(Bytes, bool)> {
-        let range = position..position + length as u64;
-        if self.known()?.verified().contains(&range) {
-            let map = self
-                .cache
-                .map(self.key(), || self.vfs.open_read_only(&self.path)?.map(self.length))?;
-            return Ok((map.slice(position, length)?, true));
-        }
-        let file = self.vfs.open_read_only(&self.path)?;
-        Ok((read_bytes(file.as_ref(), position, length)?, false))
+    /// A slice of its map. Only for what is known to be sound.
+    pub(crate) fn mapped(&self, position: u64, length: usize) -> io::Result<Bytes> {
+        self.cache.map(self.key(), || self.open()?.map(self.length))?.slice(position, length)
     }
 
     /// Opens its file.
     pub(crate) fn open(&self) -> io::Result<Arc<dyn File>> {
         self.vfs.open_read_only(&self.path)
-    }
-
-    /// Takes note that a range was read from disk and found sound.
-    pub(crate) fn mark_verified(&self, range: Range<u64>) -> io::Result<()> {
-        self.known()?.verified().insert(range);
-        Ok(())
     }
 
     fn key(&self) -> SegmentKey {
@@ -133,12 +111,6 @@ impl SealedSegment {
         // A cache: if it cannot be written, the next start rebuilds it again.
         let _ = write_index(self.vfs.as_ref(), &self.path, &file);
         Ok(index)
-    }
-}
-
-impl Known {
-    fn verified(&self) -> MutexGuard<'_, Verified> {
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,47 +1,15 @@
 //! Inspects a data directory: identity, lock, recovery points, and what stands where.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use taffrail_model::LogId;
 
+use super::around::{find_points, usage};
 use super::log::inspect_log;
-use super::{
-    DirectoryReport, Finding, IdentityState, PointsCopy, PointsState, Report, Severity, Usage,
-};
-use crate::directory::{
-    DELETED, IDENTITY, Identity, LOCK, LOGS, POINTS_COPIES, Point, decode_points, read_identity,
-    read_points,
-};
-use crate::vfs::{Entry, Vfs, parent, read_file};
-
-/// The recovery points of a directory, as far as they are known.
-#[derive(Default)]
-pub(super) struct PointsFound {
-    copies: Vec<PointsCopy>,
-    entries: BTreeMap<LogId, Point>,
-}
-
-impl PointsFound {
-    pub(super) fn point(&self, id: LogId) -> Option<Point> {
-        self.entries.get(&id).copied()
-    }
-}
-
-/// Whether a directory with these entries is a data directory, or was one.
-pub(super) fn is_one(entries: &[Entry]) -> bool {
-    entries.iter().any(|entry| entry.name == IDENTITY || entry.name == LOGS)
-}
-
-/// What is known around a log that lies in its place in a data directory; nothing if it does not.
-pub(super) fn around_log(vfs: &dyn Vfs, log: &Path) -> (PointsFound, Usage) {
-    let directory = parent(parent(log));
-    match vfs.list(directory) {
-        Ok(entries) if is_one(&entries) => (find_points(vfs, directory), usage(vfs, directory)),
-        _ => (PointsFound::default(), Usage::Unknown),
-    }
-}
+use super::{DirectoryReport, Finding, IdentityState, PointsCopy, PointsState, Report, Severity};
+use crate::directory::{DELETED, IDENTITY, Identity, LOCK, LOGS, read_identity};
+use crate::points::COPIES;
+use crate::vfs::{Entry, Vfs};
 
 pub(super) fn inspect_directory(vfs: &dyn Vfs, path: &Path, entries: &[Entry]) -> Report {
     let points = find_points(vfs, path);
@@ -141,48 +109,10 @@ fn judge_points(path: &Path, directory: &mut DirectoryReport) {
     directory.findings.push(finding(Severity::Note, path.to_owned(), what, advice));
 }
 
-fn find_points(vfs: &dyn Vfs, path: &Path) -> PointsFound {
-    let mut found = PointsFound::default();
-    for name in POINTS_COPIES {
-        let path = path.join(name);
-        let state = match read_points(vfs, &path) {
-            Ok(bytes) => decode_points(&bytes).map_or(PointsState::Damaged, |copy| {
-                let generation = copy.generation;
-                let state = PointsState::Sound { generation, logs: copy.entries.len() };
-                let is_newer = |copy: &PointsCopy| match copy.state {
-                    PointsState::Sound { generation: other, .. } => other > generation,
-                    PointsState::Damaged | PointsState::Missing => false,
-                };
-                if !found.copies.iter().any(is_newer) {
-                    found.entries = copy.entries;
-                }
-                state
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => PointsState::Missing,
-            Err(_) => PointsState::Damaged,
-        };
-        found.copies.push(PointsCopy { path, state });
-    }
-    found
-}
-
-fn usage(vfs: &dyn Vfs, path: &Path) -> Usage {
-    let lock = path.join(LOCK);
-    match vfs.is_locked(&lock) {
-        Ok(Some(true)) => {
-            let note = read_file(vfs, &lock, 4096).unwrap_or_default();
-            Usage::InUse { holder: String::from_utf8_lossy(&note).trim().to_owned() }
-        }
-        Ok(Some(false)) => Usage::Free,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Usage::Free,
-        Ok(None) | Err(_) => Usage::Unknown,
-    }
-}
-
 /// Whether an entry of a data directory may stand there.
 fn is_ours(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
-    [IDENTITY, LOCK, LOGS, "lost+found"].contains(&name) || POINTS_COPIES.contains(&name)
+    [IDENTITY, LOCK, LOGS, "lost+found"].contains(&name) || COPIES.contains(&name)
 }
 
 fn finding(severity: Severity, path: PathBuf, what: impl Into<String>, advice: &str) -> Finding {

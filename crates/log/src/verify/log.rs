@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use taffrail_model::{LogId, Offset};
 
-use super::directory::PointsFound;
+use super::around::{PointsFound, around_log};
 use super::segment::{Inspected, inspect_segment};
 use super::{Finding, IndexState, LogReport, Severity, Usage};
 use crate::segment::{SegmentHeader, parse_segment_name};
@@ -61,7 +61,7 @@ pub(super) fn inspect_file(vfs: &dyn Vfs, path: &Path) -> Option<LogReport> {
     let directory = parent(path);
     let name = path.file_name()?.to_string_lossy();
     let stated = parse_segment_name(&name);
-    let (points, usage) = super::directory::around_log(vfs, directory);
+    let (points, usage) = around_log(vfs, directory);
     let siblings = vfs.list(directory).unwrap_or_default();
     let behind = |entry: &Entry| parse_segment_name(&entry.name) > stated;
     let is_active = stated.is_none() || !siblings.iter().any(behind);

@@ -4,6 +4,7 @@
 //! at that moment. Everything is read and checked: each header, each payload, each index.
 //! Deliberately absent: repair, and any text but findings; who prints them decides how.
 
+mod around;
 mod directory;
 mod dump;
 mod log;
@@ -69,10 +70,10 @@ pub fn inspect(vfs: &dyn Vfs, path: &Path) -> Result<Report, InspectError> {
         Err(source) => return Err(InspectError::Io { path: path.to_owned(), source }),
     };
     let is_log = |entry: &Entry| parse_segment_name(&entry.name).is_some();
-    if directory::is_one(&entries) {
+    if around::is_one(&entries) {
         Ok(directory::inspect_directory(vfs, path, &entries))
     } else if entries.iter().any(is_log) {
-        let (points, usage) = directory::around_log(vfs, path);
+        let (points, usage) = around::around_log(vfs, path);
         let log = log::inspect_log(vfs, path, &points, &usage);
         Ok(Report { path: path.to_owned(), directory: None, logs: vec![log] })
     } else {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use taffrail_model::{LogId, Offset};
 
-use crate::directory::Point;
+use crate::points::Point;
 use crate::segment::SegmentHeader;
 
 /// What an inspection found.

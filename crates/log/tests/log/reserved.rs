@@ -1,5 +1,6 @@
 //! Offsets that may have been read before they were synced are never given out twice.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use taffrail_log::vfs::{Fault, Memory};
@@ -85,19 +86,12 @@ fn a_power_loss_is_remembered_until_the_log_is_opened() {
     assert_eq!(report.skipped.map(|gap| gap.reason), Some(GapReason::PowerLoss));
 }
 
-#[test]
-fn a_torn_end_that_was_being_cut_off_is_skipped_by_whoever_comes_next() {
+/// Flips a byte of what a broker left that was killed, kills whoever opens it next after each number
+/// of changes, and checks that no offset below `read` is given out again.
+fn check_never_again(left: impl Fn() -> Memory, file: &Path, position: usize, read: u64) {
     for changes_left in 0.. {
-        let (mut given, _) = open(&Memory::new(1));
-        append(&mut given, 10);
-        given.log.syncer().sync().expect("it syncs");
-        append(&mut given, 10);
-        let memory = given.kill();
-        let (_, bytes) =
-            memory.files().into_iter().find(|(path, _)| *path == segment(0)).expect("its file");
-        memory.flip(&segment(0), bytes.len() - 1, 1).expect("it is there");
-
-        // Another process is killed while it opens the log.
+        let memory = left();
+        memory.flip(file, position, 1).expect("it is there");
         let directory = try_open(Arc::new(memory.clone()), root()).expect("the directory opens");
         memory.set_fault(Some(Fault::Stops { changes_left }));
         let opened = directory.open_log(log_id(), config());
@@ -107,11 +101,37 @@ fn a_torn_end_that_was_being_cut_off_is_skipped_by_whoever_comes_next() {
 
         let (mut given, _) = open(&memory);
         let next = append(&mut given, 10);
-        assert!(20 <= next, "killed after {changes_left} changes: offset {next} was read before");
+        assert!(read <= next, "killed after {changes_left} changes: offset {next} was read before");
         if is_done {
             return;
         }
     }
+}
+
+#[test]
+fn a_torn_end_that_is_cut_off_is_skipped_by_whoever_comes_next() {
+    let left = || {
+        let (mut given, _) = open(&Memory::new(1));
+        append(&mut given, 10);
+        given.log.syncer().sync().expect("it syncs");
+        append(&mut given, 10);
+        given.kill()
+    };
+    let files = left().files();
+    let (_, bytes) = files.iter().find(|(path, _)| *path == segment(0)).expect("its file");
+    check_never_again(left, &segment(0), bytes.len() - 1, 20);
+}
+
+#[test]
+fn a_last_segment_that_is_moved_aside_is_skipped_by_whoever_comes_next() {
+    let left = || {
+        let (mut given, _) = open(&Memory::new(1));
+        append(&mut given, 10);
+        given.log.roll().expect("it rolls");
+        append(&mut given, 10);
+        given.kill()
+    };
+    check_never_again(left, &segment(10), 20, 20);
 }
 
 #[test]

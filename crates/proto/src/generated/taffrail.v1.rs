@@ -347,7 +347,7 @@ pub struct FetchResult {
     /// If present, no records exist in this range; ask again from its end.
     #[prost(message, optional, tag = "6")]
     pub gap: ::core::option::Option<Gap>,
-    /// If present there is no data. If others filled the answer, it comes with the next one.
+    /// If present there is no data. If others filled the answer, it comes with one that has room.
     #[prost(message, optional, tag = "7")]
     pub error: ::core::option::Option<Error>,
     /// Where to ask next.

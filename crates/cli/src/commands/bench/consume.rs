@@ -30,6 +30,7 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<Report> {
         records,
         bytes,
         failed_records: 0,
+        refused_batches: 0,
         elapsed: begun.elapsed(),
         latencies: None,
         end_to_end: None,

@@ -16,7 +16,7 @@ use clap::{Subcommand, ValueEnum};
 use taffrail_client::{Client, ProduceError, ProducerBuilder, TopicName};
 
 use super::produce::AcksArgument;
-use crate::arguments::Context;
+use crate::context::Context;
 use report::Report;
 
 /// What to measure.

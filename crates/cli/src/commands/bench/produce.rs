@@ -53,6 +53,7 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<(Report, Option<Produce
         records: 0,
         bytes: 0,
         failed_records: 0,
+        refused_batches: 0,
         elapsed: Duration::ZERO,
         latencies: None,
         end_to_end: None,
@@ -62,6 +63,7 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<(Report, Option<Produce
         let Done { stats, failure, latencies: own } = done??;
         report.records += stats.delivered_records;
         report.failed_records += stats.failed_records + stats.unknown_records;
+        report.refused_batches += stats.refused_batches;
         first_failure = first_failure.or(failure);
         latencies.add(&own);
     }

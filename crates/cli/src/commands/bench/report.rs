@@ -51,6 +51,8 @@ pub(super) struct Report {
     pub(super) records: u64,
     pub(super) bytes: u64,
     pub(super) failed_records: u64,
+    /// Of producers that wait for nothing, how many records they had is not known.
+    pub(super) refused_batches: u64,
     pub(super) elapsed: Duration,
     /// From when a record was to be sent until it was acknowledged.
     pub(super) latencies: Option<Latencies>,
@@ -74,6 +76,9 @@ impl Report {
         if self.failed_records > 0 {
             rows.push(("failed records", figures::count(self.failed_records)));
         }
+        if self.refused_batches > 0 {
+            rows.push(("refused batches", figures::count(self.refused_batches)));
+        }
         let latencies = [("latency", &self.latencies), ("end to end", &self.end_to_end)];
         for (name, latencies) in latencies {
             if let Some(latencies) = latencies {
@@ -93,6 +98,7 @@ impl Report {
             "records": self.records,
             "bytes": self.bytes,
             "failed_records": self.failed_records,
+            "refused_batches": self.refused_batches,
             "seconds": self.elapsed.as_secs_f64(),
             "records_per_second": self.per_second(self.records),
             "bytes_per_second": self.per_second(self.bytes),

@@ -14,7 +14,7 @@ use clap::Args;
 use taffrail_log::verify::{Severity, inspect};
 use taffrail_log::vfs::Disk;
 
-use crate::arguments::Context;
+use crate::context::Context;
 
 /// Verifies a data directory, the directory of one log, or one segment file.
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use taffrail_model::{LogId, Offset};
 
-use crate::segment::Known;
+use super::Known;
 use crate::vfs::Map;
 
 /// Maps that are open at once.

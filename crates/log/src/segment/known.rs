@@ -1,20 +1,50 @@
-//! Which bytes of a sealed segment this process has read from disk and found sound.
+//! What reading a sealed segment has found out.
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::index::Index;
+
+/// What reading a sealed segment has found out.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) index: Index,
+    verified: Mutex<Verified>,
+}
+
+impl Known {
+    pub(super) fn new(index: Index) -> Self {
+        Self { index, verified: Mutex::default() }
+    }
+
+    /// Whether all of a range was read from disk and found sound, since this is known.
+    pub(crate) fn is_verified(&self, range: &Range<u64>) -> bool {
+        self.verified().contains(range)
+    }
+
+    /// Takes note that a range was read from disk and found sound.
+    pub(crate) fn mark_verified(&self, range: Range<u64>) {
+        self.verified().insert(range);
+    }
+
+    fn verified(&self) -> MutexGuard<'_, Verified> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Ranges, ascending and apart; those that touch become one.
 #[derive(Debug, Default)]
-pub(crate) struct Verified {
+struct Verified {
     ranges: Vec<Range<u64>>,
 }
 
 impl Verified {
-    pub(crate) fn contains(&self, range: &Range<u64>) -> bool {
+    fn contains(&self, range: &Range<u64>) -> bool {
         let behind = self.ranges.partition_point(|known| known.end < range.end);
         self.ranges.get(behind).is_some_and(|known| known.start <= range.start)
     }
 
-    pub(crate) fn insert(&mut self, range: Range<u64>) {
+    fn insert(&mut self, range: Range<u64>) {
         let first = self.ranges.partition_point(|known| known.end < range.start);
         let last = self.ranges.partition_point(|known| known.start <= range.end);
         let merged = self

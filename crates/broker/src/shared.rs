@@ -1,0 +1,63 @@
+//! What the rooms that serve requests share: topics, budgets, the time, and whether it all ends.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use taffrail_model::Timestamp;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::config::BrokerConfig;
+use crate::memory::MemoryBudget;
+use crate::metrics::Metrics;
+use crate::topics::Topics;
+
+/// What the rooms that serve requests share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: BrokerConfig,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) topics: ArcSwap<Topics>,
+    pub(crate) produce_memory: MemoryBudget,
+    pub(crate) read_memory: MemoryBudget,
+    pub(crate) metrics: Arc<Metrics>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: BrokerConfig,
+        clock: Arc<dyn Clock>,
+        topics: Topics,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            produce_memory: MemoryBudget::new(config.memory_bytes / 2),
+            read_memory: MemoryBudget::new(config.memory_bytes / 2),
+            topics: ArcSwap::from_pointee(topics),
+            stopping: watch::Sender::new(false),
+            config,
+            clock,
+            metrics,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn begin_stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Returns when the broker is going away.
+    pub(crate) async fn stopping(&self) {
+        let mut stopping = self.stopping.subscribe();
+        // It ends only with the broker itself, which is as good.
+        drop(stopping.wait_for(|is_stopping| *is_stopping).await);
+    }
+}
