@@ -217,6 +217,18 @@ async fn a_batch_that_fits_alone_comes_before_the_errors_of_others() {
 }
 
 #[tokio::test]
+async fn a_message_without_room_for_any_batch_is_an_error_and_not_a_wait() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    door.create("t", 1).await;
+    door.append("t", &["a"]).await;
+    let request = v1::FetchRequest { max_message_bytes: 100, ..waiting("t", 0, 0) };
+    let results = at_once(door.fetch_all(request)).await;
+    let metadata = &[("batch_bytes", "*"), ("max_message_bytes", "100")];
+    check_error(results[0].error.as_ref(), "MESSAGE_TOO_SMALL", metadata, "raise");
+}
+
+#[tokio::test]
 async fn errors_of_other_partitions_leave_the_first_batch_less_room() {
     let broker = Broker::new();
     let door = Door::open(&broker).await;

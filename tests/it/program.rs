@@ -1,6 +1,6 @@
 //! The product as a process: arguments and input go in, words and an exit code come out.
 //!
-//! Nothing here waits for ever, and no process outlives its test.
+//! Nothing here waits for ever, and no process that runs when its test ends outlives it.
 
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::PathBuf;

@@ -276,8 +276,9 @@ async fn fetch_once(
         let (fetched, next) = match partition {
             Ok(partition) => {
                 let bytes_max = bytes_max.saturating_sub(bytes);
-                let fits = if bytes == 0 { room } else { bytes_max };
-                let left = Left { bytes_max, fits };
+                let is_first = bytes == 0;
+                let left =
+                    Left { bytes_max, fits: if is_first { room } else { bytes_max }, is_first };
                 let read = fetch_partition(shared, request, &partition, asked.from, left).await;
                 (log_start, high_watermark) = (partition.log_start(), partition.high_watermark());
                 read
@@ -319,6 +320,8 @@ struct Left {
     bytes_max: usize,
     /// Bytes that one batch may have.
     fits: usize,
+    /// Whether it has no batches yet.
+    is_first: bool,
 }
 
 async fn fetch_partition(
@@ -326,9 +329,9 @@ async fn fetch_partition(
     request: &FetchRequest,
     partition: &Partition,
     from: Offset,
-    Left { bytes_max, fits }: Left,
+    Left { bytes_max, fits, is_first }: Left,
 ) -> (Result<Fetched, FetchError>, Offset) {
-    if fits == 0 {
+    if fits == 0 && !is_first {
         return (Ok(Fetched::Nothing), from);
     }
     match read(shared, partition, from, bytes_max, request.message).await {

@@ -1,4 +1,4 @@
-//! `demo`: it loses nothing, and however it ends, its broker ends with it.
+//! `demo`: it loses nothing, and when it ends, or is told to, its broker ends with it.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::program::{Program, product};
 fn demo(home: &Home, rate: u32) -> Command {
     let mut command = product();
     command.args(["demo", "--rate", &rate.to_string()]).env("TMPDIR", home.path());
-    // It starts processes of its own: a test that fails ends them too.
+    // It starts processes of its own: a test that fails while it runs ends them too.
     command.process_group(0);
     command
 }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use taffrail_log::{AppendError, Appended, NewBatch};
+use taffrail_model::batch::HEADER_BYTES;
 use taffrail_model::{Offset, limits};
 
 use super::committer::Waiting;
@@ -186,7 +187,7 @@ impl Partition {
             let verdict = match admit(batch, expected, &order, next) {
                 Ok(batch) => {
                     next = next.advance(u64::from(batch.record_count));
-                    bytes += batch.payload.len();
+                    bytes += HEADER_BYTES + batch.payload.len();
                     group.batches.push(batch);
                     group.charges.extend(charge);
                     Ok(())

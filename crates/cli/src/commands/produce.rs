@@ -281,12 +281,16 @@ impl Feed<'_> {
 
 /// What became of the records that were not delivered.
 fn failures(stats: &ProducerStats) -> String {
-    let refused = match stats.refused_batches {
-        0 => String::new(),
-        // Nobody waited to hear which records they had.
-        batches => format!(" in batches of which {} were refused", figures::count(batches)),
-    };
     let failed = figures::count(stats.failed_records);
+    let failed = match (stats.refused_batches, stats.failed_records) {
+        (0, _) => format!(", {failed} were not"),
+        // Nobody waited to hear which records they had.
+        (batches, 0) => format!(" in batches of which {} were refused", figures::count(batches)),
+        (batches, _) => {
+            let refused = figures::count(batches);
+            format!(" in batches of which {refused} were refused, and {failed} records were not")
+        }
+    };
     let unknown = match stats.unknown_records {
         0 => String::new(),
         unknown => format!(
@@ -294,7 +298,7 @@ fn failures(stats: &ProducerStats) -> String {
             figures::count(unknown)
         ),
     };
-    format!("{refused}, {failed} were not{unknown}")
+    format!("{failed}{unknown}")
 }
 
 fn summarise(

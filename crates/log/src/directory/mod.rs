@@ -231,7 +231,8 @@ impl Directory {
         let point = self.points.known(id);
         let note_loss = || {
             self.points.may_have_lost(id);
-            self.points.persist()
+            let what = "before anything is cut off, the recovery points must be written";
+            self.points.persist().map_err(|e| io::Error::new(e.kind(), format!("{what}: {e}")))
         };
         let recovery = recover(&self.vfs, &self.cache, &path, id, point, note_loss)?;
         let Recovery { segments, label, start, end, epoch, append_time, .. } = recovery;
