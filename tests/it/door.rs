@@ -8,8 +8,8 @@ use prost::Message as _;
 use taffrail_proto::v1;
 use taffrail_proto::v1::admin_service_client::AdminServiceClient;
 use taffrail_proto::v1::log_service_client::LogServiceClient;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::broker::{Broker, PATIENCE};
@@ -297,4 +297,18 @@ pub(crate) fn check_error(
         assert_eq!(error.metadata[*name], *value, "{name} of {error:?}");
     }
     assert!(error.message.contains(says), "{:?} does not say {says:?}", error.message);
+}
+
+/// Checks a call that is refused as a whole.
+#[track_caller]
+pub(crate) fn check_status<T>(
+    answer: Result<T, Status>,
+    code: Code,
+    reason: &str,
+    metadata: &[(&str, &str)],
+    says: &str,
+) {
+    let Err(status) = answer else { panic!("not refused, {reason} expected") };
+    assert_eq!(status.code(), code, "{status:?}");
+    check_error(Some(&error_of(&status)), reason, metadata, says);
 }

@@ -30,4 +30,5 @@ mod segments;
 mod store;
 mod stream;
 mod topics;
+mod trouble;
 mod wire;

@@ -11,8 +11,8 @@ use tonic::Code;
 
 use crate::broker::Broker;
 use crate::door::{
-    Door, batch, batch_of, batch_with, check_error, error_of, fetch_request, produce_batch, record,
-    settings_of, soon,
+    Door, batch, batch_of, batch_with, check_error, check_status, fetch_request, produce_batch,
+    record, settings_of, soon,
 };
 use crate::pipe::{EARLIEST, Feed, Pipe};
 use crate::wire;
@@ -284,20 +284,6 @@ async fn reads_of_what_is_not_there() {
     let request = v1::FetchRequest { max_message_bytes: 4096, ..fetch_request("orders", 0, 3) };
     let result = door.fetch_all(request).await.remove(0);
     check_error(result.error.as_ref(), "MESSAGE_TOO_SMALL", too_small, "raise max_message_bytes");
-}
-
-/// Checks a call that is refused as a whole.
-#[track_caller]
-fn check_status<T>(
-    answer: Result<T, tonic::Status>,
-    code: Code,
-    reason: &str,
-    metadata: &[(&str, &str)],
-    says: &str,
-) {
-    let Err(status) = answer else { panic!("not refused, {reason} expected") };
-    assert_eq!(status.code(), code, "{status:?}");
-    check_error(Some(&error_of(&status)), reason, metadata, says);
 }
 
 #[tokio::test]

@@ -27,20 +27,36 @@ fn links_are_found_in_text_and_not_in_code() {
 #[test]
 fn every_error_has_a_row_and_every_row_is_of_an_error() {
     let page = read("docs/errors.md");
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    let is_reason =
-        |word: &&str| word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
     let source = read("crates/grpc/src/status.rs");
-    let made = source.split('"').skip(1).step_by(2).filter(|word| !word.is_empty());
-    let (rows, made): (BTreeSet<_>, BTreeSet<_>) =
-        (rows.filter(is_reason).collect(), made.filter(is_reason).collect());
+    let made = source.split('"').skip(1).step_by(2).filter(|word| is_reason(word));
+    let (rows, made): (BTreeSet<_>, BTreeSet<_>) = (reasons(&page).collect(), made.collect());
     assert!(!made.is_empty() && rows.is_subset(&made), "{:?}", rows.difference(&made));
     assert!(made.is_subset(&rows), "docs/errors.md lacks {:?}", made.difference(&rows));
 }
 
 #[test]
+fn every_error_is_told_in_some_test() {
+    let suites = ["tests/it", "tests/crash"].map(|suite| with_extension(suite, "rs"));
+    let tests: String = suites.into_iter().flatten().map(|file| read(&file)).collect();
+    let page = read("docs/errors.md");
+    let is_told = |reason: &&str| tests.contains(&format!("\"{reason}\""));
+    let untold: Vec<_> = reasons(&page).filter(|reason| !is_told(reason)).collect();
+    assert_eq!(untold, [""; 0], "no test of a real broker names them");
+}
+
+#[test]
 fn a_changelog_exists() {
     assert!(root().join("CHANGELOG.md").is_file(), "CHANGELOG.md: what users notice");
+}
+
+/// The errors that a page has rows for.
+fn reasons(page: &str) -> impl Iterator<Item = &str> {
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    rows.filter(|row| is_reason(row))
+}
+
+fn is_reason(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
 }
 
 /// The relative links of a page, without what is behind `#`.

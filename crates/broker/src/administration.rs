@@ -36,7 +36,9 @@ impl Broker {
         settings: BTreeMap<String, String>,
     ) -> Result<TopicDescription, CatalogError> {
         let _changing = self.changing.lock().await;
-        let parsed = self.catalog_now().await?.check_create(&name, partitions, &settings)?;
+        let catalog = self.catalog_now().await?;
+        let parsed = catalog.check_create(&name, partitions, &settings)?;
+        self.check_room(&catalog, partitions)?;
         parsed.check_request(self.shared.config.request_bytes_max)?;
         let id = TopicId::new(self.directory.random_id());
         let created = self.create_partitions(&name, id, parsed, 0..partitions).await?;
@@ -73,7 +75,9 @@ impl Broker {
         let _changing = self.changing.lock().await;
         let served = self.served(&name)?;
         refuse_internal(&name)?;
-        let topic = self.catalog_now().await?.check_add(&name, partitions)?;
+        let catalog = self.catalog_now().await?;
+        let topic = catalog.check_add(&name, partitions)?;
+        self.check_room(&catalog, partitions - topic.partitions)?;
         let indices = topic.partitions..partitions;
         let more = self.create_partitions(&name, topic.id, topic.settings, indices).await?;
         let command = Command::AddPartitions { name: name.clone(), partitions };
@@ -100,6 +104,16 @@ impl Broker {
         self.share_tail_memory();
         self.finish_delete(served.topic.id, served.topic.partitions).await;
         Ok(())
+    }
+
+    /// Whether the broker takes so many more partitions.
+    fn check_room(&self, catalog: &Catalog, more: u32) -> Result<(), CatalogError> {
+        let (found, max) = (catalog.partition_count(), self.shared.config.partitions_max);
+        if found + more as usize <= max {
+            return Ok(());
+        }
+        let advice = "delete some first, or raise max_partitions";
+        Err(CatalogError::Full { what: "partitions", found, max, advice })
     }
 
     /// Removes the files of a deleted topic and notes that they are gone; what cannot be removed now

@@ -13,6 +13,8 @@ pub struct BrokerConfig {
     pub tail_bytes: u64,
     /// Bytes of one request: what a front end takes, and what a topic's batches must fit into.
     pub request_bytes_max: usize,
+    /// Partitions of all topics.
+    pub partitions_max: usize,
     /// Threads that write to logs.
     pub writer_threads: usize,
     /// Threads that sync logs: so many syncs may hang before others wait.
@@ -29,6 +31,7 @@ impl Default for BrokerConfig {
             memory_bytes: limits::MEMORY_BYTES_DEFAULT,
             tail_bytes: limits::MEMORY_BYTES_DEFAULT / 2,
             request_bytes_max: limits::REQUEST_BYTES_DEFAULT as usize,
+            partitions_max: limits::PARTITIONS_DEFAULT,
             writer_threads: 2,
             committer_threads: 8,
             reader_threads: 4,

@@ -117,6 +117,9 @@ impl Broker {
         let mut named = vec![catalog_log()];
         for topic in known.topics() {
             let topic = topic?;
+            if let Err(error) = topic.settings.check_request(self.shared.config.request_bytes_max) {
+                tracing::warn!(topic = %topic.name, %error, "some batches that it takes do not fit into a request");
+            }
             let partition = |index| {
                 let (index, threads) = (PartitionIndex::new(index), Arc::clone(&self.threads));
                 let log = topic.id.log(index);

@@ -121,7 +121,7 @@ fn broker_limits(broker: &Broker) -> BTreeMap<String, u64> {
         ("produce_memory_bytes", broker.produce_memory().bytes_max()),
         ("read_memory_bytes", broker.read_memory().bytes_max()),
         ("topics", limits::TOPICS_MAX as u64),
-        ("partitions", limits::PARTITIONS_MAX as u64),
+        ("partitions", broker.config().partitions_max as u64),
         ("topic_partitions", u64::from(limits::TOPIC_PARTITIONS_MAX)),
         ("request_bytes", broker.config().request_bytes_max as u64),
         ("batch_bytes", u64::from(limits::BATCH_BYTES_MAX)),

@@ -120,6 +120,17 @@ impl Points {
         self.persist()
     }
 
+    /// Notes a log that was just created, and returns its epoch. That may be on disk late: without an
+    /// entry the next opening takes the epoch from the batches, and where there are none, nobody has
+    /// seen one.
+    pub(crate) fn created(&self, id: LogId) -> LeaderEpoch {
+        let leader_epoch = LeaderEpoch::ZERO.next();
+        let mut state = self.state();
+        state.generation += 1;
+        state.entries.insert(id, Point { leader_epoch, ..Point::default() });
+        leader_epoch
+    }
+
     /// Notes that a log is open in an epoch above `epoch_seen` and above that of every opening
     /// before, and returns the epoch. It is durable on return, and the clean mark taken back.
     pub(crate) fn opened(

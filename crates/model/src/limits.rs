@@ -14,8 +14,11 @@ pub const TOPIC_PARTITIONS_MAX: u32 = 10_000;
 /// Topics of one broker.
 pub const TOPICS_MAX: usize = 10_000;
 
-/// Partitions of one broker, over all topics.
-pub const PARTITIONS_MAX: usize = 20_000;
+/// Partitions of one broker, over all topics, unless it is set up otherwise. Each keeps a file open.
+pub const PARTITIONS_DEFAULT: usize = 20_000;
+
+/// What may be set at the most.
+pub const PARTITIONS_MAX: usize = 1_000_000;
 
 /// Bytes of a batch with its header, by default.
 pub const BATCH_BYTES_DEFAULT: u32 = 1 << 20;

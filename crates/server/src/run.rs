@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use taffrail_broker::{Broker, StartError, SystemClock};
 use taffrail_log::vfs::Disk;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -67,6 +68,7 @@ pub enum ServeError {
 /// If the broker cannot start; once it serves, it ends without one.
 pub fn run(settings: &Settings, on_ready: impl FnOnce(&Ready)) -> Result<(), ServeError> {
     telemetry::start(settings);
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.runtime_threads)
         .thread_name("runtime")
@@ -119,6 +121,18 @@ async fn serve(settings: &Settings, on_ready: impl FnOnce(&Ready)) -> Result<(),
     closing.await.map_err(|error| process("close the logs", &error))?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Lets the process have as many open files as it may: shells allow few by themselves.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    match raised {
+        Ok(()) => tracing::debug!(from = limit.current, to = limit.maximum, "open files"),
+        Err(error) => {
+            tracing::warn!(%error, allowed = limit.current, "cannot raise the limit of open files");
+        }
+    }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {

@@ -120,7 +120,7 @@ pub enum SettingsError {
 }
 
 /// Every setting.
-pub const SETTINGS: [SettingInfo; 16] = [
+pub const SETTINGS: [SettingInfo; 17] = [
     setting(
         "allow_unauthenticated",
         "true | false",
@@ -202,6 +202,16 @@ pub const SETTINGS: [SettingInfo; 16] = [
         "Open connections; more wait in the kernel's queue (4096).",
         |s, v| {
             s.connections_max = v.parse().ok().filter(|max| (1..=1_000_000).contains(max))?;
+            Some(())
+        },
+    ),
+    setting(
+        "max_partitions",
+        "1 to 1000000",
+        "Partitions of all topics; each keeps a file open (20000).",
+        |s, v| {
+            let range = 1..=limits::PARTITIONS_MAX;
+            s.broker.partitions_max = v.parse().ok().filter(|max| range.contains(max))?;
             Some(())
         },
     ),

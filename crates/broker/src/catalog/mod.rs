@@ -77,7 +77,7 @@ pub enum CatalogError {
         found: u32,
     },
     /// Too many topics or partitions in all.
-    #[error("the broker has {found} {what}, and takes {max}: delete some first")]
+    #[error("the broker has {found} {what}, and takes {max}: {advice}")]
     Full {
         /// Of what there are too many.
         what: &'static str,
@@ -85,6 +85,8 @@ pub enum CatalogError {
         found: usize,
         /// How many there can be.
         max: usize,
+        /// What to do.
+        advice: &'static str,
     },
     /// Its logs are being checked.
     #[error("the logs of topic {0:?} are being checked after an unclean stop: retry in a moment")]

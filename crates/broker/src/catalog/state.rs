@@ -73,9 +73,10 @@ impl Catalog {
         }
         if self.topics.len() >= limits::TOPICS_MAX {
             let (found, max) = (self.topics.len(), limits::TOPICS_MAX);
-            return Err(CatalogError::Full { what: "topics", found, max });
+            let advice = "delete some first";
+            return Err(CatalogError::Full { what: "topics", found, max, advice });
         }
-        self.check_partitions(partitions, partitions)?;
+        check_partitions(partitions)?;
         Ok(TopicSettings::parse(settings)?)
     }
 
@@ -109,21 +110,13 @@ impl Catalog {
             let (topic, found) = (name.to_string(), topic.partitions);
             return Err(CatalogError::FewerPartitions { topic, found });
         }
-        self.check_partitions(partitions, partitions - topic.partitions)?;
+        check_partitions(partitions)?;
         Ok(topic)
     }
 
-    fn check_partitions(&self, partitions: u32, more: u32) -> Result<(), CatalogError> {
-        if partitions == 0 || partitions > limits::TOPIC_PARTITIONS_MAX {
-            let (found, max) = (partitions, limits::TOPIC_PARTITIONS_MAX);
-            return Err(CatalogError::PartitionCount { found, max });
-        }
-        let found: usize = self.topics.values().map(|entry| entry.partitions as usize).sum();
-        if found + more as usize > limits::PARTITIONS_MAX {
-            let max = limits::PARTITIONS_MAX;
-            return Err(CatalogError::Full { what: "partitions", found, max });
-        }
-        Ok(())
+    /// The number of partitions of all topics.
+    pub(crate) fn partition_count(&self) -> usize {
+        self.topics.values().map(|entry| entry.partitions as usize).sum()
     }
 
     fn entry(&self, name: &TopicName) -> Result<&Entry, CatalogError> {
@@ -131,6 +124,15 @@ impl Catalog {
             topic: name.to_string(),
             nearest: nearest(name.as_str(), self.topics.keys().map(String::as_str)),
         })
+    }
+}
+
+fn check_partitions(found: u32) -> Result<(), CatalogError> {
+    let max = limits::TOPIC_PARTITIONS_MAX;
+    if (1..=max).contains(&found) {
+        Ok(())
+    } else {
+        Err(CatalogError::PartitionCount { found, max })
     }
 }
 

@@ -196,13 +196,7 @@ impl Directory {
     ) -> io::Result<Log> {
         let path = self.log_path(id);
         let active = create_log_files(self.vfs.as_ref(), &path, id, label, now)?;
-        let epoch = self.points.opened(
-            id,
-            taffrail_model::LeaderEpoch::ZERO,
-            Offset::ZERO,
-            Offset::ZERO,
-            false,
-        )?;
+        let epoch = self.points.created(id);
         let active = Arc::new(active);
         let segments = Segments { sealed: Vec::new(), active, lost: Vec::new() };
         let progress = Progress::at(Offset::ZERO, Offset::ZERO);

@@ -1,0 +1,105 @@
+//! What a broker answers that cannot: it has no room for more, its files are gone, it is going away.
+
+use taffrail_proto::v1;
+use tonic::Code;
+
+use crate::broker::Broker;
+use crate::door::{
+    Door, batch, check_error, check_status, fetch_request, produce_batch, settings_of, soon,
+};
+
+async fn create(door: &Door, name: &str, partitions: u32) -> Result<(), tonic::Status> {
+    let (name, settings) = (name.to_owned(), settings_of(&[]));
+    let request = v1::CreateTopicRequest { name, partitions, settings };
+    soon(door.admin.clone().create_topic(request)).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_broker_takes_so_many_partitions_over_all_topics() {
+    let broker = Broker::with(&["max_partitions=5"]);
+    let door = Door::open(&broker).await;
+    door.create("a", 3).await;
+    let metadata = &[("found", "3"), ("max", "5")];
+    let refused = create(&door, "b", 3).await;
+    check_status(refused, Code::ResourceExhausted, "LIMIT_REACHED", metadata, "max_partitions");
+    let more = v1::AddPartitionsRequest { name: "a".to_owned(), partitions: 6 };
+    let refused = soon(door.admin.clone().add_partitions(more)).await;
+    check_status(refused, Code::ResourceExhausted, "LIMIT_REACHED", metadata, "delete some");
+    create(&door, "b", 2).await.expect("there is room for it");
+    door.delete("a").await.expect("it is deleted");
+    create(&door, "c", 3).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_a_topic_leaves_nothing_of_it() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    let (logs, away) = (broker.home.data().join("logs"), broker.home.path().join("away"));
+    std::fs::rename(&logs, &away).expect("it is there");
+    let refused = create(&door, "t", 2).await;
+    check_status(refused, Code::Internal, "STORAGE_ERROR", &[("topic", "t")], "cannot create");
+    std::fs::rename(&away, &logs).expect("the place is free");
+    create(&door, "t", 2).await.expect("the name is free");
+    assert_eq!(door.append("t", &["a"]).await, 0);
+}
+
+#[tokio::test]
+async fn a_partition_whose_files_are_gone_is_offline_and_the_others_serve() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    let topic = door.create("t", 2).await;
+    for partition in 0..2 {
+        door.produce(produce_batch("t", partition, batch(&["a"]))).await;
+    }
+    let folder = broker.partition_folder(&topic.id, 1);
+    let home = broker.stop().await;
+    std::fs::rename(&folder, home.path().join("away")).expect("it is there");
+
+    let broker = home.start(&[]);
+    let door = Door::open(&broker).await;
+    let result = soon(async {
+        loop {
+            let result = door.fetch("t", 1, 0).await;
+            if result.error.as_ref().is_none_or(|error| error.reason != "PARTITION_RECOVERING") {
+                return result;
+            }
+        }
+    });
+    let (reason, metadata) = ("PARTITION_OFFLINE", &[("cause", "*")]);
+    check_error(result.await.error.as_ref(), reason, metadata, "missing");
+    let refused = door.produce(produce_batch("t", 1, batch(&["b"]))).await;
+    check_error(refused.error.as_ref(), reason, metadata, "missing");
+    let partition = &door.describe("t").await.partitions[1];
+    assert_eq!(partition.status(), v1::PartitionStatus::Offline);
+    assert_eq!(door.produce(produce_batch("t", 0, batch(&["b"]))).await.base_offset, 1);
+    assert!(!folder.exists(), "it was not made anew");
+}
+
+#[tokio::test]
+async fn a_topic_whose_batches_fit_into_no_request_any_more_is_named_at_the_start() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    door.create_with("wide", 1, &[("max.batch.bytes", "8MiB")]).await;
+    door.create("narrow", 1).await;
+    let home = broker.stop().await;
+    let mut broker = home.start(&["max_request_bytes=4MiB"]);
+    let said = broker.program.kill();
+    assert!(said.contains("wide") && said.contains("max_request_bytes"), "{said}");
+    assert!(!said.contains("narrow"), "{said}");
+}
+
+#[tokio::test]
+async fn who_waits_for_records_hears_that_the_broker_stops() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    door.create("t", 1).await;
+    let request = v1::FetchRequest { max_wait_ms: 60_000, ..fetch_request("t", 0, 0) };
+    let own = door.clone();
+    let waiting = tokio::spawn(async move { own.fetch_all(request).await.remove(0) });
+    // Requests on one connection are taken in order.
+    tokio::task::yield_now().await;
+    door.describe("t").await;
+    broker.stop().await;
+    let result = soon(waiting).await.expect("no panic");
+    check_error(result.error.as_ref(), "STOPPING", &[], "connect again");
+}
