@@ -49,12 +49,12 @@ impl Broker {
     // ------------------------------------------------------------------------------- records
 
     /// Appends batches, in order, and returns what became of each.
-    pub async fn produce(self: &Arc<Self>, batches: Vec<ProduceBatch>, acks: Acks) -> Vec<Outcome> {
+    pub async fn produce(&self, batches: Vec<ProduceBatch>, acks: Acks) -> Vec<Outcome> {
         produce::produce_all(&self.shared, batches, acks).await
     }
 
     /// A producer's stream of requests; outcomes come through the receiver.
-    pub fn produce_session(self: &Arc<Self>) -> (ProduceSession, mpsc::UnboundedReceiver<Outcome>) {
+    pub fn produce_session(&self) -> (ProduceSession, mpsc::UnboundedReceiver<Outcome>) {
         let (sender, outcomes) = mpsc::unbounded_channel();
         (ProduceSession::new(Arc::clone(&self.shared), sender), outcomes)
     }
@@ -66,7 +66,7 @@ impl Broker {
     }
 
     /// A consumer's stream; what the broker has to say goes into `events`.
-    pub fn consume_session(self: &Arc<Self>, events: mpsc::Sender<ConsumeEvent>) -> ConsumeSession {
+    pub fn consume_session(&self, events: mpsc::Sender<ConsumeEvent>) -> ConsumeSession {
         ConsumeSession::new(Arc::clone(&self.shared), events)
     }
 

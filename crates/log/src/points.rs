@@ -8,7 +8,7 @@
 //!
 //! All little-endian; the flags are given below. There are two copies, each replaced as a whole; the
 //! sound one of the higher generation counts. Written at most a second after a change and at a
-//! clean stop, and before a log that was just opened takes its first write.
+//! clean stop, and before a log that was there before takes its first write.
 
 use std::collections::BTreeMap;
 use std::io;

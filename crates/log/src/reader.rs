@@ -399,9 +399,8 @@ impl Source {
             return Ok(None);
         }
         let entry = match self {
-            Self::Sealed(segment) => {
-                let known = segment.known().map_err(|error| self.io(error))?;
-                known.index.floor_timestamp(timestamp)
+            Self::Sealed(_) => {
+                self.known()?.and_then(|known| known.index.floor_timestamp(timestamp))
             }
             Self::Active(segment) => segment.floor_timestamp(timestamp),
         };

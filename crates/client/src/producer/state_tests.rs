@@ -19,6 +19,14 @@ impl Bench {
         Self { pipeline, now: Instant::now() }
     }
 
+    /// A lane of which three requests are on their way.
+    fn with_three_sent() -> Self {
+        let mut bench = Self::new(1, 10);
+        bench.push(0, &["a", "b", "c"]);
+        bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+        bench
+    }
+
     fn push(&mut self, lane: usize, batches: &[&'static str]) {
         for batch in batches {
             self.pipeline.push(lane, batch, 10, self.now + TIMEOUT);
@@ -130,9 +138,7 @@ fn a_refused_resumption_is_resumed_after_in_turn() {
 
 #[test]
 fn a_second_refusal_while_halted_keeps_the_order_and_the_first_number() {
-    let mut bench = Bench::new(1, 10);
-    bench.push(0, &["a", "b", "c"]);
-    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    let mut bench = Bench::with_three_sent();
     bench.refuse(1, "OVERLOADED");
     bench.refuse(2, "OVERLOADED");
     bench.refuse(3, "PRECEDING_FAILED");
@@ -153,9 +159,7 @@ fn an_unknown_result_is_never_sent_again() {
 
 #[test]
 fn order_resumes_after_the_number_that_the_broker_states() {
-    let mut bench = Bench::new(1, 10);
-    bench.push(0, &["a", "b", "c"]);
-    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    let mut bench = Bench::with_three_sent();
     // To the broker only the second one was refused.
     bench.refuse(1, "RESULT_UNKNOWN").expect("settled");
     bench.refuse(2, "PARTITION_READ_ONLY").expect("settled");
@@ -208,9 +212,7 @@ fn a_broken_stream_loses_only_what_was_sent_and_not_answered() {
 
 #[test]
 fn what_was_sent_behind_a_refusal_survives_a_broken_stream() {
-    let mut bench = Bench::new(1, 10);
-    bench.push(0, &["a", "b", "c"]);
-    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    let mut bench = Bench::with_three_sent();
     bench.refuse(1, "OVERLOADED");
     assert!(bench.pipeline.broken().is_empty());
     bench.pipeline.opened(1 << 20, 10);
@@ -220,9 +222,7 @@ fn what_was_sent_behind_a_refusal_survives_a_broken_stream() {
 
 #[test]
 fn refusals_that_come_out_of_order_keep_the_order() {
-    let mut bench = Bench::new(1, 10);
-    bench.push(0, &["a", "b", "c"]);
-    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    let mut bench = Bench::with_three_sent();
     for number in [2, 1, 3] {
         bench.refuse(number, "STOPPING");
     }
@@ -232,9 +232,7 @@ fn refusals_that_come_out_of_order_keep_the_order() {
 
 #[test]
 fn what_was_sent_before_a_refusal_is_unknown_when_the_stream_breaks() {
-    let mut bench = Bench::new(1, 10);
-    bench.push(0, &["a", "b", "c"]);
-    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    let mut bench = Bench::with_three_sent();
     bench.refuse(2, "OVERLOADED");
     assert_eq!(bench.pipeline.broken(), ["a"], "it may have been appended");
     bench.pipeline.opened(1 << 20, 10);
@@ -244,9 +242,7 @@ fn what_was_sent_before_a_refusal_is_unknown_when_the_stream_breaks() {
 
 #[test]
 fn what_was_sent_behind_an_unknown_result_is_not_sent_again() {
-    let mut bench = Bench::new(1, 10);
-    bench.push(0, &["a", "b", "c"]);
-    bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
+    let mut bench = Bench::with_three_sent();
     assert!(bench.refuse(1, "RESULT_UNKNOWN").is_some());
     assert_eq!(bench.pipeline.broken(), ["b", "c"], "they may have been appended too");
     assert_eq!(bench.pipeline.unsettled(), 0);
