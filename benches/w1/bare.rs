@@ -126,6 +126,13 @@ struct Bare;
 
 #[tonic::async_trait]
 impl LogService for Bare {
+    async fn init_producer(
+        &self,
+        _: Request<v1::InitProducerRequest>,
+    ) -> Result<Response<v1::InitProducerResponse>, Status> {
+        Err(Status::unimplemented("only streams are measured"))
+    }
+
     type ProduceStreamStream = BoxStream<'static, Result<v1::ProduceStreamResponse, Status>>;
 
     async fn produce_stream(

@@ -106,7 +106,7 @@ impl Stream<'_> {
         };
         let result = answer.result.as_ref().expect("an answer has a result");
         let outcome = |at: usize, record| match &result.error {
-            None => Event::Ok { record, offset: result.base_offset + at as u64 },
+            None => Event::Ok { record, offset: result.base_offset() + at as u64 },
             Some(error) if error.reason == "RESULT_UNKNOWN" => Event::Unknown { record },
             Some(_) => Event::Fail { record },
         };

@@ -122,7 +122,7 @@ impl Door {
         async move {
             let result = door.produce(request).await;
             assert_eq!(result.error, None, "{caller}");
-            result.base_offset
+            result.base_offset()
         }
     }
 

@@ -18,6 +18,7 @@ mod crowd;
 mod door;
 mod fetch;
 mod http;
+mod idempotent;
 mod observe;
 mod offsets;
 mod pipe;

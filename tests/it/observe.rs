@@ -54,7 +54,7 @@ async fn the_numbers_move_with_what_happens() {
     }
     door.append("t", &["a", "b", "c"]).await;
     door.append("t", &["d"]).await;
-    let bad = v1::RecordBatch { producer_id: 1, ..batch(&["x"]) };
+    let bad = v1::RecordBatch { kind: 1, ..batch(&["x"]) };
     assert!(door.produce(produce_batch("t", 0, bad)).await.error.is_some());
     for (name, more) in counters.into_iter().zip([2, 4, 1, 2, 2]) {
         let moved = metric(&broker, name).await - before[name];

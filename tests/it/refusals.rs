@@ -28,7 +28,7 @@ async fn check_produce(door: &Door, cases: Vec<Case<'_>>) {
     for (batch, reason, metadata, says) in cases {
         let result = door.produce(batch).await;
         check_error(result.error.as_ref(), reason, metadata, says);
-        assert_eq!((result.base_offset, result.append_time_ms, result.high_watermark), (0, 0, 0));
+        assert_eq!((result.base_offset(), result.append_time_ms, result.high_watermark), (0, 0, 0));
     }
     let description = door.describe("orders").await;
     let ends: Vec<_> = description.partitions.iter().map(|part| part.log_end).collect();
@@ -125,10 +125,13 @@ async fn batches_that_are_not_what_they_must_be() {
                 "send COMPRESSION_NONE",
             ),
             (
-                to(v1::RecordBatch { producer_id: 7, ..plain() }),
-                "UNSUPPORTED_PRODUCER",
+                v1::ProduceBatch {
+                    placement: None,
+                    ..to(v1::RecordBatch { producer_id: 8, ..plain() })
+                },
+                "INVALID_REQUEST",
                 &[],
-                "send producer_id = 0",
+                "names its partition",
             ),
             (
                 to(v1::RecordBatch { kind: 1, ..plain() }),
@@ -218,7 +221,7 @@ async fn one_refused_batch_of_a_request_leaves_those_of_other_partitions_alone()
     let broker = Broker::new();
     let door = Door::open(&broker).await;
     door.create("orders", 2).await;
-    let bad = v1::RecordBatch { producer_id: 7, ..batch(&["x"]) };
+    let bad = v1::RecordBatch { kind: 1, ..batch(&["x"]) };
     let results = door
         .produce_all(vec![
             produce_batch("orders", 0, batch(&["a"])),
@@ -231,7 +234,7 @@ async fn one_refused_batch_of_a_request_leaves_those_of_other_partitions_alone()
         .iter()
         .map(|r| r.error.as_ref().map_or("", |error| error.reason.as_str()))
         .collect();
-    assert_eq!(reasons, ["", "UNSUPPORTED_PRODUCER", "", "PRECEDING_FAILED"]);
+    assert_eq!(reasons, ["", "CONTROL_BATCH", "", "PRECEDING_FAILED"]);
     check_error(
         results[3].error.as_ref(),
         "PRECEDING_FAILED",

@@ -21,7 +21,7 @@ async fn fill(door: &Door, durability: &str) {
         pipe.send(number, produce_batch("t", 0, batch(&[&value])));
     }
     for number in 1..=RECORDS {
-        assert_eq!(pipe.next().await.1.base_offset, number - 1);
+        assert_eq!(pipe.next().await.1.base_offset(), number - 1);
     }
 }
 

@@ -76,7 +76,7 @@ async fn the_header_is_the_brokers_whatever_the_producer_sends_in_it() {
         ..batch_of(vec![full_record(), record("x")])
     };
     let result = door.produce(produce_batch("t", 0, sent)).await;
-    assert_eq!((result.error, result.base_offset), (None, 1));
+    assert_eq!((result.base_offset(), result.error), (1, None));
     let data = door.fetch("t", 0, 1).await.data;
     let found = batches(&data).into_iter().find(|batch| batch.base_offset == 1).expect("stored");
     let description = door.describe("t").await;
@@ -273,7 +273,7 @@ async fn batches_of_one_write_do_not_know_of_each_other() {
     door.create("t", 1).await;
     let sent: Vec<_> = (0..50).map(|i| produce_batch("t", 0, batch(&[&format!("{i}")]))).collect();
     let results = door.produce_all(sent).await;
-    assert!(results.iter().map(|result| result.base_offset).eq(0..50));
+    assert!(results.iter().map(v1::ProduceResult::base_offset).eq(0..50));
     let expected: Vec<_> = (0..50).map(|i| i.to_string()).collect();
     assert_eq!(door.values("t").await, expected);
 }

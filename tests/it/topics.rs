@@ -45,7 +45,7 @@ async fn what_is_created_and_altered_is_there_after_a_restart() {
 
     let before = (list(&door, false).await, list(&door, true).await);
     let names: Vec<_> = before.1.iter().map(|topic| topic.name.as_str()).collect();
-    assert_eq!(names, ["Audit.log-1", "__catalog", "orders"]);
+    assert_eq!(names, ["Audit.log-1", "__catalog", "__producers", "orders"]);
     let broker = broker.restart().await;
     let door = Door::open(&broker).await;
     assert_eq!((list(&door, false).await, list(&door, true).await), before);
@@ -61,7 +61,7 @@ async fn a_partition_that_is_added_takes_records_beside_those_there() {
     let more = add_partitions(&door, "t", 3).await;
     assert_eq!((more.partitions, &more.id), (3, &topic.id));
     let result = door.produce(produce_batch("t", 2, batch(&["b"]))).await;
-    assert_eq!((result.error, result.partition, result.base_offset), (None, Some(2), 0));
+    assert_eq!((result.partition, result.base_offset(), result.error), (Some(2), 0, None));
     assert_eq!(door.values("t").await, ["a"]);
     assert_eq!(door.read("t", 2, 0).await.len(), 1);
 }
@@ -77,7 +77,11 @@ async fn a_deleted_topic_leaves_no_files_and_its_name_can_be_used_for_another() 
     door.delete("t").await.expect("it was there");
     assert!(folders.iter().all(|folder| !folder.exists()), "files are left");
     let logs = broker.home.data().join("logs");
-    assert_eq!(std::fs::read_dir(logs).expect("a folder").count(), 1, "only the catalog is left");
+    assert_eq!(
+        std::fs::read_dir(logs).expect("a folder").count(),
+        2,
+        "only the broker's own are left"
+    );
     let result = door.produce(produce_batch("t", 0, batch(&["x"]))).await;
     check_error(result.error.as_ref(), "UNKNOWN_TOPIC", &[("topic", "t")], "create it first");
 
@@ -111,7 +115,7 @@ async fn topics_come_and_go_at_the_same_time() {
     }
     let left = list(&door, false).await;
     let logs = std::fs::read_dir(broker.home.data().join("logs")).expect("a folder").count();
-    assert_eq!(logs, left.len() + 1, "a folder for each topic and the catalog");
+    assert_eq!(logs, left.len() + 2, "a folder for each topic and each of the broker's own");
 }
 
 #[tokio::test]

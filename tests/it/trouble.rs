@@ -71,7 +71,7 @@ async fn a_partition_whose_files_are_gone_is_offline_and_the_others_serve() {
     check_error(refused.error.as_ref(), reason, metadata, "missing");
     let partition = &door.describe("t").await.partitions[1];
     assert_eq!(partition.status(), v1::PartitionStatus::Offline);
-    assert_eq!(door.produce(produce_batch("t", 0, batch(&["b"]))).await.base_offset, 1);
+    assert_eq!(door.produce(produce_batch("t", 0, batch(&["b"]))).await.base_offset(), 1);
     assert!(!folder.exists(), "it was not made anew");
 }
 

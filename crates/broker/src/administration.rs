@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use taffrail_log::{Directory, Log, LogConfig, OpenError, Opened};
-use taffrail_model::{LogId, Offset, PartitionIndex, TopicId, TopicName};
+use taffrail_model::{LogId, Offset, PartitionIndex, ProducerId, TopicId, TopicName};
 
 use crate::broker::{Broker, TopicDescription};
 use crate::catalog::{Catalog, CatalogError, Command, Topic, TopicSettings};
@@ -256,7 +256,7 @@ fn clear(
     config: LogConfig,
     exists: io::Error,
 ) -> io::Result<()> {
-    let holds_nothing = match directory.open_log(log, config) {
+    let holds_nothing = match directory.open_log(log, config, ProducerId::FIRST) {
         Ok(Opened { log, report }) => log.end() == Offset::ZERO && report.damage.is_empty(),
         // Not even the first segment was whole.
         Err(OpenError::Missing { .. }) => true,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use taffrail_log::Directory;
-use taffrail_model::{PartitionIndex, TopicName};
+use taffrail_model::{PartitionIndex, ProducerEpoch, TopicName};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::catalog::{Catalog, CatalogError, Topic};
@@ -19,7 +19,8 @@ use crate::fetch::{self, FetchError, FetchRequest, FetchResult, OffsetFound, Pos
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::partition::{LogThreads, PartitionDescription};
-use crate::produce::{self, Acks, Outcome, ProduceBatch, ProduceSession};
+use crate::produce::{self, Acks, Outcome, ProduceBatch, ProduceError, ProduceSession};
+use crate::producers::{InitProducer, InitProducerError, ProducerIdentity};
 use crate::shared::Shared;
 use crate::topics::ServedTopic;
 
@@ -57,6 +58,41 @@ impl Broker {
     pub fn produce_session(&self) -> (ProduceSession, mpsc::UnboundedReceiver<Outcome>) {
         let (sender, outcomes) = mpsc::unbounded_channel();
         (ProduceSession::new(Arc::clone(&self.shared), sender), outcomes)
+    }
+
+    /// Makes an idempotent producer. On return it is durable, and nothing of whoever had its name
+    /// before is appended any more.
+    ///
+    /// # Errors
+    /// If the name cannot be one or has been lost, there are too many, or the disk refuses.
+    pub async fn init_producer(
+        self: &Arc<Self>,
+        request: InitProducer,
+    ) -> Result<ProducerIdentity, InitProducerError> {
+        if request.name.is_empty() {
+            return self.shared.producers.make(self.shared.now()).await;
+        }
+        let unknown = || ProduceError::ResultUnknown { cause: "the broker is stopping".into() };
+        // To its end, even if whoever asks goes away: what is stored must be enforced.
+        let taken = tokio::spawn(Arc::clone(self).take_name(request)).await;
+        taken.unwrap_or_else(|_| Err(InitProducerError::Storage(unknown())))
+    }
+
+    async fn take_name(
+        self: Arc<Self>,
+        request: InitProducer,
+    ) -> Result<ProducerIdentity, InitProducerError> {
+        let taken = self.shared.producers.take(request, self.shared.now()).await?;
+        if taken.epoch != ProducerEpoch::ZERO {
+            // What passed the fence before it was closed is being written.
+            let topics = self.shared.topics.load_full();
+            let pass = move || {
+                let partitions = topics.all().flat_map(|served| &served.partitions);
+                partitions.for_each(|partition| partition.pass_writer());
+            };
+            self.threads.on_admin_thread(pass).await;
+        }
+        Ok(taken)
     }
 
     /// Reads several partitions, waiting where there is nothing yet; a result for each of them, in

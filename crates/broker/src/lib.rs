@@ -6,6 +6,7 @@
 //! - `catalog/`: which topics exist, and how they are kept
 //! - `partition/`: the hot path: append, commit, fetch
 //! - `produce/`: a producer's requests, in order
+//! - `producers/`: who idempotent producers are
 //! - `consume/`: a consumer's stream: positions and credit
 //! - `coordinator/`: runs a state machine whose state is itself a log
 
@@ -22,6 +23,7 @@ mod metrics;
 mod nearest;
 mod partition;
 mod produce;
+mod producers;
 mod shared;
 mod start;
 mod topics;
@@ -42,7 +44,9 @@ pub use memory::{Charge, MemoryBudget};
 pub use metrics::{Histogram, Metrics};
 pub use partition::{PartitionDescription, PartitionStatus};
 pub use produce::{
-    Acks, IncomingBatch, Outcome, Placement, ProduceBatch, ProduceError, ProduceSession, Produced,
-    StreamRequest,
+    Acks, IncomingBatch, Outcome, Place, Placement, ProduceBatch, ProduceError, ProduceSession,
+    Produced, StreamRequest,
 };
+pub use producers::{InitProducer, InitProducerError, ProducerIdentity};
 pub use start::StartError;
+pub use taffrail_log::SequenceError;

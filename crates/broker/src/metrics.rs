@@ -17,6 +17,8 @@ pub struct Metrics {
     pub produced_bytes: AtomicU64,
     /// Batches that were refused.
     pub refused_batches: AtomicU64,
+    /// Batches of idempotent producers that were there already.
+    pub duplicate_batches: AtomicU64,
     /// Answers with records.
     pub fetches: AtomicU64,
     /// Bytes of batches that were handed out.

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::BrokerConfig;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
+use crate::producers::Producers;
 use crate::topics::Topics;
 
 /// What the rooms that serve requests share.
@@ -21,6 +22,7 @@ pub(crate) struct Shared {
     pub(crate) produce_memory: MemoryBudget,
     pub(crate) read_memory: MemoryBudget,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) producers: Producers,
     stopping: watch::Sender<bool>,
 }
 
@@ -30,6 +32,7 @@ impl Shared {
         clock: Arc<dyn Clock>,
         topics: Topics,
         metrics: Arc<Metrics>,
+        producers: Producers,
     ) -> Self {
         Self {
             produce_memory: MemoryBudget::new(config.memory_bytes / 2),
@@ -39,6 +42,7 @@ impl Shared {
             config,
             clock,
             metrics,
+            producers,
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use taffrail_log::vfs::Vfs;
-use taffrail_log::{Directory, DirectoryError, DirectoryOptions, OpenError, Opened};
-use taffrail_model::{LogId, PartitionIndex, TopicId, TopicName, limits};
+use taffrail_log::{Directory, DirectoryError, DirectoryOptions, Opened};
+use taffrail_model::{LogId, Offset, PartitionIndex, ProducerId, TopicId, TopicName, limits};
 use tokio::sync::Mutex;
 
 use crate::broker::Broker;
@@ -17,14 +17,23 @@ use crate::clock::{Clock, Stopwatch};
 use crate::config::{BrokerConfig, ConfigError};
 use crate::coordinator::{Coordinator, JournalError};
 use crate::metrics::Metrics;
-use crate::partition::{LogThreads, Partition, ThreadsConfig};
+use crate::partition::{LogThreads, Partition, PartitionStatus, ThreadsConfig};
+use crate::producers::Producers;
 use crate::shared::Shared;
 use crate::topics::{ServedTopic, Topics};
 
-/// The topic that holds the catalog, and its id.
-const CATALOG: &str = "__catalog";
-const CATALOG_ID: TopicId = TopicId::new([0; TopicId::BYTES]);
-const CATALOG_LABEL: &str = "__catalog/0";
+/// A topic of the broker's own, which has one partition.
+struct Internal {
+    name: &'static str,
+    label: &'static str,
+    id: TopicId,
+}
+
+/// Holds the catalog.
+const CATALOG: Internal = Internal { name: "__catalog", label: "__catalog/0", id: internal_id(0) };
+/// Holds who idempotent producers are.
+const PRODUCERS: Internal =
+    Internal { name: "__producers", label: "__producers/0", id: internal_id(1) };
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +44,6 @@ pub enum StartError {
     /// Its directory cannot be opened.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// Its catalog cannot be opened.
-    #[error("the catalog cannot be opened: {0}")]
-    CatalogLog(#[from] OpenError),
     /// Its catalog cannot be understood.
     #[error("the catalog cannot be read: {cause}; `taffrail inspect` shows what is there")]
     Catalog {
@@ -77,7 +83,7 @@ impl Broker {
         config: BrokerConfig,
     ) -> Result<Arc<Self>, StartError> {
         config.validate()?;
-        let first_logs = [(catalog_log(), CATALOG_LABEL)];
+        let first_logs = [CATALOG, PRODUCERS].map(|internal| (internal.log(), internal.label));
         let options = DirectoryOptions { path, init, first_logs: &first_logs, now: clock.now() };
         let directory = Arc::new(Directory::open(vfs, &options)?);
         let metrics = Arc::<Metrics>::default();
@@ -90,12 +96,19 @@ impl Broker {
             metrics: Arc::clone(&metrics),
         });
         let threads = threads.map_err(StartError::Threads)?;
-        let (topic, partition) = open_catalog(&directory, &threads)?;
-        let (catalog, known) = Coordinator::start(Arc::clone(&partition)).await?;
-        let internal = ServedTopic { topic, partitions: vec![partition] };
-        let topics = Topics::default().with(internal);
+        let served = open_internal(&CATALOG, &directory, &threads);
+        let partition = Arc::clone(&served.partitions[0]);
+        if let Some(cause) = damage_of(&partition) {
+            return Err(StartError::Catalog { cause });
+        }
+        let (catalog, known) = Coordinator::start(partition).await?;
+        let topics = Topics::default().with(served);
+        let served = open_internal(&PRODUCERS, &directory, &threads);
+        let partition = Arc::clone(&served.partitions[0]);
+        let producers = Producers::start(damage_of(&partition).map_or(Ok(partition), Err)).await;
+        let topics = topics.with(served);
         let broker = Arc::new(Self {
-            shared: Arc::new(Shared::new(config, clock, topics, metrics)),
+            shared: Arc::new(Shared::new(config, clock, topics, metrics, producers)),
             directory,
             threads,
             catalog,
@@ -114,7 +127,7 @@ impl Broker {
     /// Serves the topics of the catalog; their logs are opened on log threads.
     fn serve_known(&self, known: &Catalog) -> Result<(), StartError> {
         let mut topics = Topics::clone(&self.shared.topics.load());
-        let mut named = vec![catalog_log()];
+        let mut named: Vec<_> = [CATALOG, PRODUCERS].iter().map(Internal::log).collect();
         for topic in known.topics() {
             let topic = topic?;
             if let Err(error) = topic.settings.check_request(self.shared.config.request_bytes_max) {
@@ -135,11 +148,11 @@ impl Broker {
         named.extend(known.doomed().into_iter().flat_map(doomed));
         self.threads.share_tail_memory(topics.partition_count());
         self.report_unnamed(&named);
-        for partition in topics.all().flat_map(|served| &served.partitions) {
-            if partition.log_id != catalog_log() {
-                let (directory, partition) = (Arc::clone(&self.directory), Arc::clone(partition));
-                self.threads.open(move || open_partition(&directory, &partition));
-            }
+        let producers = self.shared.producers.ids_end();
+        let ours = topics.all().filter(|served| !served.topic.name.is_internal());
+        for partition in ours.flat_map(|served| &served.partitions) {
+            let (directory, partition) = (Arc::clone(&self.directory), Arc::clone(partition));
+            self.threads.open(move || open_partition(&directory, &partition, producers));
         }
         self.shared.topics.store(Arc::new(topics));
         Ok(())
@@ -157,44 +170,57 @@ impl Broker {
     }
 }
 
-fn catalog_log() -> LogId {
-    CATALOG_ID.log(PartitionIndex::new(0))
+impl Internal {
+    fn log(&self) -> LogId {
+        self.id.log(PartitionIndex::new(0))
+    }
 }
 
-/// Opens the catalog's log, before anything else.
-fn open_catalog(
+const fn internal_id(number: u8) -> TopicId {
+    let mut id = [0; TopicId::BYTES];
+    id[TopicId::BYTES - 1] = number;
+    TopicId::new(id)
+}
+
+/// Opens a topic of the broker's own, before all others.
+fn open_internal(
+    internal: &Internal,
     directory: &Arc<Directory>,
     threads: &Arc<LogThreads>,
-) -> Result<(Topic, Arc<Partition>), StartError> {
-    let name = TopicName::parse(CATALOG).expect("a valid name");
+) -> ServedTopic {
+    let name = TopicName::parse(internal.name).expect("a valid name");
     let settings =
         TopicSettings { batch_bytes_max: limits::BATCH_BYTES_MAX, ..TopicSettings::default() };
-    let Opened { log, report } =
-        directory.open_log(catalog_log(), settings.log_config(threads.tail_bytes_max()))?;
-    if !report.damage.is_empty() || log.read_only().is_some() {
-        let cause = format!("{:?} {}", report.damage, log.read_only().unwrap_or_default());
-        return Err(StartError::Catalog { cause });
-    }
     let topic = Topic {
         name: name.clone(),
-        id: CATALOG_ID,
+        id: internal.id,
         partitions: 1,
         overrides: std::collections::BTreeMap::new(),
         settings,
         created: taffrail_model::Timestamp::default(),
     };
     let index = PartitionIndex::new(0);
-    let partition = Partition::new(name, index, catalog_log(), settings, Arc::clone(threads));
+    let partition = Partition::new(name, index, internal.log(), settings, Arc::clone(threads));
     let partition = Arc::new(partition);
-    partition.open(Ok(log));
-    Ok((topic, partition))
+    // Nobody but the broker writes to it.
+    open_partition(directory, &partition, ProducerId::FIRST);
+    ServedTopic { topic, partitions: vec![partition] }
+}
+
+/// Why what a partition of the broker's own says cannot be gone by, if that is so.
+fn damage_of(partition: &Partition) -> Option<String> {
+    match partition.status() {
+        PartitionStatus::Online => None,
+        PartitionStatus::Recovering => Some("it is not open".into()),
+        PartitionStatus::ReadOnly { cause } | PartitionStatus::Offline { cause } => Some(cause),
+    }
 }
 
 /// Opens a partition's log on a log thread, and says what was found.
-fn open_partition(directory: &Directory, partition: &Arc<Partition>) {
+fn open_partition(directory: &Directory, partition: &Arc<Partition>, producer_ids_end: ProducerId) {
     let config = partition.log_config();
     let (topic, index) = (&partition.topic, partition.index);
-    match directory.open_log(partition.log_id, config) {
+    match directory.open_log(partition.log_id, config, producer_ids_end) {
         Ok(Opened { log, report }) => {
             for damage in &report.damage {
                 let (from, to, position) = (damage.from, damage.to, damage.position);
@@ -209,7 +235,7 @@ fn open_partition(directory: &Directory, partition: &Arc<Partition>) {
                 let (from, to) = (gap.from, gap.to);
                 tracing::warn!(%topic, partition = %index, %from, %to, "offsets are skipped: records there may have been lost with the machine's power");
             }
-            if !report.was_clean {
+            if !report.was_clean && log.end() > Offset::ZERO {
                 let (scanned, rewritten) = (report.scanned_bytes, report.rewritten_bytes);
                 tracing::info!(%topic, partition = %index, end = %log.end(), scanned, rewritten, "recovered");
             }

@@ -25,7 +25,7 @@ fn batch() -> ProduceBatch {
             compression: 0,
             is_compressed: false,
             is_control: false,
-            producer_id: 0,
+            producer: None,
         },
         expected_next_offset: None,
     }

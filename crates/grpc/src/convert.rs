@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use taffrail_broker::{
     Acks, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, FetchResult, Fetched,
-    IncomingBatch, Message, OffsetFound, Outcome, PartitionDescription, PartitionStatus, Placement,
-    Position, ProduceBatch, Topic, TopicDescription, TopicSettings,
+    IncomingBatch, InitProducer, Message, OffsetFound, Outcome, PartitionDescription,
+    PartitionStatus, Placement, Position, ProduceBatch, ProducerIdentity, Topic, TopicDescription,
+    TopicSettings,
 };
-use taffrail_model::{Gap, GapReason, Offset, PartitionIndex, Timestamp, limits};
+use taffrail_model::{
+    Gap, GapReason, Offset, PartitionIndex, ProducerEpoch, ProducerId, ProducerStamp, Sequence,
+    Timestamp, limits,
+};
 use taffrail_proto::v1;
 
 use crate::status::{ERROR_BYTES_MAX, Explain, Explained};
@@ -20,6 +24,19 @@ pub(crate) fn acks(acks: i32) -> Result<Acks, Explained> {
         Ok(v1::Acks::Committed) => Ok(Acks::Committed),
         Ok(v1::Acks::None) => Ok(Acks::None),
         Err(_) => Err(Explained::invalid("acks is neither ACKS_COMMITTED nor ACKS_NONE")),
+    }
+}
+
+pub(crate) fn init_producer(request: v1::InitProducerRequest) -> InitProducer {
+    let v1::InitProducerRequest { name, producer_id, attempt } = request;
+    InitProducer { name, former: ProducerId::new(producer_id), attempt }
+}
+
+pub(crate) fn producer(identity: ProducerIdentity) -> v1::InitProducerResponse {
+    v1::InitProducerResponse {
+        producer_id: identity.id.get(),
+        producer_epoch: identity.epoch.get(),
+        remembered_batches: limits::PRODUCER_BATCHES_MIN as u32,
     }
 }
 
@@ -51,7 +68,11 @@ fn incoming(batch: v1::RecordBatch) -> IncomingBatch {
         compression: batch.compression,
         is_compressed,
         is_control: batch.kind != v1::BatchKind::Data as i32,
-        producer_id: batch.producer_id,
+        producer: ProducerId::new(batch.producer_id).map(|id| ProducerStamp {
+            id,
+            epoch: ProducerEpoch::new(batch.producer_epoch),
+            sequence: Sequence::new(batch.base_sequence),
+        }),
     }
 }
 
@@ -60,10 +81,10 @@ pub(crate) fn produce_result(outcome: &Outcome) -> v1::ProduceResult {
     match &outcome.result {
         Ok(produced) => v1::ProduceResult {
             partition,
-            base_offset: produced.base_offset.get(),
-            append_time_ms: produced.append_time.as_millis(),
+            base_offset: produced.place.map(|place| place.base_offset.get()),
+            append_time_ms: produced.place.map_or(0, |place| place.append_time.as_millis()),
             high_watermark: produced.high_watermark.get(),
-            duplicate: false,
+            duplicate: produced.is_duplicate,
             error: None,
         },
         Err(error) => {

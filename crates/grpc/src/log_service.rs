@@ -34,6 +34,17 @@ impl Service {
 
 #[tonic::async_trait]
 impl LogService for Service {
+    async fn init_producer(
+        &self,
+        request: Request<v1::InitProducerRequest>,
+    ) -> Result<Response<v1::InitProducerResponse>, Status> {
+        let request = convert::init_producer(request.into_inner());
+        match self.broker.init_producer(request).await {
+            Ok(identity) => Ok(Response::new(convert::producer(identity))),
+            Err(error) => Err(error.explain().into_status()),
+        }
+    }
+
     async fn produce(
         &self,
         request: Request<v1::ProduceRequest>,

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::time::Duration;
 
-use taffrail_broker::{CatalogError, FetchError, ProduceError, SettingError};
+use taffrail_broker::{
+    CatalogError, FetchError, InitProducerError, ProduceError, SequenceError, SettingError,
+};
 use taffrail_proto::v1;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -125,9 +127,28 @@ impl Explain for ProduceError {
                 new("UNSUPPORTED_COMPRESSION", Code::InvalidArgument)
                     .with("compression", compression)
             }
-            Self::NumberOrder { .. } => new("INVALID_REQUEST", Code::InvalidArgument),
             Self::ControlBatch => new("CONTROL_BATCH", Code::InvalidArgument),
-            Self::UnsupportedProducer => new("UNSUPPORTED_PRODUCER", Code::InvalidArgument),
+            Self::NumberOrder { .. } | Self::Unplaced => {
+                new("INVALID_REQUEST", Code::InvalidArgument)
+            }
+            Self::Sequence(SequenceError::Gap { id, expected, found }) => {
+                new("SEQUENCE_GAP", Code::FailedPrecondition)
+                    .with("producer_id", id)
+                    .with("expected", expected)
+                    .with("found", found)
+            }
+            Self::Sequence(SequenceError::Fenced { id, current, found }) => {
+                new("PRODUCER_FENCED", Code::FailedPrecondition)
+                    .with("producer_id", id)
+                    .with("epoch", current)
+                    .with("found", found)
+            }
+            Self::Sequence(SequenceError::Unknown { id }) => {
+                new("UNKNOWN_PRODUCER_STATE", Code::FailedPrecondition).with("producer_id", id)
+            }
+            Self::NameLost { id } => {
+                new("PRODUCER_FENCED", Code::FailedPrecondition).with("producer_id", id)
+            }
             Self::CorruptBatch { found, computed } => new("CORRUPT_BATCH", Code::InvalidArgument)
                 .with("found", found)
                 .with("computed", computed),
@@ -164,6 +185,23 @@ impl Explain for ProduceError {
             }
             Self::ResultUnknown { .. } => new("RESULT_UNKNOWN", Code::Unknown),
             Self::Stopping => new("STOPPING", Code::Unavailable).retry(RETRY_LATER),
+        }
+    }
+}
+
+impl Explain for InitProducerError {
+    fn explain(&self) -> Explained {
+        let new = |reason, code| Explained::new(reason, code, self);
+        match self {
+            Self::NameTooLong { found, max } => new("INVALID_PRODUCER_NAME", Code::InvalidArgument)
+                .with("found", found)
+                .with("max", max),
+            Self::Fenced { name, id } => new("PRODUCER_FENCED", Code::FailedPrecondition)
+                .with("name", name)
+                .with("producer_id", id),
+            Self::Full { max } => new("LIMIT_REACHED", Code::ResourceExhausted).with("max", max),
+            Self::Storage(error) => error.explain(),
+            Self::Damaged { .. } => new("DATA_LOSS", Code::DataLoss).with("topic", "__producers"),
         }
     }
 }

@@ -6,11 +6,13 @@
 //!
 //! Deliberately absent: topics, the network, a runtime, a clock (time comes in as an argument).
 
+mod append;
 mod damage;
 mod directory;
 mod index;
 mod log;
 mod points;
+mod producers;
 mod reader;
 mod recovery;
 mod segment;
@@ -20,10 +22,12 @@ mod trim;
 pub mod verify;
 pub mod vfs;
 
+pub use append::Append;
 pub use damage::Damage;
 pub use directory::{Directory, DirectoryError, DirectoryOptions, Opened};
 pub use log::{AppendError, Appended, Log, LogConfig, NewBatch};
 pub use points::Point;
+pub use producers::{Known, SequenceError};
 pub use reader::{Found, LogReader, Read, ReadError};
 pub use recovery::{OpenError, RecoveryReport};
 pub use segment::{SegmentHeader, SegmentHeaderError};

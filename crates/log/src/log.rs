@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use taffrail_model::batch::{BatchHeader, BatchKind, Compression, HEADER_BYTES, Salt};
-use taffrail_model::{LeaderEpoch, LogId, Offset, Timestamp, limits};
+use taffrail_model::{LeaderEpoch, LogId, Offset, ProducerStamp, Timestamp, limits};
 
+use crate::append::Append;
+use crate::producers::{Checkpoint, Checkpoints, Producers};
 use crate::reader::LogReader;
 use crate::segment::{
     ActiveSegment, Group, SegmentHeader, create_segment, random_salt, segment_path, write_index,
@@ -66,6 +68,8 @@ pub struct NewBatch {
     pub has_unstamped: bool,
     /// Whose it is.
     pub kind: BatchKind,
+    /// The idempotent producer that sent it, if one did.
+    pub producer: Option<ProducerStamp>,
 }
 
 /// Where a batch went.
@@ -77,6 +81,18 @@ pub struct Appended {
     pub end_offset: Offset,
     /// When it was appended.
     pub append_time: Timestamp,
+}
+
+/// What a log's writer alone knows of it.
+#[derive(Debug, Default)]
+pub(crate) struct LogState {
+    /// Its last append time.
+    pub(crate) append_time: Timestamp,
+    /// Why it takes no appends, if that is so.
+    pub(crate) read_only: Option<String>,
+    /// What is remembered of idempotent producers.
+    pub(crate) producers: Producers,
+    pub(crate) checkpoints: Checkpoints,
 }
 
 /// Why batches were not appended.
@@ -119,19 +135,19 @@ pub struct Log {
     append_time: Timestamp,
     /// No offset at or above this is given out without being reserved first.
     reserved_end: Offset,
+    /// What is remembered of idempotent producers, those included whose batches are being appended.
+    pub(crate) producers: Producers,
+    checkpoints: Checkpoints,
     chunk: BytesMut,
 }
 
 impl Log {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        config: LogConfig,
-        append_time: Timestamp,
-        read_only: Option<String>,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, config: LogConfig, state: LogState) -> Self {
         shared.limit_tail(config.tail_bytes_max);
         let reserved_end = shared.points.known(shared.id).unwrap_or_default().reserved_end;
-        Self { shared, config, read_only, append_time, reserved_end, chunk: BytesMut::new() }
+        let LogState { append_time, read_only, producers, checkpoints } = state;
+        let chunk = BytesMut::new();
+        Self { shared, config, read_only, append_time, reserved_end, producers, checkpoints, chunk }
     }
 
     /// Its identity.
@@ -178,13 +194,14 @@ impl Log {
         reserved
     }
 
-    /// Appends batches, in order, with one write for each segment that they go to.
-    ///
-    /// On return what was appended is in the page cache, not on disk: see [`LogSyncer::sync`]. The
-    /// first value says where batches went; where it is shorter than `batches`, the error says why
-    /// the next one and all behind it are not in the log. `now` is clamped so that append times
-    /// never fall.
-    pub fn append(
+    /// Begins to append. `now` is clamped so that append times never fall.
+    pub fn begin(&mut self, now: Timestamp) -> Append<'_> {
+        let now = self.append_time.max(now);
+        Append::new(self, now)
+    }
+
+    /// Appends batches: see [`Append::write`].
+    pub(crate) fn write_all(
         &mut self,
         batches: &[NewBatch],
         now: Timestamp,
@@ -199,7 +216,7 @@ impl Log {
         {
             return (appended, Some(error));
         }
-        self.append_time = self.append_time.max(now);
+        self.append_time = now;
         while let Some(rest) = batches.get(appended.len()..).filter(|rest| !rest.is_empty()) {
             let fitting = self.fitting(rest);
             let result = match rest.get(..fitting).filter(|fitting| !fitting.is_empty()) {
@@ -239,6 +256,7 @@ impl Log {
             log_id: shared.id,
             label: shared.label.clone(),
         };
+        self.checkpoint(end, true).map_err(|error| write_error(shared.path.clone(), error))?;
         let path = segment_path(&shared.path, end);
         let active = create_segment(shared.vfs.as_ref(), path.clone(), header)
             .map_err(|error| write_error(path, error))?;
@@ -265,15 +283,26 @@ impl Log {
     ///
     /// # Errors
     /// If the sync fails: the log is not marked clean.
-    pub fn close(self) -> Result<(), SyncError> {
+    pub fn close(mut self) -> Result<(), SyncError> {
         let end = self.syncer().sync()?;
         if self.read_only.is_none() {
             let active = Arc::clone(&self.shared.segments.load().active);
             let index = active.index_file();
             let _ = write_index(self.shared.vfs.as_ref(), &active.path, &index);
+            // What it would save to read is read again without it.
+            let _ = self.checkpoint(end, false);
             self.shared.points.closed(self.shared.id, end);
         }
         Ok(())
+    }
+
+    /// Stores what is remembered of producers that sent something below `end`.
+    fn checkpoint(&mut self, end: Offset, is_durable: bool) -> io::Result<()> {
+        let mut producers = self.producers.clone();
+        producers.cut(end);
+        let checkpoint = Checkpoint { log_id: self.shared.id, end, producers };
+        let (vfs, directory) = (self.shared.vfs.as_ref(), &self.shared.path);
+        self.checkpoints.store(vfs, directory, &checkpoint, is_durable)
     }
 
     /// Reserves the offsets that so many records need; the next step is taken before half of this one
@@ -409,9 +438,7 @@ impl Log {
             base_offset,
             last_offset_delta: batch.record_count - 1,
             leader_epoch: self.shared.epoch,
-            producer_id: 0,
-            producer_epoch: 0,
-            base_sequence: 0,
+            producer: batch.producer,
             append_time: self.append_time,
             max_timestamp: batch.max_timestamp.max(unstamped).unwrap_or(self.append_time),
             compression: Compression::None,

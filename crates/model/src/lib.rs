@@ -12,6 +12,7 @@ pub mod limits;
 mod name;
 mod offset;
 mod partitioner;
+mod producer;
 mod timestamp;
 mod wire;
 
@@ -21,4 +22,5 @@ pub use ids::{LogId, PartitionIndex, TopicId};
 pub use name::{NameError, TopicName};
 pub use offset::Offset;
 pub use partitioner::partition_for_key;
+pub use producer::{ProducerEpoch, ProducerId, ProducerStamp, Sequence};
 pub use timestamp::Timestamp;

@@ -108,6 +108,28 @@ pub const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
 /// Requests in flight on one produce stream.
 pub const IN_FLIGHT_REQUESTS_MAX: u32 = 1_024;
 
+/// Bytes of the name of an idempotent producer.
+pub const PRODUCER_NAME_BYTES_MAX: usize = 200;
+
+/// Names that idempotent producers have, in one broker.
+pub const PRODUCER_NAMES_MAX: usize = 10_000;
+
+/// Batches of an idempotent producer that a partition remembers with their offsets: all that can be
+/// in flight on a stream.
+pub const PRODUCER_BATCHES_MAX: usize = IN_FLIGHT_REQUESTS_MAX as usize;
+
+/// The same, once the partition remembers [`PARTITION_BATCHES_MAX`] of all producers.
+pub const PRODUCER_BATCHES_MIN: usize = 64;
+
+/// Batches of all idempotent producers that a partition remembers before it remembers fewer of each.
+pub const PARTITION_BATCHES_MAX: usize = 64 << 10;
+
+/// Idempotent producers that a partition remembers; those that have been silent for longest go.
+pub const PARTITION_PRODUCERS_MAX: usize = 4_096;
+
+/// How long a partition remembers an idempotent producer that sends nothing.
+pub const PRODUCER_EXPIRY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// Bytes of requests and answers in memory over all connections, by default.
 pub const MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
 

@@ -46,11 +46,16 @@ impl Collector for Snapshot {
 impl Snapshot {
     fn counters(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = self.broker.metrics();
-        let counters: [(&str, &str, &AtomicU64); 8] = [
+        let counters: [(&str, &str, &AtomicU64); 9] = [
             ("produced_batches", "Batches that were appended", &metrics.produced_batches),
             ("produced_records", "Records that were appended", &metrics.produced_records),
             ("produced_bytes", "Bytes of records that were appended", &metrics.produced_bytes),
             ("refused_batches", "Batches that were refused", &metrics.refused_batches),
+            (
+                "duplicate_batches",
+                "Batches of idempotent producers that were there already",
+                &metrics.duplicate_batches,
+            ),
             ("reads", "Reads that found records", &metrics.fetches),
             ("read_bytes", "Bytes of batches that were read", &metrics.fetched_bytes),
             ("reads_from_memory", "Reads served from memory", &metrics.tail_reads),

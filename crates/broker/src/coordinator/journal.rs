@@ -127,5 +127,6 @@ fn encode(records: impl IntoIterator<Item = (&'static [u8], Vec<u8>)>) -> NewBat
         max_timestamp: None,
         has_unstamped: true,
         kind: BatchKind::Data,
+        producer: None,
     }
 }

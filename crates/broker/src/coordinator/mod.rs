@@ -180,6 +180,7 @@ impl<S: StateMachine> Live<S> {
         partition.submit(AppendRequest {
             batch: Ok(batch),
             expected,
+            fence: None,
             order,
             reply: Reply::new(sender),
             charge: None,

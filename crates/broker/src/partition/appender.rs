@@ -6,17 +6,16 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use taffrail_log::{AppendError, Appended, NewBatch};
-use taffrail_model::batch::HEADER_BYTES;
+use taffrail_log::{Append, AppendError, Appended, Known, NewBatch};
 use taffrail_model::{Offset, limits};
 
-use super::committer::Waiting;
+use super::committer::{Settled, Waiting};
 use super::{OpenLog, Partition};
 use crate::catalog::Durability;
 use crate::clock::Stopwatch;
 use crate::memory::Charge;
 use crate::metrics::add;
-use crate::produce::{Lane, ProduceError, Reply};
+use crate::produce::{Fence, Lane, Place, ProduceError, Reply};
 
 /// A batch on its way into a partition.
 #[derive(Debug)]
@@ -25,6 +24,8 @@ pub(crate) struct AppendRequest {
     pub(crate) batch: Result<NewBatch, ProduceError>,
     /// The offset that its first record must get, if that matters.
     pub(crate) expected: Option<Offset>,
+    /// What stands between its producer and the log.
+    pub(crate) fence: Option<Fence>,
     /// Its place in its stream.
     pub(crate) order: Order,
     /// Who wants to know.
@@ -67,22 +68,31 @@ enum Turn {
     Stalled,
 }
 
-/// What a writer thread took to write in one go.
+/// What a writer thread took to write in one go, beside the batches.
 #[derive(Default)]
 struct Group {
-    batches: Vec<NewBatch>,
     /// What was asked for, in order, those that are refused included.
     requests: Vec<Admitted>,
+    /// Bytes of each payload that is written.
+    payload_bytes: Vec<u64>,
     /// The memory of the batches, until they are written.
     charges: Vec<Charge>,
 }
 
 /// A request whose turn has come.
 struct Admitted {
-    verdict: Result<(), ProduceError>,
+    verdict: Result<Verdict, ProduceError>,
     order: Order,
     reply: Reply,
     arrived: Stopwatch,
+}
+
+/// What becomes of a batch that is not refused.
+enum Verdict {
+    /// It is written.
+    Append,
+    /// It is there already, if all below an offset is.
+    Duplicate { place: Option<Place>, below: Offset },
 }
 
 impl Partition {
@@ -154,11 +164,12 @@ impl Partition {
         let mut log = open.lock();
         let Some(log) = log.as_mut() else { return self.refuse_all(&self.gone()) };
         let start = log.end();
-        let mut group = self.take_group(start);
+        let mut append = log.begin(self.threads.clock.now());
+        let mut group = self.take_group(&mut append);
         let stopwatch = Stopwatch::start();
-        let (appended, error) = log.append(&group.batches, self.threads.clock.now());
+        let (appended, error) = append.write();
         self.threads.metrics.write_seconds.record(stopwatch.elapsed());
-        self.count(&group, appended.len());
+        self.count(&group, &appended);
         group.charges.clear();
         self.commits.wait(self.settle(group.requests, start, &appended, error.as_ref()));
         match self.settings.load().durability {
@@ -177,26 +188,66 @@ impl Partition {
         }
     }
 
-    /// Takes what goes into one write; `next` is the log's end.
-    fn take_group(&self, mut next: Offset) -> Group {
+    /// Takes what goes into one write.
+    fn take_group(&self, append: &mut Append<'_>) -> Group {
         let mut group = Group::default();
-        let mut bytes = 0;
-        while bytes < limits::WRITE_BYTES_MAX {
+        while append.bytes() < limits::WRITE_BYTES_MAX {
             let Some(request) = self.appends.state().requests.pop_front() else { break };
-            let AppendRequest { batch, expected, order, reply, charge, arrived } = request;
-            let verdict = match admit(batch, expected, &order, next) {
-                Ok(batch) => {
-                    next = next.advance(u64::from(batch.record_count));
-                    bytes += HEADER_BYTES + batch.payload.len();
-                    group.batches.push(batch);
+            let AppendRequest { batch, expected, fence, order, reply, charge, arrived } = request;
+            let batch = order.lane.admit(order.resumes_after).and(batch);
+            let verdict = match batch.and_then(|batch| {
+                let verdict = self.judge(&batch, expected, fence.as_ref(), append)?;
+                Ok((batch, verdict))
+            }) {
+                Ok((batch, Verdict::Append)) => {
+                    group.payload_bytes.push(batch.payload.len() as u64);
                     group.charges.extend(charge);
-                    Ok(())
+                    append.push(batch);
+                    Ok(Verdict::Append)
                 }
+                Ok((_, duplicate @ Verdict::Duplicate { .. })) => Ok(duplicate),
                 Err(error) => Err(self.refused(&order, error)),
             };
             group.requests.push(Admitted { verdict, order, reply, arrived });
         }
         group
+    }
+
+    /// Whether a batch may be written as the next one, or is there already.
+    fn judge(
+        &self,
+        batch: &NewBatch,
+        expected: Option<Offset>,
+        fence: Option<&Fence>,
+        append: &mut Append<'_>,
+    ) -> Result<Verdict, ProduceError> {
+        if let Some(stamp) = batch.producer.filter(|_| fence.is_some_and(Fence::is_closed)) {
+            return Err(ProduceError::NameLost { id: stamp.id });
+        }
+        match append.find(batch)? {
+            Known::Duplicate { place, below } => self.answer_duplicate(place, below),
+            Known::New => match expected.filter(|expected| *expected != append.next()) {
+                None => Ok(Verdict::Append),
+                Some(expected) => {
+                    Err(ProduceError::OffsetMismatch { expected, actual: append.next() })
+                }
+            },
+        }
+    }
+
+    /// A batch that is there already is as good as the one that was sent first: whose fate nobody
+    /// knows once a sync has failed.
+    fn answer_duplicate(
+        &self,
+        place: Option<Appended>,
+        below: Offset,
+    ) -> Result<Verdict, ProduceError> {
+        let poisoned = self.open_log().and_then(|open| open.syncer.poisoned());
+        if let Some(cause) = poisoned.filter(|_| self.high_watermark() < below) {
+            return Err(ProduceError::ResultUnknown { cause });
+        }
+        add(&self.threads.metrics.duplicate_batches, 1);
+        Ok(Verdict::Duplicate { place: place.map(place_of), below })
     }
 
     /// What the requests of a group wait for: their own commit, or, where they were refused, that
@@ -211,10 +262,20 @@ impl Partition {
         let mut written = appended.iter();
         let mut end = start;
         let settle = |Admitted { verdict, order, reply, arrived }| {
-            let outcome = verdict.and_then(|()| {
-                if let Some(appended) = written.next() {
-                    end = appended.end_offset;
-                    return Ok(*appended);
+            let outcome = verdict.and_then(|verdict| {
+                match verdict {
+                    Verdict::Duplicate { place, below } if below <= end => {
+                        return Ok(Settled { place, is_duplicate: true });
+                    }
+                    // Of one that came just before it, and could not be written.
+                    Verdict::Duplicate { .. } => {}
+                    Verdict::Append => {
+                        if let Some(appended) = written.next() {
+                            end = appended.end_offset;
+                            let place = Some(place_of(*appended));
+                            return Ok(Settled { place, is_duplicate: false });
+                        }
+                    }
                 }
                 // The first one of its stream failed by itself, those behind it by being behind it.
                 Err(match (order.lane.refuse(order.number), error) {
@@ -262,12 +323,12 @@ impl Partition {
         error
     }
 
-    fn count(&self, group: &Group, appended: usize) {
-        let batches = group.batches.get(..appended).unwrap_or_default();
+    fn count(&self, group: &Group, appended: &[Appended]) {
         let metrics = &self.threads.metrics;
-        add(&metrics.produced_batches, batches.len() as u64);
-        add(&metrics.produced_records, batches.iter().map(|b| u64::from(b.record_count)).sum());
-        add(&metrics.produced_bytes, batches.iter().map(|b| b.payload.len() as u64).sum());
+        let records = appended.iter().map(|it| it.end_offset.since(it.base_offset));
+        add(&metrics.produced_batches, appended.len() as u64);
+        add(&metrics.produced_records, records.sum());
+        add(&metrics.produced_bytes, group.payload_bytes.iter().take(appended.len()).sum());
     }
 
     /// Whether so much is written and not synced that a sync would take long. Nothing is worth
@@ -287,21 +348,8 @@ impl Queue {
     }
 }
 
-/// Whether a batch may be written as the next one, at offset `next`.
-fn admit(
-    batch: Result<NewBatch, ProduceError>,
-    expected: Option<Offset>,
-    order: &Order,
-    next: Offset,
-) -> Result<NewBatch, ProduceError> {
-    order.lane.admit(order.resumes_after)?;
-    let batch = batch?;
-    match expected {
-        Some(expected) if expected != next => {
-            Err(ProduceError::OffsetMismatch { expected, actual: next })
-        }
-        _ => Ok(batch),
-    }
+fn place_of(appended: Appended) -> Place {
+    Place { base_offset: appended.base_offset, append_time: appended.append_time }
 }
 
 fn append_error(error: &AppendError) -> ProduceError {

@@ -5,22 +5,29 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use taffrail_log::{Appended, SyncError};
+use taffrail_log::SyncError;
 use taffrail_model::Offset;
 
 use super::{OpenLog, Partition};
 use crate::clock::Stopwatch;
-use crate::produce::{ProduceError, Produced, Reply};
+use crate::produce::{Place, ProduceError, Produced, Reply};
 
 /// A request that is decided and not answered.
 #[derive(Debug)]
 pub(super) struct Waiting {
     /// It is answered once everything below this is committed.
     pub(super) end: Offset,
-    /// Where its batch went, or why it was refused.
-    pub(super) outcome: Result<Appended, ProduceError>,
+    /// Where its batch is, or why it was refused.
+    pub(super) outcome: Result<Settled, ProduceError>,
     pub(super) reply: Reply,
     pub(super) arrived: Stopwatch,
+}
+
+/// Where a batch is that is not refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settled {
+    pub(super) place: Option<Place>,
+    pub(super) is_duplicate: bool,
 }
 
 /// What waits to be committed, ascending by offset.
@@ -145,13 +152,9 @@ impl Partition {
             moved
         });
         self.commits.answer_below(end, |Waiting { outcome, reply, arrived, .. }| {
-            reply.send(outcome.map(|appended| {
+            reply.send(outcome.map(|Settled { place, is_duplicate }| {
                 self.threads.metrics.produce_seconds.record(arrived.elapsed());
-                Produced {
-                    base_offset: appended.base_offset,
-                    append_time: appended.append_time,
-                    high_watermark: end,
-                }
+                Produced { place, high_watermark: end, is_duplicate }
             }));
         });
     }

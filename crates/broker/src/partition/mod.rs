@@ -273,6 +273,13 @@ impl Partition {
         self.deleted.load(Ordering::Acquire)
     }
 
+    /// Waits until what is being written is written.
+    pub(crate) fn pass_writer(&self) {
+        if let Some(open) = self.open_log() {
+            drop(open.lock());
+        }
+    }
+
     pub(crate) fn status(&self) -> PartitionStatus {
         match self.log.get() {
             None => PartitionStatus::Recovering,

@@ -25,9 +25,6 @@ pub(crate) fn check(batch: &IncomingBatch, rules: &BatchRules) -> Result<NewBatc
     if batch.is_control {
         return Err(ProduceError::ControlBatch);
     }
-    if batch.producer_id != 0 {
-        return Err(ProduceError::UnsupportedProducer);
-    }
     if batch.is_compressed || batch.compression != i32::from(Compression::None.code()) {
         return Err(ProduceError::UnsupportedCompression { compression: batch.compression });
     }
@@ -48,5 +45,6 @@ pub(crate) fn check(batch: &IncomingBatch, rules: &BatchRules) -> Result<NewBatc
         max_timestamp: summary.max_timestamp,
         has_unstamped: summary.has_unstamped,
         kind: BatchKind::Data,
+        producer: batch.producer,
     })
 }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use taffrail_log::SequenceError;
 use taffrail_model::batch::ScanError;
-use taffrail_model::{NameError, Offset, PartitionIndex, Timestamp};
+use taffrail_model::{NameError, Offset, PartitionIndex, ProducerId, Timestamp};
 
 /// Why a batch was not appended. But for `ResultUnknown`, nothing of it is in the log.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -64,9 +65,18 @@ pub enum ProduceError {
     /// It claims to be the broker's own.
     #[error("kind = BATCH_KIND_CONTROL is the broker's own: send BATCH_KIND_DATA")]
     ControlBatch,
-    /// It names an idempotent producer.
-    #[error("idempotent producers are not supported by this version: send producer_id = 0")]
-    UnsupportedProducer,
+    /// It names an idempotent producer and no partition.
+    #[error("a batch of an idempotent producer names its partition by number: set `partition`")]
+    Unplaced,
+    /// Its producer may not append it.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// Somebody else has taken its producer's name.
+    #[error("producer {id} has lost its name to another: stop it, or take the name anew")]
+    NameLost {
+        /// The producer.
+        id: ProducerId,
+    },
     /// Its CRC does not fit.
     #[error(
         "the batch arrived damaged: records crc {found:#010x}, computed {computed:#010x}; \

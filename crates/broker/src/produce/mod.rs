@@ -6,15 +6,17 @@
 
 mod check;
 mod error;
+mod fence;
 mod lane;
 mod reply;
 mod session;
 
 use bytes::Bytes;
-use taffrail_model::{Offset, PartitionIndex, Timestamp};
+use taffrail_model::{Offset, PartitionIndex, ProducerStamp, Timestamp};
 
 pub(crate) use check::{BatchRules, check};
 pub use error::ProduceError;
+pub(crate) use fence::Fence;
 pub(crate) use lane::Lane;
 pub use reply::Outcome;
 pub(crate) use reply::Reply;
@@ -54,8 +56,8 @@ pub struct IncomingBatch {
     pub is_compressed: bool,
     /// Whether it claims to be the broker's own.
     pub is_control: bool,
-    /// The idempotent producer it names; 0: none.
-    pub producer_id: u64,
+    /// The idempotent producer that sent it, if one did.
+    pub producer: Option<ProducerStamp>,
 }
 
 /// A batch and where it goes.
@@ -71,13 +73,22 @@ pub struct ProduceBatch {
     pub expected_next_offset: Option<Offset>,
 }
 
-/// Where a batch went.
+/// Where a batch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Produced {
+    /// Its place; `None` for a duplicate of a batch whose place nobody remembers.
+    pub place: Option<Place>,
+    /// End of what readers may see, when it was committed.
+    pub high_watermark: Offset,
+    /// Whether it was there already.
+    pub is_duplicate: bool,
+}
+
+/// The place of a batch in its partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
     /// Offset of its first record.
     pub base_offset: Offset,
     /// When it was appended.
     pub append_time: Timestamp,
-    /// End of what readers may see, when it was committed.
-    pub high_watermark: Offset,
 }

@@ -9,7 +9,7 @@ use taffrail_model::{LogId, PartitionIndex, TopicName, limits, partition_for_key
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::reply::{Flight, InFlight, Outcome, Reply};
-use super::{Acks, BatchRules, Lane, Placement, ProduceBatch, ProduceError, check};
+use super::{Acks, BatchRules, Fence, Lane, Placement, ProduceBatch, ProduceError, check};
 use crate::clock::Stopwatch;
 use crate::memory::Charge;
 use crate::partition::{AppendRequest, Order, Partition};
@@ -96,11 +96,11 @@ impl ProduceSession {
             Some(error) => Err(error),
             None => self.admit(&partition, &batch),
         };
-        let (batch, charge) = match checked {
-            Ok((batch, charge)) => (Ok(batch), Some(charge)),
-            Err(error) => (Err(error), None),
+        let (batch, fence, charge) = match checked {
+            Ok((batch, fence, charge)) => (Ok(batch), fence, Some(charge)),
+            Err(error) => (Err(error), None, None),
         };
-        partition.submit(AppendRequest { batch, expected, order, reply, charge, arrived });
+        partition.submit(AppendRequest { batch, expected, fence, order, reply, charge, arrived });
     }
 
     /// Checks a batch and takes its memory from the budget.
@@ -108,10 +108,17 @@ impl ProduceSession {
         &self,
         partition: &Partition,
         batch: &ProduceBatch,
-    ) -> Result<(NewBatch, Charge), ProduceError> {
+    ) -> Result<(NewBatch, Option<Fence>, Charge), ProduceError> {
         if self.shared.is_stopping() {
             return Err(ProduceError::Stopping);
         }
+        let fence = match &batch.batch.producer {
+            Some(_) if !matches!(batch.placement, Placement::Partition(_)) => {
+                return Err(ProduceError::Unplaced);
+            }
+            Some(stamp) => self.shared.producers.fence(stamp.id)?,
+            None => None,
+        };
         let rules = BatchRules {
             bytes_max: partition.settings.load().batch_bytes_max,
             timestamp_ahead: self.shared.config.timestamp_ahead,
@@ -124,7 +131,7 @@ impl ProduceSession {
             ProduceError::Overloaded { what, limit: budget.bytes_max() }
         };
         let charge = budget.try_charge(batch.batch.payload.len()).ok_or_else(overloaded)?;
-        Ok((checked, charge))
+        Ok((checked, fence, charge))
     }
 
     /// The partition that a batch goes to.

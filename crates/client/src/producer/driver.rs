@@ -146,7 +146,7 @@ fn take_answer(shared: &Shared, answer: v1::ProduceStreamResponse) {
     let Some(result) = result else { return };
     let partition = result.partition.map(PartitionIndex::new);
     let outcome = match result.error {
-        None => Ok(Offset::new(result.base_offset)),
+        None => Ok(Offset::new(result.base_offset.unwrap_or_default())),
         Some(error) => Err(ServerError::from(error)),
     };
     let sender = shared.lock().answered(number, outcome, partition, Instant::now());

@@ -126,7 +126,7 @@ impl ProduceSession {
             let message = "as planned".to_owned();
             result.error = Some(v1::Error { reason, message, ..Default::default() });
         } else {
-            result.base_offset = append(&mut state.logs[partition as usize], batch.batch);
+            result.base_offset = Some(append(&mut state.logs[partition as usize], batch.batch));
             self.broker.shared.appended.notify_waiters();
         }
         if state.plan.break_after.contains(&count) {
@@ -157,9 +157,7 @@ fn append(log: &mut Vec<Stored>, batch: Option<v1::RecordBatch>) -> u64 {
         base_offset: Offset::new(base),
         last_offset_delta: records as u32 - 1,
         leader_epoch: LeaderEpoch::new(1),
-        producer_id: 0,
-        producer_epoch: 0,
-        base_sequence: 0,
+        producer: None,
         append_time: Timestamp::from_millis(1),
         max_timestamp: Timestamp::from_millis(1),
         compression: Compression::None,
@@ -279,6 +277,13 @@ async fn serve_consumer(
 
 #[tonic::async_trait]
 impl LogService for FakeBroker {
+    async fn init_producer(
+        &self,
+        _: Request<v1::InitProducerRequest>,
+    ) -> Result<Response<v1::InitProducerResponse>, Status> {
+        Err(Status::unimplemented("nobody asks for it here"))
+    }
+
     type ProduceStreamStream = Answers<v1::ProduceStreamResponse>;
     type ConsumeStream = Answers<v1::ConsumeResponse>;
 

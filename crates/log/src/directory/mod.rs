@@ -5,6 +5,7 @@
 //! lock                         held by the one process that uses it
 //! recovery-points.a, .b        what is durably known of each log
 //! logs/<id>/<offset>.log       segments        .index beside sealed ones
+//! logs/<id>/producers.a, .b    what is remembered of idempotent producers, as of some offset
 //! logs/<id>/*.aside            what recovery cut off; nothing reads it, nothing deletes it
 //! logs/<id>.deleted            on its way out
 //! ```
@@ -18,9 +19,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use taffrail_model::{LogId, Offset, Timestamp};
+use taffrail_model::{LogId, Offset, ProducerId, Timestamp};
 
-use crate::log::{Log, LogConfig};
+use crate::log::{Log, LogConfig, LogState};
 use crate::points::Points;
 use crate::recovery::{OpenError, Recovery, RecoveryReport, recover};
 use crate::segment::{SegmentCache, SegmentHeader, create_segment, random_salt, segment_path};
@@ -211,15 +212,21 @@ impl Directory {
             segments,
             progress,
         ));
-        Ok(Log::new(shared, config, now, None))
+        Ok(Log::new(shared, config, LogState { append_time: now, ..LogState::default() }))
     }
 
     /// Opens a log: checks what the last stop may have left behind, repairs what may be repaired,
-    /// and says what it found.
+    /// and says what it found. Whatever idempotent producers there were before have ids below
+    /// `producer_ids_end`.
     ///
     /// # Errors
     /// If the log is not there, is not the one it should be, or cannot be read.
-    pub fn open_log(&self, id: LogId, config: LogConfig) -> Result<Opened, OpenError> {
+    pub fn open_log(
+        &self,
+        id: LogId,
+        config: LogConfig,
+        producer_ids_end: ProducerId,
+    ) -> Result<Opened, OpenError> {
         let path = self.log_path(id);
         self.cache.forget(id);
         let point = self.points.known(id);
@@ -228,9 +235,10 @@ impl Directory {
             let what = "before anything is cut off, the recovery points must be written";
             self.points.persist().map_err(|e| io::Error::new(e.kind(), format!("{what}: {e}")))
         };
-        let recovery = recover(&self.vfs, &self.cache, &path, id, point, note_loss)?;
-        let Recovery { segments, label, start, end, epoch, append_time, .. } = recovery;
-        let Recovery { read_only, may_have_lost, report, .. } = recovery;
+        let recovery =
+            recover(&self.vfs, &self.cache, &path, id, point, producer_ids_end, note_loss)?;
+        let Recovery { segments, label, start, end, epoch, .. } = recovery;
+        let Recovery { state, may_have_lost, report, .. } = recovery;
         let epoch = self
             .points
             .opened(id, epoch, start, end, may_have_lost)
@@ -246,7 +254,7 @@ impl Directory {
             segments,
             Progress::at(start, end),
         ));
-        Ok(Opened { log: Log::new(shared, config, append_time, read_only), report })
+        Ok(Opened { log: Log::new(shared, config, state), report })
     }
 
     /// Deletes a log and everything in it. May be called again after it was interrupted.

@@ -9,15 +9,17 @@
 mod aside;
 mod files;
 mod last;
+mod remembered;
 mod tail;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use taffrail_model::{Gap, GapReason, LeaderEpoch, LogId, Offset, Timestamp};
+use taffrail_model::{Gap, GapReason, LeaderEpoch, LogId, Offset, ProducerId, Timestamp};
 
 use crate::damage::Damage;
+use crate::log::LogState;
 use crate::points::Point;
 use crate::segment::{
     ActiveSegment, Scanned, Scanner, SealedSegment, SegmentCache, SegmentHeader,
@@ -27,6 +29,7 @@ use crate::shared::Segments;
 use crate::vfs::{Vfs, parent};
 
 use files::{Files, find_files};
+use remembered::Remembered;
 use tail::{Expected, Tail, recover_tail};
 
 /// What opening a log found, and did about it.
@@ -88,21 +91,21 @@ pub(crate) struct Recovery {
     pub(crate) start: Offset,
     pub(crate) end: Offset,
     pub(crate) epoch: LeaderEpoch,
-    pub(crate) append_time: Timestamp,
-    pub(crate) read_only: Option<String>,
+    pub(crate) state: LogState,
     /// Whether offsets at the end may have been given out and are not skipped yet.
     pub(crate) may_have_lost: bool,
     pub(crate) report: RecoveryReport,
 }
 
 /// Recovers the log in `path`; `point` is what is known of it. `note_loss` makes it durable that
-/// something may be gone.
+/// something may be gone. Whatever producers there were before have ids below `producer_ids_end`.
 pub(crate) fn recover(
     vfs: &Arc<dyn Vfs>,
     cache: &Arc<SegmentCache>,
     path: &Path,
     id: LogId,
     point: Option<Point>,
+    producer_ids_end: ProducerId,
     note_loss: impl Fn() -> io::Result<()>,
 ) -> Result<Recovery, OpenError> {
     let mut report = RecoveryReport::default();
@@ -127,7 +130,14 @@ pub(crate) fn recover(
     // Where the last sound segment should end: at one that cannot be read, if there is one behind.
     let end_min = files.unreadable_behind(last.header.base_offset).unwrap_or(recovery_point);
     let expected = Expected { recovery_point, end_min, is_clean };
-    let tail = recover_tail(vfs, &last, expected, before_cut, &mut report)?;
+    let (checkpoints, mut remembered) =
+        Remembered::load(vfs.as_ref(), path, id, recovery_point, producer_ids_end);
+    let checkpoint_end = remembered.end();
+    remembered.catch_up(vfs, &files, &last).map_err(io_at(path))?;
+    let tail = recover_tail(vfs, &last, expected, before_cut, &mut remembered, &mut report)?;
+    if report.damage.iter().any(|damage| checkpoint_end < damage.to) {
+        remembered.lost_some();
+    }
     if !report.was_clean {
         settle(vfs.as_ref(), path, point.is_none())?;
     }
@@ -160,9 +170,8 @@ pub(crate) fn recover(
         start,
         end,
         epoch,
-        append_time,
         may_have_lost: must_skip && read_only.is_some(),
-        read_only,
+        state: LogState { append_time, read_only, producers: remembered.producers, checkpoints },
         report,
     })
 }

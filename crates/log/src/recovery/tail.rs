@@ -3,10 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
+use taffrail_model::batch::BatchHeader;
 use taffrail_model::{LeaderEpoch, Offset, Timestamp};
 
 use super::aside::{cut_aside, rewrite};
 use super::last::LastSegment;
+use super::remembered::Remembered;
 use super::{OpenError, RecoveryReport, io_at};
 use crate::damage::Damage;
 use crate::index::{Index, decode, index_path};
@@ -53,21 +55,27 @@ pub(super) fn recover_tail(
     last: &LastSegment,
     Expected { recovery_point, end_min, is_clean }: Expected,
     before_cut: impl Fn(Offset) -> io::Result<()>,
+    remembered: &mut Remembered,
     report: &mut RecoveryReport,
 ) -> Result<Tail, OpenError> {
     let io = io_at(&last.path);
     if is_clean && let Some(tail) = trust_clean(vfs.as_ref(), last, recovery_point).map_err(&io)? {
         report.was_clean = true;
+        if remembered.end() < tail.end {
+            remembered.catch_up_with(last).map_err(&io)?;
+        }
         return Ok(tail);
     }
-    let mut tail = scan(last, last.length).map_err(&io)?;
+    let before = remembered.clone();
+    let mut tail = scan(last, last.length, remembered).map_err(&io)?;
     report.scanned_bytes = last.length;
     let recovery_point = recovery_point.max(tail.synced_end);
     let end_min = end_min.max(tail.synced_end);
     let torn = tail.holes.iter().find(|hole| recovery_point <= hole.from);
     if let Some((position, end)) = torn.map(|hole| (hole.position, hole.from)) {
         let cut = before_cut(end).and_then(|()| cut_aside(vfs.as_ref(), last, position));
-        tail = scan(last, position).map_err(&io)?;
+        *remembered = before;
+        tail = scan(last, position, remembered).map_err(&io)?;
         tail.was_torn = true;
         match cut {
             Ok(aside) => report.moved_aside.push(aside),
@@ -132,12 +140,14 @@ fn trust_clean(
     let begin = (last.header_bytes, last.header.base_offset);
     let (position, offset) =
         file.index.last().map_or(begin, |entry| (entry.position, entry.offset));
-    let tail = scan_from(last, last.length, position, offset, file.index)?;
+    let tail = scan_from(last, last.length, position, offset, file.index, |_| {})?;
     Ok((tail.holes.is_empty() && tail.end == recovery_point).then_some(tail))
 }
 
-fn scan(last: &LastSegment, length: u64) -> io::Result<Tail> {
-    scan_from(last, length, last.header_bytes, last.header.base_offset, Index::default())
+/// Reads a segment up to `length`.
+fn scan(last: &LastSegment, length: u64, remembered: &mut Remembered) -> io::Result<Tail> {
+    let (position, offset) = (last.header_bytes, last.header.base_offset);
+    scan_from(last, length, position, offset, Index::default(), |header| remembered.note(header))
 }
 
 /// Reads a segment from `position` on; `index` already knows the batch there, or nothing.
@@ -147,6 +157,7 @@ fn scan_from(
     position: u64,
     offset: Offset,
     mut index: Index,
+    mut note: impl FnMut(&BatchHeader),
 ) -> io::Result<Tail> {
     let is_known = index.last().is_some();
     let mut tail = Tail {
@@ -164,6 +175,7 @@ fn scan_from(
     while let Some(scanned) = scanner.next()? {
         match scanned {
             Scanned::Batch { position, header, .. } => {
+                note(&header);
                 if !is_known {
                     index.note(position, &header);
                 }

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use taffrail_model::{LogId, Offset};
 
 use super::around::{PointsFound, around_log};
+use super::checkpoints::inspect_checkpoints;
 use super::segment::{Inspected, inspect_segment};
 use super::{Finding, IndexState, LogReport, Severity, Usage};
+use crate::producers::CHECKPOINTS;
 use crate::segment::{SegmentHeader, parse_segment_name};
 use crate::vfs::{Entry, Vfs, parent};
 
@@ -52,6 +54,9 @@ pub(super) fn inspect_log(
     let mut inspection = Inspection::new(path, id, usage);
     inspection.log.point = id.and_then(|id| points.point(id));
     inspection.sort_others(&entries);
+    let (checkpoints, findings) = inspect_checkpoints(vfs, path, id);
+    inspection.log.checkpoints = checkpoints;
+    inspection.log.findings = findings;
     inspection.judge(vfs, segments);
     inspection.log
 }
@@ -95,6 +100,7 @@ impl<'a> Inspection<'a> {
             batches: 0,
             records: 0,
             bytes: 0,
+            checkpoints: Vec::new(),
             segments: Vec::new(),
             leftovers: Vec::new(),
             unknown: Vec::new(),
@@ -113,7 +119,10 @@ impl<'a> Inspection<'a> {
                 self.log.unknown.push(self.log.path.join(name));
             } else if ending == "new" || ending == "aside" {
                 self.log.leftovers.push(self.log.path.join(name));
-            } else if !is_index && parse_segment_name(name).is_none() {
+            } else if !is_index
+                && parse_segment_name(name).is_none()
+                && !CHECKPOINTS.contains(&name.as_str())
+            {
                 self.log.unknown.push(self.log.path.join(name));
             }
         }

@@ -5,6 +5,7 @@
 //! Deliberately absent: repair, and any text but findings; who prints them decides how.
 
 mod around;
+mod checkpoints;
 mod directory;
 mod dump;
 mod log;
@@ -19,8 +20,8 @@ use crate::vfs::{Entry, Vfs};
 
 pub use dump::{Dump, Dumped, dump};
 pub use report::{
-    DirectoryReport, Finding, IdentityState, IndexState, LogReport, PointsCopy, PointsState,
-    Report, SegmentReport, Severity, Usage,
+    CheckpointReport, CheckpointState, DirectoryReport, Finding, IdentityState, IndexState,
+    LogReport, PointsCopy, PointsState, Report, SegmentReport, Severity, Usage,
 };
 
 /// Why there is nothing to report on.

@@ -157,6 +157,8 @@ pub struct LogReport {
     pub records: u64,
     /// Bytes of all segments.
     pub bytes: u64,
+    /// What it remembers of idempotent producers, in two files.
+    pub checkpoints: Vec<CheckpointReport>,
     /// Its segments, ascending by base offset.
     pub segments: Vec<SegmentReport>,
     /// What recovery kept aside, and what a stop left half made. Nobody reads it.
@@ -165,6 +167,29 @@ pub struct LogReport {
     pub unknown: Vec<PathBuf>,
     /// What is wrong with it.
     pub findings: Vec<Finding>,
+}
+
+/// A checkpoint of what a log remembers of idempotent producers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointReport {
+    /// The file.
+    pub path: PathBuf,
+    /// What it holds.
+    pub state: CheckpointState,
+}
+
+/// What a checkpoint holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckpointState {
+    /// It is sound.
+    Sound {
+        /// The offset below which all batches are counted in: the higher one counts.
+        end: Offset,
+        /// Number of producers in it.
+        producers: usize,
+    },
+    /// It cannot be understood or read, or belongs to another log.
+    Damaged,
 }
 
 /// A segment.

@@ -7,7 +7,7 @@ use taffrail_log::{LogConfig, LogReader, LogSyncer, Read, ReadRequest};
 use taffrail_model::Offset;
 use taffrail_model::batch::Batches;
 
-use crate::given::{Given, NOW, batch};
+use crate::given::{AppendAll, Given, NOW, batch};
 
 const BATCHES: u64 = 3_000;
 

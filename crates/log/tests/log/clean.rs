@@ -3,7 +3,7 @@
 use taffrail_log::RecoveryReport;
 use taffrail_log::vfs::Vfs;
 
-use crate::given::{Given, NOW, batch, has_ending, root};
+use crate::given::{AppendAll, Given, NOW, batch, has_ending, root};
 use crate::model::Model;
 
 /// A log of some records in some segments.

@@ -8,7 +8,10 @@ use taffrail_log::vfs::{Fault, Memory, Vfs};
 use taffrail_log::{Directory, DirectoryError, DirectoryOptions, Log, OpenError, Opened};
 use taffrail_model::LeaderEpoch;
 
-use crate::given::{Given, LABEL, NOW, Numbers, batch, config, log_id, root, seeds, try_open};
+use crate::given::{
+    AppendAll, Given, LABEL, NO_PRODUCERS, NOW, Numbers, batch, config, log_id, root, seeds,
+    try_open,
+};
 use crate::model::Model;
 
 /// A log through many lives.
@@ -51,11 +54,11 @@ impl Lives {
             Ok(directory) => directory,
             Err(error) => return stopped(&error),
         };
-        let Opened { log, report } = match directory.open_log(log_id(), config(self.segment_bytes))
-        {
-            Ok(opened) => opened,
-            Err(error) => return stopped(&error),
-        };
+        let Opened { log, report } =
+            match directory.open_log(log_id(), config(self.segment_bytes), NO_PRODUCERS) {
+                Ok(opened) => opened,
+                Err(error) => return stopped(&error),
+            };
         assert!(report.damage.is_empty(), "{:?}", report.damage);
         if let Some(cause) = log.read_only() {
             // What it could not do may be done next time.
@@ -215,7 +218,9 @@ fn an_interrupted_set_up_is_done_again_without_a_person() {
             |memory| open(memory, init).is_ok(),
             |memory, _| {
                 let directory = open(memory, init).expect("it is set up");
-                let opened = directory.open_log(log_id(), config(700)).expect("the log is there");
+                let opened = directory
+                    .open_log(log_id(), config(700), NO_PRODUCERS)
+                    .expect("the log is there");
                 assert_eq!(opened.log.read_only(), None);
             },
         );
@@ -233,7 +238,7 @@ fn a_log_is_created_whole_or_can_be_told_from_one() {
         },
         |memory, ended| {
             let directory = open(memory, false).expect("it opens");
-            match directory.open_log(other, config(700)) {
+            match directory.open_log(other, config(700), NO_PRODUCERS) {
                 Ok(opened) => assert_eq!(opened.log.read_only(), None),
                 Err(OpenError::Missing { .. }) => assert!(!ended, "it was created"),
                 Err(error) => panic!("{error}"),
@@ -257,7 +262,7 @@ fn an_interrupted_deletion_leaves_all_or_nothing_and_can_be_done_again() {
         },
         |memory, ended| {
             let directory = open(memory, false).expect("it opens");
-            match directory.open_log(log_id(), config(700)) {
+            match directory.open_log(log_id(), config(700), NO_PRODUCERS) {
                 Ok(opened) => {
                     assert!(!ended, "it was deleted");
                     assert_eq!((opened.report.damage, opened.log.end().get()), (vec![], 9));

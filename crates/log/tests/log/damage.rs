@@ -9,8 +9,8 @@ use taffrail_model::batch::{BatchHeader, BatchKind, Compression, Salt, records_c
 use taffrail_model::{LogId, Offset};
 
 use crate::given::{
-    Given, NOW, NewRecord, SEGMENT_HEADER_BYTES, batch, batch_of, bytes_on_disk, config, copy,
-    has_ending, root, segment,
+    AppendAll, Given, NOW, NewRecord, SEGMENT_HEADER_BYTES, batch, batch_of, bytes_on_disk, config,
+    copy, has_ending, root, segment,
 };
 use crate::model::Model;
 
@@ -251,9 +251,7 @@ fn a_header_forged_inside_a_payload_is_not_found_when_the_payload_is_damaged() {
         base_offset: Offset::new(1_000),
         last_offset_delta: 0,
         leader_epoch: given.log.leader_epoch(),
-        producer_id: 0,
-        producer_epoch: 0,
-        base_sequence: 0,
+        producer: None,
         append_time: NOW,
         max_timestamp: NOW,
         compression: Compression::None,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use taffrail_log::vfs::{Disk, Memory, Vfs};
 use taffrail_log::{Directory, DirectoryError, DirectoryOptions};
 
-use crate::given::{Given, LABEL, NOW, batch, config, log_id, root, try_open};
+use crate::given::{
+    AppendAll, Given, LABEL, NO_PRODUCERS, NOW, batch, config, log_id, root, try_open,
+};
 
 fn open(vfs: &Memory, init: bool) -> Result<Directory, DirectoryError> {
     let first_logs = [(log_id(), LABEL)];
@@ -68,7 +70,7 @@ fn an_empty_directory_may_be_an_unmounted_disk() {
         assert!(matches!(open(&memory, false), Err(DirectoryError::Empty { .. })));
         assert_eq!(memory.files(), [], "nothing is changed");
         let directory = open(&memory, true).expect("it is set up");
-        directory.open_log(log_id(), config(700)).expect("the first log is there");
+        directory.open_log(log_id(), config(700), NO_PRODUCERS).expect("the first log is there");
         drop(directory);
         open(&memory, false).expect("it is one now");
         open(&memory, true).expect("--init is no harm");
@@ -118,7 +120,7 @@ fn an_interrupted_set_up_in_an_empty_directory_is_done_again_when_told() {
     }
     assert!(matches!(open(&memory, false), Err(DirectoryError::Unfinished { .. })));
     let directory = open(&memory, true).expect("it is set up");
-    directory.open_log(log_id(), config(700)).expect("the first log is there");
+    directory.open_log(log_id(), config(700), NO_PRODUCERS).expect("the first log is there");
 }
 
 #[test]
@@ -204,6 +206,6 @@ fn a_deleted_log_does_not_come_back() {
 fn a_log_that_should_be_there_is_never_made_anew() {
     let directory = open(&Memory::new(1), false).expect("it opens");
     let missing = taffrail_model::LogId::new(*b"nobody knows me.");
-    let opened = directory.open_log(missing, config(700));
+    let opened = directory.open_log(missing, config(700), NO_PRODUCERS);
     assert!(matches!(opened, Err(taffrail_log::OpenError::Missing { .. })));
 }

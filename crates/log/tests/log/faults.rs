@@ -5,8 +5,8 @@ use taffrail_log::{AppendError, OpenError, ReadError, ReadRequest, SyncError};
 use taffrail_model::Offset;
 
 use crate::given::{
-    Given, NOW, SEGMENT_HEADER_BYTES, batch, bytes_on_disk, config, has_ending, log_id, log_path,
-    segment,
+    AppendAll, Given, NO_PRODUCERS, NOW, SEGMENT_HEADER_BYTES, batch, bytes_on_disk, config,
+    has_ending, log_id, log_path, segment,
 };
 use crate::model::Model;
 
@@ -56,7 +56,8 @@ fn a_poisoned_log_can_be_opened_anew_in_the_same_process() {
     given.memory.set_fault(None);
     let epoch = given.log.leader_epoch();
     drop(given.log);
-    let opened = given.directory.open_log(log_id(), config(1 << 20)).expect("it opens");
+    let opened =
+        given.directory.open_log(log_id(), config(1 << 20), NO_PRODUCERS).expect("it opens");
     assert!(epoch < opened.log.leader_epoch(), "each opening has an epoch of its own");
     assert!(!opened.report.was_clean);
     given.log = opened.log;
@@ -73,7 +74,8 @@ fn what_was_synced_since_the_directory_opened_is_below_the_recovery_point_of_a_s
     drop(given.log);
     let last = SEGMENT_HEADER_BYTES + bytes_on_disk(&batch(0, 3));
     given.memory.flip(&segment(0), last + 95, 1).expect("it is there");
-    let opened = given.directory.open_log(log_id(), config(1 << 20)).expect("it opens");
+    let opened =
+        given.directory.open_log(log_id(), config(1 << 20), NO_PRODUCERS).expect("it opens");
     assert_eq!(opened.report.moved_aside, Vec::<std::path::PathBuf>::new());
     assert!(opened.log.read_only().is_some(), "what was synced is cut off");
 }
@@ -84,7 +86,11 @@ fn each_opening_in_one_process_has_an_epoch_of_its_own() {
     for _ in 0..3 {
         let epoch = given.log.leader_epoch();
         drop(given.log);
-        given.log = given.directory.open_log(log_id(), config(1 << 20)).expect("it opens").log;
+        given.log = given
+            .directory
+            .open_log(log_id(), config(1 << 20), NO_PRODUCERS)
+            .expect("it opens")
+            .log;
         assert!(epoch < given.log.leader_epoch());
     }
 }
@@ -155,7 +161,7 @@ fn a_failed_read_cuts_nothing_and_is_not_damage() {
     let read = reader.read(&ReadRequest { from, limit, bytes_max: 1 });
     assert!(matches!(read, Err(ReadError::Io { .. })), "{read:?}");
     drop(given.log);
-    let opened = given.directory.open_log(log_id(), config(400));
+    let opened = given.directory.open_log(log_id(), config(400), NO_PRODUCERS);
     assert!(matches!(opened, Err(OpenError::Io { .. })), "{opened:?}");
     given.memory.set_fault(None);
     drop(given.directory);
@@ -193,7 +199,7 @@ fn a_tail_that_finds_no_room_aside_stays_and_the_log_takes_nothing() {
         )
         .expect("it opens");
         memory.set_fault(Some(Fault::DiskFull { bytes_left: 2_000 }));
-        let opened = directory.open_log(log_id(), config(1 << 20)).expect("it opens");
+        let opened = directory.open_log(log_id(), config(1 << 20), NO_PRODUCERS).expect("it opens");
         memory.set_fault(None);
         assert!(opened.log.read_only().is_some());
         model.check_all(&opened.log.reader(), 1 << 20);

@@ -7,7 +7,9 @@ use taffrail_log::vfs::Memory;
 use taffrail_log::{Read, ReadError, ReadRequest};
 use taffrail_model::Offset;
 
-use crate::given::{Given, NOW, batch, config, copy, has_ending, log_id, root, try_open};
+use crate::given::{
+    AppendAll, Given, NO_PRODUCERS, NOW, batch, config, copy, has_ending, log_id, root, try_open,
+};
 use crate::model::Model;
 
 fn given() -> (Memory, Model) {
@@ -29,7 +31,7 @@ fn given() -> (Memory, Model) {
 #[track_caller]
 fn read(memory: &Memory, model: &Model) -> Option<u64> {
     let directory = try_open(Arc::new(memory.clone()), root()).ok()?;
-    let opened = directory.open_log(log_id(), config(1 << 20)).ok()?;
+    let opened = directory.open_log(log_id(), config(1 << 20), NO_PRODUCERS).ok()?;
     let reader = opened.log.reader();
     assert_eq!(reader.end().get(), model.end(), "acknowledged records are forgotten");
     let mut sound = 0;

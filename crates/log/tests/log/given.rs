@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use taffrail_log::vfs::{Memory, Vfs};
 use taffrail_log::{
-    Directory, DirectoryError, DirectoryOptions, Log, LogConfig, NewBatch, OpenError, Opened,
+    AppendError, Appended, Directory, DirectoryError, DirectoryOptions, Log, LogConfig, NewBatch,
+    OpenError, Opened,
 };
 use taffrail_model::batch::{
     BatchKind, HEADER_BYTES, RecordFields, RecordSetBuilder, records_crc, scan,
 };
-use taffrail_model::{LogId, Timestamp};
+use taffrail_model::{LogId, ProducerId, Timestamp};
 
 pub(crate) const LABEL: &str = "quakes/0";
 
@@ -19,6 +20,9 @@ pub(crate) const LABEL: &str = "quakes/0";
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 78 + LABEL.len();
 
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// Where no idempotent producer was ever made.
+pub(crate) const NO_PRODUCERS: ProducerId = ProducerId::FIRST;
 
 pub(crate) fn log_id() -> LogId {
     LogId::new(*b"sixteen bytes id")
@@ -79,7 +83,7 @@ impl Given {
         segment_bytes: u64,
     ) -> (impl FnOnce(Log) -> Self, Result<Opened, OpenError>) {
         let directory = try_open(Arc::new(memory.clone()), root()).expect("the directory opens");
-        let opened = directory.open_log(log_id(), config(segment_bytes));
+        let opened = directory.open_log(log_id(), config(segment_bytes), NO_PRODUCERS);
         let memory = memory.clone();
         (move |log| Self { memory, directory, log }, opened)
     }
@@ -94,6 +98,28 @@ impl Given {
     /// Ends as a broker does that is killed; the machine lives on.
     pub(crate) fn kill(self) -> Memory {
         self.memory
+    }
+}
+
+/// Appends in one go.
+pub(crate) trait AppendAll {
+    /// See [`taffrail_log::Append::write`].
+    fn append(
+        &mut self,
+        batches: &[NewBatch],
+        now: Timestamp,
+    ) -> (Vec<Appended>, Option<AppendError>);
+}
+
+impl AppendAll for Log {
+    fn append(
+        &mut self,
+        batches: &[NewBatch],
+        now: Timestamp,
+    ) -> (Vec<Appended>, Option<AppendError>) {
+        let mut append = self.begin(now);
+        batches.iter().cloned().for_each(|batch| append.push(batch));
+        append.write()
     }
 }
 
@@ -124,6 +150,7 @@ pub(crate) fn checked(payload: Bytes) -> NewBatch {
         max_timestamp: summary.max_timestamp,
         has_unstamped: summary.has_unstamped,
         kind: BatchKind::Data,
+        producer: None,
         payload,
     }
 }

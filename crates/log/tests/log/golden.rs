@@ -11,7 +11,7 @@ use taffrail_log::{Read, ReadRequest};
 use taffrail_model::batch::{Batches, HeaderView, RecordFields, RecordSetBuilder};
 use taffrail_model::{Offset, Timestamp};
 
-use crate::given::{Given, LABEL, NOW, checked, log_id, root, segment};
+use crate::given::{AppendAll, Given, LABEL, NOW, checked, log_id, root, segment};
 
 const RECORDS: [(&str, Option<&str>, Option<&str>, i64); 5] = [
     ("first", Some("key-1"), Some("magnitude 4.5"), 1_699_999_990_000),

@@ -8,7 +8,9 @@ use taffrail_log::vfs::{Disk, Memory, Vfs};
 use taffrail_log::{Directory, Log, LogConfig, NewBatch, ReadRequest};
 use taffrail_model::{LeaderEpoch, Offset, Timestamp};
 
-use crate::given::{NOW, NewRecord, batch_of, cases, has_ending, log_id, try_open};
+use crate::given::{
+    AppendAll, NO_PRODUCERS, NOW, NewRecord, batch_of, cases, has_ending, log_id, try_open,
+};
 use crate::model::Model;
 
 #[derive(Clone, Debug)]
@@ -86,7 +88,8 @@ impl Pair {
     fn reopen(&mut self, was_clean: bool) {
         self.open = None;
         let directory = try_open(Arc::clone(&self.vfs), &self.path).expect("the directory opens");
-        let opened = directory.open_log(log_id(), self.config).expect("the log opens");
+        let opened =
+            directory.open_log(log_id(), self.config, NO_PRODUCERS).expect("the log opens");
         assert_eq!(opened.log.end().get(), self.model.end());
         assert_eq!(opened.log.read_only(), None);
         assert!(self.epoch < opened.log.leader_epoch(), "each opening has an epoch of its own");

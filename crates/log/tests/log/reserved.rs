@@ -7,7 +7,10 @@ use taffrail_log::vfs::{Fault, Memory};
 use taffrail_log::{LogConfig, Read, ReadRequest, RecoveryReport};
 use taffrail_model::{Gap, GapReason, Timestamp, limits};
 
-use crate::given::{Given, NOW, SEGMENT_HEADER_BYTES, batch, log_id, root, segment, try_open};
+use crate::given::{
+    AppendAll, Given, NO_PRODUCERS, NOW, SEGMENT_HEADER_BYTES, batch, log_id, root, segment,
+    try_open,
+};
 
 fn config() -> LogConfig {
     LogConfig { reserves_offsets: true, ..LogConfig::default() }
@@ -94,7 +97,7 @@ fn check_never_again(left: impl Fn() -> Memory, file: &Path, position: usize, re
         memory.flip(file, position, 1).expect("it is there");
         let directory = try_open(Arc::new(memory.clone()), root()).expect("the directory opens");
         memory.set_fault(Some(Fault::Stops { changes_left }));
-        let opened = directory.open_log(log_id(), config());
+        let opened = directory.open_log(log_id(), config(), NO_PRODUCERS);
         let is_done = opened.is_ok_and(|opened| opened.log.read_only().is_none());
         memory.set_fault(None);
         drop(directory);

@@ -6,7 +6,7 @@ use taffrail_log::vfs::{Memory, Vfs};
 use taffrail_model::batch::{BatchHeader, HEADER_BYTES, Salt};
 use taffrail_model::{LeaderEpoch, Offset};
 
-use crate::given::{Given, NOW, Numbers, batch, bytes_on_disk, segment};
+use crate::given::{AppendAll, Given, NOW, Numbers, batch, bytes_on_disk, segment};
 use crate::model::Model;
 
 /// A log with batches of 3, 2 and 4 records, the last of which was never synced; killed.

@@ -11,8 +11,8 @@ use taffrail_log::vfs::{Disk, Memory, Vfs};
 use taffrail_model::Offset;
 
 use crate::given::{
-    Given, LABEL, NOW, SEGMENT_HEADER_BYTES, batch, bytes_on_disk, log_id, log_path, root, segment,
-    try_open,
+    AppendAll, Given, LABEL, NOW, SEGMENT_HEADER_BYTES, batch, bytes_on_disk, log_id, log_path,
+    root, segment, try_open,
 };
 
 /// Three segments of four batches each, of 3 records each.

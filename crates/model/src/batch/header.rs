@@ -4,7 +4,7 @@
 //! constant position, so there is one spelling of a header and its CRC covers all of it.
 
 use crate::wire::{padded_varint, read_padded_varint};
-use crate::{LeaderEpoch, Offset, Timestamp};
+use crate::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, ProducerStamp, Sequence, Timestamp};
 
 /// Bytes of a batch before its payload.
 pub const HEADER_BYTES: usize = 89;
@@ -142,12 +142,8 @@ pub struct BatchHeader {
     pub last_offset_delta: u32,
     /// The opening of the log in which it was appended.
     pub leader_epoch: LeaderEpoch,
-    /// The idempotent producer that sent it; 0: none.
-    pub producer_id: u64,
-    /// That producer's epoch.
-    pub producer_epoch: u32,
-    /// Sequence number of the first record.
-    pub base_sequence: u32,
+    /// The idempotent producer that sent it, if one did.
+    pub producer: Option<ProducerStamp>,
     /// When the broker appended it; never falls along a log.
     pub append_time: Timestamp,
     /// The latest timestamp of its records.
@@ -217,9 +213,12 @@ impl BatchHeader {
         put(BASE_OFFSET, &self.base_offset.get().to_le_bytes());
         put(LAST_OFFSET_DELTA, &self.last_offset_delta.to_le_bytes());
         put(LEADER_EPOCH, &self.leader_epoch.get().to_le_bytes());
-        put(PRODUCER_ID, &self.producer_id.to_le_bytes());
-        put(PRODUCER_EPOCH, &self.producer_epoch.to_le_bytes());
-        put(BASE_SEQUENCE, &self.base_sequence.to_le_bytes());
+        let (id, epoch, sequence) = self.producer.map_or((0, 0, 0), |producer| {
+            (producer.id.get(), producer.epoch.get(), producer.sequence.get())
+        });
+        put(PRODUCER_ID, &id.to_le_bytes());
+        put(PRODUCER_EPOCH, &epoch.to_le_bytes());
+        put(BASE_SEQUENCE, &sequence.to_le_bytes());
         put(APPEND_TIME, &self.append_time.as_millis().to_le_bytes());
         put(MAX_TIMESTAMP, &self.max_timestamp.as_millis().to_le_bytes());
         put(COMPRESSION, &[self.compression.code()]);
@@ -267,9 +266,7 @@ impl BatchHeader {
             base_offset: Offset::new(u64::from_le_bytes(value(bytes, BASE_OFFSET)?)),
             last_offset_delta: u32::from_le_bytes(value(bytes, LAST_OFFSET_DELTA)?),
             leader_epoch: LeaderEpoch::new(u32::from_le_bytes(value(bytes, LEADER_EPOCH)?)),
-            producer_id: u64::from_le_bytes(value(bytes, PRODUCER_ID)?),
-            producer_epoch: u32::from_le_bytes(value(bytes, PRODUCER_EPOCH)?),
-            base_sequence: u32::from_le_bytes(value(bytes, BASE_SEQUENCE)?),
+            producer: producer(bytes)?,
             append_time: Timestamp::from_millis(i64::from_le_bytes(value(bytes, APPEND_TIME)?)),
             max_timestamp: Timestamp::from_millis(i64::from_le_bytes(value(bytes, MAX_TIMESTAMP)?)),
             compression,
@@ -294,6 +291,21 @@ fn header_crc(bytes: &HeaderBytes, salt: Salt) -> u32 {
     hasher.update(&bytes[..=HEADER_CRC.at]);
     hasher.update(&bytes[BASE_OFFSET.at..]);
     hasher.finalize()
+}
+
+/// Who sent a batch. Where nobody did, epoch and sequence are 0 as well.
+fn producer(bytes: &HeaderBytes) -> Result<Option<ProducerStamp>, HeaderError> {
+    let id = u64::from_le_bytes(value(bytes, PRODUCER_ID)?);
+    let epoch = u32::from_le_bytes(value(bytes, PRODUCER_EPOCH)?);
+    let sequence = u32::from_le_bytes(value(bytes, BASE_SEQUENCE)?);
+    match ProducerId::new(id) {
+        Some(id) => {
+            let (epoch, sequence) = (ProducerEpoch::new(epoch), Sequence::new(sequence));
+            Ok(Some(ProducerStamp { id, epoch, sequence }))
+        }
+        None if epoch == 0 && sequence == 0 => Ok(None),
+        None => Err(HeaderError::NotCanonical { at: PRODUCER_ID.at }),
+    }
 }
 
 fn value<const N: usize>(bytes: &HeaderBytes, field: Field) -> Result<[u8; N], HeaderError> {

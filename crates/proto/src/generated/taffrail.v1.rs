@@ -89,13 +89,20 @@ pub struct RecordBatch {
     /// Raised at every opening of the log, never falls along it. Set by the broker.
     #[prost(fixed32, tag = "4")]
     pub leader_epoch: u32,
-    /// Idempotent producer that sent the batch; 0: none. Others than 0 are not accepted yet.
+    /// Idempotent producer that sent the batch, as `InitProducer` answered it; 0: none. Such a batch
+    /// names its partition by number. It is appended once: sent again, as it was, it is answered with
+    /// the place that it has, `duplicate` set, and only once that is committed.
     #[prost(fixed64, tag = "5")]
     pub producer_id: u64,
-    /// Epoch of the idempotent producer.
+    /// Epoch of the idempotent producer. A batch with an older one than the partition has seen, or of
+    /// a producer whose name somebody else has taken since, is refused: PRODUCER_FENCED.
     #[prost(fixed32, tag = "6")]
     pub producer_epoch: u32,
-    /// Sequence number of the first record, of an idempotent producer.
+    /// Number of the first record among all that this producer sends to this partition in this epoch:
+    /// from 0, without gaps, after 4,294,967,295 again 0. What leaves a gap is refused: SEQUENCE_GAP.
+    /// A producer that the partition does not remember, and that does not begin at 0 or may be one that
+    /// was forgotten, is refused: UNKNOWN_PRODUCER_STATE. After either, call `InitProducer` again and
+    /// begin at 0; whether a batch of before is in the log, when no answer came, is not known then.
     #[prost(fixed32, tag = "7")]
     pub base_sequence: u32,
     /// When the broker appended it, Unix milliseconds; never falls within a partition. By the broker.
@@ -173,6 +180,36 @@ pub struct Header {
     #[prost(bytes = "bytes", tag = "2")]
     pub value: ::prost::bytes::Bytes,
 }
+/// Makes an idempotent producer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InitProducerRequest {
+    /// Whoever makes a producer of this name fences the one who did before: nothing of the former is
+    /// appended after this has been answered. 1 to 200 bytes; empty: a producer without a name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// If not 0, the producer that asks for a new id, because a partition has forgotten it: refused
+    /// with PRODUCER_FENCED if its name has been taken by another.
+    #[prost(uint64, tag = "2")]
+    pub producer_id: u64,
+    /// A random number, which is the same when the same is asked for again because no answer came: then
+    /// the answer is the same too, as long as the name has not been taken since. 0: none.
+    #[prost(fixed64, tag = "3")]
+    pub attempt: u64,
+}
+/// An idempotent producer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InitProducerResponse {
+    /// For `RecordBatch.producer_id`; not 0, and never given out again.
+    #[prost(uint64, tag = "1")]
+    pub producer_id: u64,
+    /// For `RecordBatch.producer_epoch`: how often the name was taken before; 0 without a name.
+    #[prost(uint32, tag = "2")]
+    pub producer_epoch: u32,
+    /// Each partition remembers at least so many of a producer's last batches with their offsets. One
+    /// sent again later is known to be a duplicate too, but answered without an offset.
+    #[prost(uint32, tag = "3")]
+    pub remembered_batches: u32,
+}
 /// A batch and where it goes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProduceBatch {
@@ -227,16 +264,17 @@ pub struct ProduceResult {
     /// Where it went. Absent if no partition could be found.
     #[prost(uint32, optional, tag = "1")]
     pub partition: ::core::option::Option<u32>,
-    /// Offset of its first record.
-    #[prost(uint64, tag = "2")]
-    pub base_offset: u64,
-    /// The broker's clock when it was appended, Unix milliseconds.
+    /// Offset of its first record. Absent in an answer that says `duplicate` if the partition does not
+    /// remember it any more.
+    #[prost(uint64, optional, tag = "2")]
+    pub base_offset: ::core::option::Option<u64>,
+    /// The broker's clock when it was appended, Unix milliseconds; 0 where the offset is absent.
     #[prost(int64, tag = "3")]
     pub append_time_ms: i64,
     /// End of what readers may see of the partition, when this was answered.
     #[prost(uint64, tag = "4")]
     pub high_watermark: u64,
-    /// True if it was there already (idempotent producers; not yet).
+    /// True if it was there already: sent again by an idempotent producer.
     #[prost(bool, tag = "5")]
     pub duplicate: bool,
     /// If present nothing above but `partition` holds, and nothing was appended, unless the reason is
@@ -881,6 +919,32 @@ pub mod log_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
+        /// Makes an idempotent producer: one whose batches are appended once however often they are sent.
+        /// Durable on return. See `RecordBatch.producer_id`.
+        pub async fn init_producer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InitProducerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InitProducerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.LogService/InitProducer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.LogService", "InitProducer"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Appends batches, and answers when each is committed (see `Acks`). Later batches of the request
         /// for a partition in which an earlier one was refused get PRECEDING_FAILED, so order holds.
         pub async fn produce(
@@ -1027,6 +1091,15 @@ pub mod log_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with LogServiceServer.
     #[async_trait]
     pub trait LogService: std::marker::Send + std::marker::Sync + 'static {
+        /// Makes an idempotent producer: one whose batches are appended once however often they are sent.
+        /// Durable on return. See `RecordBatch.producer_id`.
+        async fn init_producer(
+            &self,
+            request: tonic::Request<super::InitProducerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InitProducerResponse>,
+            tonic::Status,
+        >;
         /// Appends batches, and answers when each is committed (see `Acks`). Later batches of the request
         /// for a partition in which an earlier one was refused get PRECEDING_FAILED, so order holds.
         async fn produce(
@@ -1155,6 +1228,51 @@ pub mod log_service_server {
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
+                "/taffrail.v1.LogService/InitProducer" => {
+                    #[allow(non_camel_case_types)]
+                    struct InitProducerSvc<T: LogService>(pub Arc<T>);
+                    impl<
+                        T: LogService,
+                    > tonic::server::UnaryService<super::InitProducerRequest>
+                    for InitProducerSvc<T> {
+                        type Response = super::InitProducerResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InitProducerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LogService>::init_producer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InitProducerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/taffrail.v1.LogService/Produce" => {
                     #[allow(non_camel_case_types)]
                     struct ProduceSvc<T: LogService>(pub Arc<T>);

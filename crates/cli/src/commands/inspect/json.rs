@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use taffrail_log::verify::{
-    DirectoryReport, Finding, IdentityState, IndexState, LogReport, PointsState, Report,
-    SegmentReport, Usage,
+    CheckpointReport, CheckpointState, DirectoryReport, Finding, IdentityState, IndexState,
+    LogReport, PointsState, Report, SegmentReport, Usage,
 };
 
 use super::text::severity;
@@ -68,10 +68,23 @@ fn log(log: &LogReport) -> Value {
         "batches": log.batches,
         "records": log.records,
         "bytes": log.bytes,
+        "checkpoints": log.checkpoints.iter().map(checkpoint).collect::<Vec<_>>(),
         "segments": log.segments.iter().map(segment).collect::<Vec<_>>(),
         "leftovers": log.leftovers,
         "unknown": log.unknown,
     })
+}
+
+fn checkpoint(checkpoint: &CheckpointReport) -> Value {
+    match checkpoint.state {
+        CheckpointState::Sound { end, producers } => json!({
+            "path": checkpoint.path,
+            "state": "sound",
+            "end": end.get(),
+            "producers": producers,
+        }),
+        CheckpointState::Damaged => json!({"path": checkpoint.path, "state": "damaged"}),
+    }
 }
 
 fn segment(segment: &SegmentReport) -> Value {

@@ -1,0 +1,182 @@
+//! Who idempotent producers are: their ids, and the names that some of them have.
+//!
+//! Guarantees: an id that is answered is durable and never given out again; once somebody has been
+//! answered that a name is theirs, nothing of the former holder is appended any more, whatever of it
+//! is on its way. What each of them has sent, every partition's log remembers by itself.
+
+mod event;
+mod holders;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use taffrail_model::{ProducerEpoch, ProducerId, Timestamp, limits};
+
+use crate::coordinator::{CommandError, Coordinator};
+use crate::partition::Partition;
+use crate::produce::{Fence, ProduceError};
+use holders::Holders;
+use state::{Command, Registry, Reply, TakeName};
+
+/// An idempotent producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerIdentity {
+    /// Its identity.
+    pub id: ProducerId,
+    /// How often its name was taken before.
+    pub epoch: ProducerEpoch,
+}
+
+/// Asks for an idempotent producer.
+#[derive(Clone, Debug, Default)]
+pub struct InitProducer {
+    /// Its name; empty: none.
+    pub name: String,
+    /// The producer that asks for a new id.
+    pub former: Option<ProducerId>,
+    /// A random number that is the same when the same is asked for again; 0: none.
+    pub attempt: u64,
+}
+
+/// Why there is no such producer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum InitProducerError {
+    /// The name is too long.
+    #[error("the producer's name has {found} bytes: give it 1 to {max}")]
+    NameTooLong {
+        /// Bytes of it.
+        found: usize,
+        /// Bytes it may have.
+        max: usize,
+    },
+    /// Somebody else has taken the name.
+    #[error("producer {id} has lost its name {name:?} to another: stop it, or take the name anew")]
+    Fenced {
+        /// The name.
+        name: String,
+        /// Who asks.
+        id: ProducerId,
+    },
+    /// Too many names.
+    #[error("there are {max} names of producers, and no more can be: use names again")]
+    Full {
+        /// So many.
+        max: usize,
+    },
+    /// The decision could not be stored.
+    #[error("the producer cannot be stored: {0}")]
+    Storage(ProduceError),
+    /// What is known of producers is damaged.
+    #[error("the log of producers is damaged: {cause}; produce without an id until it is repaired")]
+    Damaged {
+        /// What is wrong.
+        cause: String,
+    },
+}
+
+/// All idempotent producers.
+#[derive(Debug)]
+pub(crate) struct Producers {
+    registry: Result<Coordinator<Registry>, String>,
+    /// Whoever was made before the start is below this.
+    ids_end: ProducerId,
+    /// Numbers for producers without a name.
+    numbers: Mutex<Range<u64>>,
+    holders: Holders,
+}
+
+impl Producers {
+    /// Reads what is known, if it can be read.
+    pub(crate) async fn start(partition: Result<Arc<Partition>, String>) -> Self {
+        let registry = match partition {
+            Ok(partition) => {
+                Coordinator::<Registry>::start(partition).await.map_err(|e| e.to_string())
+            }
+            Err(cause) => Err(cause),
+        };
+        let holders = Holders::default();
+        let (registry, ids_end) = match registry {
+            Ok((registry, known)) => {
+                known.holders().for_each(|(name, holder)| holders.note(name, holder.id));
+                (Ok(registry), known.ids_end())
+            }
+            Err(cause) => {
+                tracing::error!(%cause, "nothing is known of idempotent producers: none is made");
+                (Err(cause), ProducerId::LAST)
+            }
+        };
+        Self { registry, ids_end, numbers: Mutex::new(0..0), holders }
+    }
+
+    /// Whoever was made before the start has an id below this.
+    pub(crate) fn ids_end(&self) -> ProducerId {
+        self.ids_end
+    }
+
+    /// A producer without a name.
+    pub(crate) async fn make(&self, now: Timestamp) -> Result<ProducerIdentity, InitProducerError> {
+        let number = match self.next_number(None) {
+            Some(number) => number,
+            None => match self.submit(Command::Reserve, now).await? {
+                Reply::Reserved(numbers) => {
+                    self.next_number(Some(numbers)).expect("numbers were reserved")
+                }
+                Reply::Taken(_) => unreachable!("numbers were asked for"),
+            },
+        };
+        Ok(ProducerIdentity { id: state::unnamed(number), epoch: ProducerEpoch::ZERO })
+    }
+
+    /// A producer with a name. Whoever had it is fenced on return, but for batches that are being
+    /// written.
+    pub(crate) async fn take(
+        &self,
+        request: InitProducer,
+        now: Timestamp,
+    ) -> Result<ProducerIdentity, InitProducerError> {
+        let InitProducer { name, former, attempt } = request;
+        let (found, max) = (name.len(), limits::PRODUCER_NAME_BYTES_MAX);
+        if found > max {
+            return Err(InitProducerError::NameTooLong { found, max });
+        }
+        let take = TakeName { name: name.clone(), former, attempt };
+        match self.submit(Command::Take(take), now).await? {
+            Reply::Taken(identity) => {
+                self.holders.note(&name, identity.id);
+                Ok(identity)
+            }
+            Reply::Reserved(_) => unreachable!("a name was asked for"),
+        }
+    }
+
+    /// What stands between a producer and the log, if it has a name.
+    pub(crate) fn fence(&self, id: ProducerId) -> Result<Option<Fence>, ProduceError> {
+        self.holders.fence(id).map_err(|()| ProduceError::NameLost { id })
+    }
+
+    /// The next number, out of those that are left, or else out of these.
+    fn next_number(&self, more: Option<Range<u64>>) -> Option<u64> {
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if numbers.is_empty()
+            && let Some(more) = more
+        {
+            *numbers = more;
+        }
+        numbers.next()
+    }
+
+    async fn submit(&self, command: Command, now: Timestamp) -> Result<Reply, InitProducerError> {
+        let damaged = |cause: String| InitProducerError::Damaged { cause };
+        let registry = self.registry.as_ref().map_err(|cause| damaged(cause.clone()))?;
+        match registry.submit(command, now).await {
+            Ok((reply, _)) => Ok(reply),
+            Err(CommandError::Refused(error)) => Err(error),
+            Err(CommandError::Storage(error)) => Err(InitProducerError::Storage(error)),
+            Err(CommandError::Journal(error)) => Err(damaged(error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Brings what is remembered of idempotent producers up to the log's end: a checkpoint says it for
+//! the offsets below it, the batches behind it say the rest.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use taffrail_model::batch::BatchHeader;
+use taffrail_model::{LogId, Offset, ProducerId};
+
+use super::files::{Files, SegmentFile};
+use super::last::LastSegment;
+use crate::producers::{Checkpoints, Producers};
+use crate::segment::{Scanned, Scanner, SegmentHeader};
+use crate::vfs::{File, Vfs};
+
+/// What is remembered of producers.
+#[derive(Clone, Debug)]
+pub(super) struct Remembered {
+    pub(super) producers: Producers,
+    /// The offset below which all batches are counted in.
+    end: Offset,
+    /// Whoever was made before this opening is below this.
+    ids_end: ProducerId,
+}
+
+impl Remembered {
+    /// What the newest checkpoint says that is not behind `end_max`.
+    pub(super) fn load(
+        vfs: &dyn Vfs,
+        path: &Path,
+        id: LogId,
+        end_max: Offset,
+        ids_end: ProducerId,
+    ) -> (Checkpoints, Self) {
+        let (checkpoints, newest) = Checkpoints::load(vfs, path, id, end_max);
+        let (producers, end) = newest.map_or_else(Default::default, |it| (it.producers, it.end));
+        (checkpoints, Self { producers, end, ids_end })
+    }
+
+    /// The offset below which all batches are counted in.
+    pub(super) fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Takes note of a batch.
+    pub(super) fn note(&mut self, header: &BatchHeader) {
+        if self.end <= header.base_offset {
+            self.producers.note_header(header);
+            self.end = header.end_offset();
+        }
+    }
+
+    /// Some batches behind the checkpoint cannot be read: nobody knows who sent them.
+    pub(super) fn lost_some(&mut self) {
+        self.producers.forget_below(self.ids_end);
+    }
+
+    /// Reads what the segments before the last one hold behind the checkpoint.
+    pub(super) fn catch_up(
+        &mut self,
+        vfs: &Arc<dyn Vfs>,
+        files: &Files,
+        last: &LastSegment,
+    ) -> io::Result<()> {
+        if self.end < files.first().min(last.header.base_offset) {
+            self.lost_some();
+        }
+        let behind = files.sound.iter().skip(1).map(|next| next.header.base_offset);
+        let ends = behind.chain([last.header.base_offset]);
+        for (segment, end) in files.sound.iter().zip(ends) {
+            if end <= self.end {
+                continue;
+            }
+            let SegmentFile { path, length, header, header_bytes } = segment;
+            self.read(vfs.open_read_only(path)?, header, *length, *header_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the last segment holds behind the checkpoint.
+    pub(super) fn catch_up_with(&mut self, last: &LastSegment) -> io::Result<()> {
+        self.read(Arc::clone(&last.file), &last.header, last.length, last.header_bytes)
+    }
+
+    fn read(
+        &mut self,
+        file: Arc<dyn File>,
+        header: &SegmentHeader,
+        length: u64,
+        position: u64,
+    ) -> io::Result<()> {
+        let mut scanner = Scanner::new(file, header, length, position, header.base_offset);
+        while let Some(scanned) = scanner.next()? {
+            match scanned {
+                Scanned::Batch { header, .. } => self.note(&header),
+                Scanned::Hole(hole) if hole.to.is_some_and(|to| to <= self.end) => {}
+                Scanned::Hole(_) => self.lost_some(),
+            }
+        }
+        Ok(())
+    }
+}
