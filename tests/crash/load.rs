@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::dice::Dice;
-use crate::history::{Event, History, RecordId, gap_event, read_event, value_of};
+use crate::history::{Event, History, RecordId, read_event, value_of};
+use crate::readback::gap_event;
 use crate::stream;
 
 /// What the clients of a run share.

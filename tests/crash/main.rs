@@ -5,11 +5,10 @@
 //! machine does not allow is skipped, and named in the summary of `cargo xtask test`.
 
 mod broker;
-mod checker;
-mod checker_tests;
 mod dice;
 mod failed_sync;
 mod full_disk;
+#[path = "../history/mod.rs"]
 mod history;
 mod kills;
 mod load;

@@ -221,6 +221,7 @@ pub(crate) async fn fetch(shared: &Shared, request: &FetchRequest) -> Vec<FetchR
         // Who waits holds nothing.
         drop(answer);
         tokio::select! {
+            biased;
             Some(_) = moves.next() => {}
             () = &mut expiry => break,
             () = &mut stopping => break,

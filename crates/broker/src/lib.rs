@@ -17,6 +17,7 @@ mod clock;
 mod config;
 mod consume;
 mod coordinator;
+mod crew;
 mod fetch;
 mod memory;
 mod metrics;
@@ -37,6 +38,7 @@ pub use catalog::{
 pub use clock::{Clock, Stopwatch, SystemClock};
 pub use config::{BrokerConfig, ConfigError};
 pub use consume::{ConsumeCommand, ConsumeEvent, ConsumeSession, Subscription};
+pub use crew::{Crew, Turns};
 pub use fetch::{
     FetchError, FetchPartition, FetchRequest, FetchResult, Fetched, Message, OffsetFound, Position,
 };
@@ -48,5 +50,5 @@ pub use produce::{
     Produced, StreamRequest,
 };
 pub use producers::{InitProducer, InitProducerError, ProducerIdentity};
-pub use start::StartError;
+pub use start::{Machine, StartError};
 pub use taffrail_log::SequenceError;

@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
-use std::thread;
 
 use taffrail_log::vfs::Vfs;
 use taffrail_log::{Directory, DirectoryError, DirectoryOptions, Opened};
@@ -16,6 +15,7 @@ use crate::catalog::{Catalog, CatalogError, Topic, TopicSettings};
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{BrokerConfig, ConfigError};
 use crate::coordinator::{Coordinator, JournalError};
+use crate::crew::Crew;
 use crate::metrics::Metrics;
 use crate::partition::{LogThreads, Partition, PartitionStatus, ThreadsConfig};
 use crate::producers::Producers;
@@ -34,6 +34,17 @@ const CATALOG: Internal = Internal { name: "__catalog", label: "__catalog/0", id
 /// Holds who idempotent producers are.
 const PRODUCERS: Internal =
     Internal { name: "__producers", label: "__producers/0", id: internal_id(1) };
+
+/// What a broker runs on.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Its disk.
+    pub vfs: Arc<dyn Vfs>,
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// Who does the work that may wait for the disk.
+    pub crew: Crew,
+}
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -76,13 +87,13 @@ impl Broker {
     /// # Errors
     /// If the directory is not one, is in use, or its catalog cannot be read.
     pub async fn start(
-        vfs: Arc<dyn Vfs>,
-        clock: Arc<dyn Clock>,
+        machine: Machine,
         path: &Path,
         init: bool,
         config: BrokerConfig,
     ) -> Result<Arc<Self>, StartError> {
         config.validate()?;
+        let Machine { vfs, clock, crew } = machine;
         let first_logs = [CATALOG, PRODUCERS].map(|internal| (internal.log(), internal.label));
         let options = DirectoryOptions { path, init, first_logs: &first_logs, now: clock.now() };
         let directory = Arc::new(Directory::open(vfs, &options)?);
@@ -92,6 +103,7 @@ impl Broker {
             committers: config.committer_threads,
             readers: config.reader_threads,
             tail_bytes: config.tail_bytes,
+            crew: crew.clone(),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         });
@@ -120,7 +132,7 @@ impl Broker {
             broker.finish_delete(id, partitions).await;
         }
         broker.serve_known(&known)?;
-        keep_points(&broker)?;
+        keep_points(&broker, &crew)?;
         Ok(broker)
     }
 
@@ -249,17 +261,15 @@ fn open_partition(directory: &Directory, partition: &Arc<Partition>, producer_id
 }
 
 /// Writes the recovery points at an interval, if they changed, as long as there is a broker.
-fn keep_points(broker: &Arc<Broker>) -> Result<(), StartError> {
+fn keep_points(broker: &Arc<Broker>, crew: &Crew) -> Result<(), StartError> {
     let broker: Weak<Broker> = Arc::downgrade(broker);
     let keep = move || {
-        loop {
-            thread::sleep(limits::RECOVERY_POINT_INTERVAL);
-            let Some(broker) = broker.upgrade() else { return };
-            if let Err(error) = broker.directory.persist_points() {
-                tracing::warn!(%error, "the recovery points could not be written");
-            }
+        let Some(broker) = broker.upgrade() else { return false };
+        if let Err(error) = broker.directory.persist_points() {
+            tracing::warn!(%error, "the recovery points could not be written");
         }
+        true
     };
-    let keeper = thread::Builder::new().name("log-points".into()).stack_size(256 << 10);
-    keeper.spawn(keep).map(drop).map_err(StartError::Threads)
+    let kept = crew.repeat("log-points", limits::RECOVERY_POINT_INTERVAL, keep);
+    kept.map_err(StartError::Threads)
 }

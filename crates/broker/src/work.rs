@@ -1,29 +1,30 @@
-//! Named threads that take work from a queue: where all file I/O runs.
+//! Queues of work for the log threads: where all file I/O runs.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-/// Bytes of stack of a log thread.
-const STACK_BYTES: usize = 512 << 10;
+use crate::crew::{Announcer, Crew, Queue, start_thread};
 
 /// A queue that threads take work from. Clones share it.
 ///
 /// Its length is bounded by what may be queued: each partition stands in it at most once, and each
 /// read is awaited by a stream or request that is counted.
-#[derive(Debug)]
 pub(crate) struct WorkQueue<T> {
     shared: Arc<Shared<T>>,
 }
 
-#[derive(Debug)]
 struct Shared<T> {
     state: Mutex<State<T>>,
     ready: Condvar,
+    /// Where there are no threads: what is done with work, and who hears that there is some.
+    turns: OnceLock<(Worker<T>, Announcer)>,
 }
 
-#[derive(Debug)]
+/// What is done with a piece of work.
+type Worker<T> = Arc<dyn Fn(T) + Send + Sync>;
+
 struct State<T> {
     work: VecDeque<T>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -40,27 +41,35 @@ impl<T: Send + 'static> WorkQueue<T> {
     pub(crate) fn new() -> Self {
         let state =
             Mutex::new(State { work: VecDeque::new(), threads: Vec::new(), is_closed: false });
-        Self { shared: Arc::new(Shared { state, ready: Condvar::new() }) }
+        Self { shared: Arc::new(Shared { state, ready: Condvar::new(), turns: OnceLock::new() }) }
     }
 
-    /// Starts threads that take work and do it, until the queue is closed and empty.
+    /// Lets a crew take work and do it, until the queue is closed and empty.
     pub(crate) fn start(
         &self,
+        crew: &Crew,
         name: &str,
         threads: usize,
-        work: impl Fn(T) + Clone + Send + 'static,
+        work: impl Fn(T) + Clone + Send + Sync + 'static,
     ) -> io::Result<()> {
-        for index in 0..threads {
-            let (queue, work) = (self.clone(), work.clone());
-            let builder = thread::Builder::new().name(format!("{name}-{index}"));
-            let handle = builder.stack_size(STACK_BYTES).spawn(move || {
-                while let Some(next) = queue.take() {
-                    work(next);
-                }
-            })?;
-            self.state().threads.push(handle);
+        match crew {
+            Crew::Threads => (0..threads).try_for_each(|index| {
+                let (queue, work) = (self.clone(), work.clone());
+                let thread = start_thread(&format!("{name}-{index}"), move || {
+                    while let Some(next) = queue.wait() {
+                        work(next);
+                    }
+                })?;
+                self.state().threads.push(thread);
+                Ok(())
+            }),
+            Crew::Turns(turns) => {
+                let work = (Arc::new(work) as Worker<T>, turns.announcer());
+                assert!(self.shared.turns.set(work).is_ok(), "a queue is started once");
+                turns.add(self.clone());
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Queues work; after `stop` it is dropped, and the answer is false.
@@ -72,7 +81,10 @@ impl<T: Send + 'static> WorkQueue<T> {
             }
             state.work.push_back(work);
         }
-        self.shared.ready.notify_one();
+        match self.shared.turns.get() {
+            Some((_, turns)) => turns.announce(),
+            None => self.shared.ready.notify_one(),
+        }
         true
     }
 
@@ -81,7 +93,7 @@ impl<T: Send + 'static> WorkQueue<T> {
         std::mem::take(&mut self.state().work)
     }
 
-    /// Lets the threads end when nothing is left to do, and waits for them.
+    /// Lets whoever works end when nothing is left to do, and waits for that.
     pub(crate) fn stop(&self) {
         let threads = {
             let mut state = self.state();
@@ -94,9 +106,12 @@ impl<T: Send + 'static> WorkQueue<T> {
                 tracing::error!("a log thread panicked");
             }
         }
+        while let Some(work) = self.next() {
+            work();
+        }
     }
 
-    fn take(&self) -> Option<T> {
+    fn wait(&self) -> Option<T> {
         let mut state = self.state();
         loop {
             if let Some(work) = state.work.pop_front() {
@@ -108,8 +123,26 @@ impl<T: Send + 'static> WorkQueue<T> {
             state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
+}
 
+impl<T> WorkQueue<T> {
     fn state(&self) -> MutexGuard<'_, State<T>> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Send + 'static> Queue for WorkQueue<T> {
+    fn is_empty(&self) -> bool {
+        self.state().work.is_empty()
+    }
+
+    fn clear(&self) {
+        drop(self.drain());
+    }
+
+    fn next(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        let (work, _) = self.shared.turns.get()?;
+        let (work, next) = (Arc::clone(work), self.state().work.pop_front()?);
+        Some(Box::new(move || work(next)))
     }
 }

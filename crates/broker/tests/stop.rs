@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taffrail_broker::{
-    Acks, Broker, BrokerConfig, IncomingBatch, Placement, ProduceBatch, ProduceError, SystemClock,
+    Acks, Broker, BrokerConfig, Crew, IncomingBatch, Machine, Placement, ProduceBatch,
+    ProduceError, SystemClock,
 };
 use taffrail_log::vfs::Memory;
 use taffrail_model::PartitionIndex;
@@ -34,7 +35,8 @@ fn batch() -> ProduceBatch {
 #[tokio::test]
 async fn every_batch_that_comes_after_the_close_is_refused() {
     let (vfs, clock) = (Arc::new(Memory::new(1)), Arc::new(SystemClock));
-    let started = Broker::start(vfs, clock, Path::new("/d"), false, BrokerConfig::default()).await;
+    let machine = Machine { vfs, clock, crew: Crew::Threads };
+    let started = Broker::start(machine, Path::new("/d"), false, BrokerConfig::default()).await;
     let broker = started.expect("it starts");
     broker.create_topic("t", 1, BTreeMap::new()).await.expect("it is created");
     let closing = Arc::clone(&broker);

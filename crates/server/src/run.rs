@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use taffrail_broker::{Broker, StartError, SystemClock};
+use taffrail_broker::{Broker, Crew, Machine, StartError, SystemClock};
 use taffrail_log::vfs::Disk;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -85,14 +85,10 @@ async fn serve(settings: &Settings, on_ready: impl FnOnce(&Ready)) -> Result<(),
         signal(SignalKind::terminate()).map_err(|error| process("await SIGTERM", &error))?;
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|error| process("await SIGINT", &error))?;
-    let broker = Broker::start(
-        Arc::new(Disk),
-        Arc::new(SystemClock),
-        &settings.data,
-        settings.init,
-        settings.broker.clone(),
-    )
-    .await?;
+    let machine =
+        Machine { vfs: Arc::new(Disk), clock: Arc::new(SystemClock), crew: Crew::Threads };
+    let (data, config) = (&settings.data, settings.broker.clone());
+    let broker = Broker::start(machine, data, settings.init, config).await?;
     let connections = Arc::new(Connections::new(settings.connections_max));
     let routes = taffrail_grpc::routes(Arc::clone(&broker))
         .await

@@ -1,4 +1,4 @@
-//! What developers run: `cargo xtask ci | test | lint | fix | codegen`.
+//! What developers run: `cargo xtask ci | test | lint | sim | fix | codegen`.
 //!
 //! `ci` is everything a change has to pass; `fix` and `codegen` are the only ones that write
 //! anything but `target/`. Nothing has to be installed by hand: tools beyond the Rust toolchain are
@@ -10,6 +10,7 @@ mod lint;
 mod process;
 mod python;
 mod report;
+mod sim;
 mod test;
 mod workspace;
 
@@ -43,6 +44,8 @@ enum Command {
         #[arg(long)]
         deep: bool,
     },
+    /// Runs whole brokers in a simulation, for seeds that one names.
+    Sim(sim::Seeds),
     /// Formats, applies what clippy suggests, and makes the generated files anew.
     Fix,
     /// Makes the generated files anew.
@@ -63,6 +66,7 @@ fn main() -> Result<ExitCode> {
         }
         Command::Test { deep } => test::test(&mut report, &root, deep),
         Command::Lint { deep } => lint::lint(&mut report, &root, deep),
+        Command::Sim(seeds) => sim::sim(&mut report, &root, seeds),
         Command::Fix => fix::fix(&mut report, &root),
         Command::Codegen { check: true } => codegen::check(&root)?,
         Command::Codegen { check: false } => codegen::write(&root)?,

@@ -22,9 +22,10 @@ const SKIPS: &str = "target/skips";
 const BUILD_BUDGET: Duration = Duration::from_secs(900);
 
 /// Seconds that suites may take, by name: quick, and deep.
-const BUDGETS: [(&str, u64, u64); 5] = [
+const BUDGETS: [(&str, u64, u64); 6] = [
     ("doctests", 120, 120),
     ("tidy", 30, 30),
+    ("sim", 180, 3600),
     ("it", 180, 900),
     ("crash", 180, 1800),
     (PYTHON_NAME, 120, 300),

@@ -54,6 +54,7 @@ impl ConsumeSession {
     pub async fn run(self, commands: mpsc::Receiver<ConsumeCommand>) {
         let shared = Arc::clone(&self.shared);
         tokio::select! {
+            biased;
             () = shared.stopping() => {}
             () = self.serve(commands) => {}
         }

@@ -3,13 +3,13 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use taffrail_model::limits;
 use tokio::sync::oneshot;
 
 use super::Partition;
 use crate::clock::Clock;
+use crate::crew::Crew;
 use crate::metrics::Metrics;
 use crate::work::WorkQueue;
 
@@ -22,6 +22,7 @@ pub(crate) struct ThreadsConfig {
     pub(crate) committers: usize,
     pub(crate) readers: usize,
     pub(crate) tail_bytes: u64,
+    pub(crate) crew: Crew,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -59,21 +60,22 @@ impl LogThreads {
         });
         let write = |partition: Arc<Partition>| partition.write_pending();
         let commit = |partition: Arc<Partition>| partition.commit();
+        let crew = config.crew;
         let lazy = {
-            let queue = threads.lazy.clone();
+            let (queue, crew) = (threads.lazy.clone(), crew.clone());
             move |first: Arc<Partition>| {
                 // Whatever comes while the first one waits is synced with it, so none waits longer.
-                thread::sleep(limits::PAGE_CACHE_SYNC_INTERVAL);
+                crew.pause(limits::PAGE_CACHE_SYNC_INTERVAL);
                 first.lazy_commit();
                 queue.drain().iter().for_each(Partition::lazy_commit);
             }
         };
-        threads.writers.start("log-writer", config.writers, write)?;
-        threads.committers.start("log-committer", config.committers, commit)?;
-        threads.lazy.start("log-lazy-sync", 1, lazy)?;
-        threads.readers.start("log-reader", config.readers, |job: Job| job())?;
-        threads.openers.start("log-opener", config.readers, |job: Job| job())?;
-        threads.admins.start("log-admin", 1, |job: Job| job())?;
+        threads.writers.start(&crew, "log-writer", config.writers, write)?;
+        threads.committers.start(&crew, "log-committer", config.committers, commit)?;
+        threads.lazy.start(&crew, "log-lazy-sync", 1, lazy)?;
+        threads.readers.start(&crew, "log-reader", config.readers, |job: Job| job())?;
+        threads.openers.start(&crew, "log-opener", config.readers, |job: Job| job())?;
+        threads.admins.start(&crew, "log-admin", 1, |job: Job| job())?;
         Ok(threads)
     }
 

@@ -4,11 +4,12 @@
 //! most once; what was refused or never sent is not there. Records of one producer keep their order
 //! in a place. Offsets are contiguous, used once, and behind those that were acknowledged before the
 //! record was sent, or skipped by a gap that readers are told of. What anybody has read is still
-//! there in the end.
+//! there in the end. But for what a place may have lost: then it lies in such a gap, and nothing else
+//! stands there.
 
 use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
-use crate::history::{Event, LAST_READER, RecordId};
+use super::{Event, LAST_READER, RecordId};
 
 /// A rule that a history breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,7 +79,25 @@ struct Place {
     seen: BTreeMap<u64, (Option<RecordId>, u32)>,
     /// What is there in the end.
     last: BTreeMap<u64, RecordId>,
+    /// What lies below this was acknowledged or read before something may have been lost.
+    lossy_below: u64,
+    /// The gaps that there are in the end.
+    gaps: Vec<(u64, u64)>,
     bounds: Option<(u64, u64)>,
+}
+
+impl Place {
+    /// What was acknowledged or read so far may be gone.
+    fn note_loss(&mut self) {
+        let read = self.seen.last_key_value().map_or(0, |(offset, _)| offset + 1);
+        self.lossy_below = self.lossy_below.max(self.floor).max(read);
+    }
+
+    /// Whether what was at an offset may be gone, and is.
+    fn may_lack(&self, offset: u64) -> bool {
+        let is_gap = |(from, to): &(u64, u64)| (*from..*to).contains(&offset);
+        offset < self.lossy_below && self.gaps.iter().any(is_gap)
+    }
 }
 
 #[derive(Default)]
@@ -101,6 +120,7 @@ impl<'a> Judge<'a> {
             Event::Ok { record, offset } => self.take_ok(*record, *offset),
             Event::Fail { record } => self.sent_of(*record).outcome = Outcome::Fail,
             Event::Unknown { .. } | Event::Note { .. } => {}
+            Event::Loss { place } => self.places.entry(place).or_default().note_loss(),
             Event::Read { reader, place, offset, record, digest } => {
                 self.take_read(*reader, place, *offset, *record, *digest);
             }
@@ -138,7 +158,11 @@ impl<'a> Judge<'a> {
                 format!("{name}: reader {reader} got a gap at {from} behind {next}"),
             );
         }
-        let seen = self.places.entry(name).or_default().seen.range(from..to).next();
+        let place = self.places.entry(name).or_default();
+        if reader == LAST_READER {
+            place.gaps.push((from, to));
+        }
+        let seen = place.seen.range(from.max(place.lossy_below)..to.max(place.lossy_below)).next();
         if let Some((offset, _)) = seen {
             let what = format!("{name}: {offset} was read and lies in the gap {from}..{to}");
             self.add(Rule::TakenBack, what);
@@ -192,7 +216,7 @@ impl<'a> Judge<'a> {
             }));
             found.extend(judge_order(name, place));
             for (offset, record) in place.acknowledged.iter().filter(|(at, _)| start <= **at) {
-                if place.last.get(offset) != Some(record) {
+                if place.last.get(offset) != Some(record) && !place.may_lack(*offset) {
                     let there = place.last.get(offset);
                     let what = format!("{name}: {record:?} at {offset}, where there is {there:?}");
                     found.push((Rule::Lost, what));

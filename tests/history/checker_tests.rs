@@ -1,7 +1,8 @@
 //! The checker finds what is wrong with a history, and nothing where nothing is.
 
-use crate::checker::{Rule, judge};
-use crate::history::{self, Event, LAST_READER, RecordId};
+use super::checker::{Rule, judge};
+use super::{Event, LAST_READER, RecordId};
+use crate::history;
 
 const PLACE: &str = "orders/0";
 
@@ -61,6 +62,23 @@ fn a_gap_is_no_hole_and_what_it_takes_is_lost() {
     check_ends(&[last(0, 1), gap(2, 9), last(9, 2), end(10)], &[Rule::Hole]);
     check_ends(&[gap(0, 9), last(9, 2), end(10)], &[Rule::Lost]);
     check_ends(&[read(1, 0, 1), gap(0, 9), last(9, 2), end(10)], &[Rule::TakenBack, Rule::Lost]);
+}
+
+#[test]
+fn what_a_place_may_have_lost_lies_in_a_gap() {
+    let gap = |reader| Event::Gap { reader, place: PLACE.into(), from: 1, to: 9 };
+    let loss = Event::Loss { place: PLACE.into() };
+    let sent = [invoke(1), invoke(2), invoke(3), ok(1, 0), ok(2, 1), read(1, 0, 1), read(1, 1, 2)];
+    let lost = |before: &[Event], behind: &[Event], expected: &[Rule]| {
+        check(&[&sent[..], before, std::slice::from_ref(&loss), behind].concat(), expected);
+    };
+    let ends = [last(0, 1), gap(LAST_READER), last(9, 3), end(10)];
+    lost(&[], &ends, &[]);
+    lost(&[], &[&[read(2, 0, 1), gap(2)], &ends[..]].concat(), &[]);
+    lost(&[], &[last(0, 1), last(1, 3), end(2)], &[Rule::Changed, Rule::Lost]);
+    lost(&[], &[last(0, 1), end(1)], &[Rule::TakenBack, Rule::Lost]);
+    // Acknowledged after the loss.
+    lost(&[], &[&[ok(3, 5)], &ends[..3], &[end(10)]].concat(), &[Rule::Lost]);
 }
 
 #[test]

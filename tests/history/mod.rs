@@ -4,12 +4,14 @@
 //! Invariant: an `Invoke` is noted before the record leaves, an outcome and a `Read` after they
 //! came, so that the order of events is one in which they can have happened.
 
+pub(crate) mod checker;
+mod checker_tests;
+
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use taffrail_proto::v1;
 
 /// The reader of what is there in the end.
 pub(crate) const LAST_READER: u32 = 0;
@@ -39,6 +41,9 @@ pub(crate) enum Event {
     Gap { reader: u32, place: String, from: u64, to: u64 },
     /// The last reader has read all of a place.
     End { place: String, start: u64, end: u64 },
+    /// What was acknowledged or read in a place, and not synced, may be gone: readers are told of a
+    /// gap then. Only in topics that acknowledge before they sync.
+    Loss { place: String },
     /// For people.
     Note { text: String },
 }
@@ -101,15 +106,6 @@ pub(crate) fn record_of(value: &[u8]) -> Option<RecordId> {
     let mut number = || std::str::from_utf8(words.next()?).ok()?.parse::<u64>().ok();
     let (producer, sequence) = (number()?, number()?);
     Some(RecordId { producer: u32::try_from(producer).ok()?, sequence })
-}
-
-/// A gap that a reader was told of. Only offsets that a topic reserved before a machine was started
-/// anew, or a sync failed, may be missing here.
-#[track_caller]
-pub(crate) fn gap_event(reader: u32, place: String, gap: v1::Gap) -> Event {
-    let is_power_loss = gap.reason() == v1::GapReason::PowerLoss;
-    assert!(is_power_loss && place.starts_with("cached/"), "reader {reader} of {place}: {gap:?}");
-    Event::Gap { reader, place, from: gap.from, to: gap.to }
 }
 
 /// What a reader got, as an event.

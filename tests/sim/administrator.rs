@@ -1,0 +1,127 @@
+//! Creates, grows, alters and deletes topics, and knows which ones must be there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use taffrail_broker::{Broker, CatalogError, ProduceError};
+use tokio::time::sleep;
+
+use crate::world::{State, Topic, World};
+
+/// Topics that there are at a time.
+const TOPICS_MAX: usize = 4;
+
+/// Lives as long as the broker does.
+pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>) {
+    loop {
+        sleep(Duration::from_millis(world.dice.below(30))).await;
+        if world.is_closing.get() {
+            continue;
+        }
+        let there: Vec<_> = {
+            let topics = world.topics.borrow();
+            let there = topics.iter().filter(|(_, topic)| topic.state == State::There);
+            there.map(|(name, _)| name.clone()).collect()
+        };
+        match world.dice.pick(&there) {
+            None => create(&world, &broker).await,
+            Some(_) if there.len() < TOPICS_MAX && world.dice.once_in(6) => {
+                create(&world, &broker).await;
+            }
+            Some(name) => match world.dice.below(60) {
+                0 if there.len() > 1 => delete(&world, &broker, name).await,
+                1..4 => grow(&world, &broker, name).await,
+                4..8 => alter(&world, &broker, name).await,
+                _ => {}
+            },
+        }
+    }
+}
+
+async fn create(world: &World, broker: &Arc<Broker>) {
+    let is_cached = world.dice.once_in(2);
+    let name = format!("{}{}", if is_cached { "cached" } else { "synced" }, world.number());
+    let partitions = 1 + world.dice.below(3) as u32;
+    let topic = Topic { partitions, is_cached, state: State::Creating };
+    world.topics.borrow_mut().insert(name.clone(), topic);
+    let durability = if is_cached { "page_cache" } else { "fsync" };
+    let settings =
+        [("durability", durability), ("segment.bytes", "64KiB"), ("max.batch.bytes", "64KiB")];
+    let settings: BTreeMap<_, _> =
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let created = broker.create_topic(&name, partitions, settings).await.map(drop);
+    world.reach("topics");
+    conclude(world, &name, created, State::There, State::Gone);
+}
+
+async fn delete(world: &World, broker: &Arc<Broker>, name: &str) {
+    set_state(world, name, State::Deleting);
+    let deleted = broker.delete_topic(name).await;
+    world.reach("deleted topics");
+    conclude(world, name, deleted, State::Gone, State::There);
+}
+
+async fn grow(world: &World, broker: &Arc<Broker>, name: &str) {
+    let wanted = world.topics.borrow().get(name).map_or(0, |topic| topic.partitions) + 1;
+    if wanted <= 4
+        && let Ok(description) = broker.add_partitions(name, wanted).await
+        && let Some(topic) = world.topics.borrow_mut().get_mut(name)
+    {
+        topic.partitions = description.topic.partitions;
+        world.reach("added partitions");
+    }
+}
+
+async fn alter(world: &World, broker: &Arc<Broker>, name: &str) {
+    let bytes = ["64KiB", "100KiB", "200KiB"][world.dice.below(3) as usize];
+    let settings = BTreeMap::from([("segment.bytes".to_owned(), bytes.to_owned())]);
+    if broker.alter_topic(name, settings).await.is_ok() {
+        world.reach("altered topics");
+    }
+}
+
+/// What is known of a topic after a change of it was answered.
+fn conclude(world: &World, name: &str, answer: Result<(), CatalogError>, done: State, not: State) {
+    match answer {
+        Ok(()) => set_state(world, name, done),
+        // It shows at the broker's next start.
+        Err(CatalogError::Storage(ProduceError::ResultUnknown { .. })) => {}
+        Err(CatalogError::Recovering(_)) => set_state(world, name, not),
+        Err(error) => {
+            assert!(world.is_faulty.get(), "{name}: {error}");
+            set_state(world, name, not);
+        }
+    }
+}
+
+fn set_state(world: &World, name: &str, state: State) {
+    if let Some(topic) = world.topics.borrow_mut().get_mut(name) {
+        topic.state = state;
+    }
+}
+
+/// Compares what a broker knows at its start with what was answered before.
+pub(crate) fn check(world: &World, broker: &Broker) {
+    let listed: BTreeMap<_, _> = broker
+        .list_topics(false)
+        .into_iter()
+        .map(|it| (it.name.to_string(), it.partitions))
+        .collect();
+    let mut topics = world.topics.borrow_mut();
+    for (name, topic) in &mut *topics {
+        let found = listed.get(name);
+        match (topic.state, found) {
+            (State::There, None) => panic!("{name} was created, and is not there"),
+            (State::Gone, Some(_)) => panic!("{name} was deleted or refused, and is there"),
+            (State::Creating | State::Deleting | State::There, Some(partitions)) => {
+                assert!(topic.partitions <= *partitions, "{name} had {}", topic.partitions);
+                (topic.state, topic.partitions) = (State::There, *partitions);
+            }
+            (State::Creating | State::Deleting | State::Gone, None) => topic.state = State::Gone,
+        }
+    }
+    let known: BTreeSet<_> = topics.keys().collect();
+    assert!(listed.keys().all(|name| known.contains(name)), "{listed:?}, known are {known:?}");
+}

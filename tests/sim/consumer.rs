@@ -1,0 +1,182 @@
+//! Consumers: they read all there is, over all of the broker's lives.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use taffrail_broker::{
+    Broker, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, Fetched, Message, Position,
+};
+use taffrail_model::batch::Batches;
+use taffrail_model::{Gap, Offset, PartitionIndex};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use crate::history::{Event, LAST_READER, read_event};
+use crate::producer::place_of;
+use crate::refusals::check_fetch;
+use crate::world::World;
+
+const MESSAGE: Message = Message { bytes_max: 4 << 20, envelope_bytes: 1 << 10 };
+
+/// Where a consumer stands, between and during the broker's lives.
+pub(crate) struct Consumer {
+    number: u32,
+    next: BTreeMap<(String, u32), u64>,
+}
+
+impl Consumer {
+    pub(crate) fn new(world: &World) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self { number: world.number(), next: BTreeMap::new() }))
+    }
+
+    /// Whoever reads what there is in the end.
+    fn last() -> RefCell<Self> {
+        RefCell::new(Self { number: LAST_READER, next: BTreeMap::new() })
+    }
+
+    fn next(&self, place: &(String, u32)) -> u64 {
+        self.next.get(place).copied().unwrap_or_default()
+    }
+
+    /// Takes note of records from where it stands on, at once: it may end at any await.
+    fn take_batches(&mut self, world: &World, place: &(String, u32), bytes: Bytes) {
+        let from = self.next(place);
+        for batch in Batches::received(bytes) {
+            let batch = batch.expect("whole batches");
+            assert!(batch.is_sound(), "{place:?}: damage at {}", batch.header.base_offset);
+            for record in batch.records() {
+                let record = record.expect("sound records");
+                let (offset, value) = (record.offset.get(), record.value.unwrap_or_default());
+                if from <= offset {
+                    world.history.add(read_event(self.number, place_of(place), offset, value));
+                }
+            }
+            self.next.insert(place.clone(), batch.header.end_offset().get());
+        }
+    }
+
+    fn take_gap(&mut self, world: &World, place: &(String, u32), gap: Gap) {
+        assert!(world.is_cached(&place.0), "{place:?}: {gap:?}");
+        world.reach("gaps");
+        let (from, to) = (gap.from.get(), gap.to.get());
+        let reader = self.number;
+        world.history.add(Event::Gap { reader, place: place_of(place), from, to });
+        self.next.insert(place.clone(), to);
+    }
+}
+
+/// Lives as long as the broker does.
+pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>, consumer: Rc<RefCell<Consumer>>) {
+    loop {
+        world.moment().await;
+        let Some(place) = world.dice.pick(&world.places()).cloned() else {
+            sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        if world.dice.once_in(3) {
+            stream(&world, &broker, &consumer, &place).await;
+        } else {
+            let wait = Duration::from_millis(world.dice.below(30));
+            fetch(&world, &broker, &consumer, &place, wait).await;
+        }
+    }
+}
+
+/// Reads a place to its end, as the last reader.
+pub(crate) async fn read_back(world: &World, broker: &Broker, place: &(String, u32)) {
+    let reader = Consumer::last();
+    loop {
+        // What is still being checked is asked for again.
+        let end = fetch(world, broker, &reader, place, Duration::ZERO).await;
+        if end == Some(reader.borrow().next(place)) {
+            let end = reader.borrow().next(place);
+            world.history.add(Event::End { place: place_of(place), start: 0, end });
+            return;
+        }
+    }
+}
+
+/// Reads once, and returns the high watermark; `None` if it was refused.
+async fn fetch(
+    world: &World,
+    broker: &Broker,
+    consumer: &RefCell<Consumer>,
+    place: &(String, u32),
+    wait_max: Duration,
+) -> Option<u64> {
+    let partition = FetchPartition {
+        topic: place.0.clone(),
+        partition: PartitionIndex::new(place.1),
+        from: Offset::new(consumer.borrow().next(place)),
+    };
+    let request = FetchRequest {
+        partitions: vec![partition],
+        bytes_max: 1 + world.dice.below(40_000) as usize,
+        bytes_min: 1,
+        wait_max,
+        message: MESSAGE,
+        error_bytes: 1 << 10,
+    };
+    let result = broker.fetch(&request).await.into_iter().next().expect("a result");
+    match result.fetched {
+        Ok(Fetched::Batches(bytes)) => consumer.borrow_mut().take_batches(world, place, bytes),
+        Ok(Fetched::Gap(gap)) => consumer.borrow_mut().take_gap(world, place, gap),
+        Ok(Fetched::Nothing) => {}
+        Err(error) => {
+            check_fetch(world, place, &error);
+            sleep(Duration::from_millis(5)).await;
+            return None;
+        }
+    }
+    Some(result.high_watermark.get())
+}
+
+/// Reads for a while with a stream.
+async fn stream(
+    world: &World,
+    broker: &Broker,
+    consumer: &RefCell<Consumer>,
+    place: &(String, u32),
+) {
+    let (events, mut received) = mpsc::channel(4);
+    let (command, commands) = mpsc::channel(16);
+    let session = tokio::spawn(broker.consume_session(events).run(commands));
+    let subscribe = ConsumeCommand::Subscribe {
+        subscription: 1,
+        topic: place.0.clone(),
+        partition: PartitionIndex::new(place.1),
+        position: Position::Offset(Offset::new(consumer.borrow().next(place))),
+        resume: true,
+        message: MESSAGE,
+    };
+    let grant = ConsumeCommand::Grant { bytes: 1 + world.dice.below(200_000) };
+    for first in [grant, subscribe] {
+        command.send(first).await.expect("the session runs");
+    }
+    let pieces = 1 + world.dice.below(10);
+    for _ in 0..pieces {
+        let Ok(event) = timeout(Duration::from_millis(50), received.recv()).await else { break };
+        match event {
+            Some(ConsumeEvent::Delivery { bytes, .. }) => {
+                consumer.borrow_mut().take_batches(world, place, bytes);
+            }
+            Some(ConsumeEvent::Gap { gap, .. }) => {
+                consumer.borrow_mut().take_gap(world, place, gap);
+            }
+            Some(ConsumeEvent::Failed { error, .. }) => {
+                check_fetch(world, place, &error);
+                break;
+            }
+            Some(ConsumeEvent::Rejected { cause, .. }) => panic!("{place:?}: {cause}"),
+            Some(ConsumeEvent::Subscribed { .. } | ConsumeEvent::Heartbeat { .. }) => {}
+            None => break,
+        }
+    }
+    world.reach("consumers' streams");
+    drop((command, received));
+    drop(session.await);
+}

@@ -1,0 +1,187 @@
+//! One life of a broker: from its start to its end, whichever that is.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use taffrail_broker::{Broker, BrokerConfig, Crew, Machine, StartError, Turns};
+use tokio::runtime::Builder;
+use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::time::{sleep, timeout};
+
+use crate::consumer::Consumer;
+use crate::producer::Producer;
+use crate::world::World;
+use crate::{administrator, consumer, disk, producer};
+
+/// How long anything may take, by a clock that goes on only when nobody has anything to do.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Who lives with the broker.
+pub(crate) struct People {
+    pub(crate) producers: Vec<Rc<RefCell<Producer>>>,
+    pub(crate) consumers: Vec<Rc<RefCell<Consumer>>>,
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The broker is told to stop.
+    Stopped,
+    /// The process is killed.
+    Killed,
+    /// The machine loses its power.
+    PowerLost,
+}
+
+/// Lets a broker live among the people, on a disk that may fail, and ends it.
+pub(crate) fn live(world: &Rc<World>, people: &People, end: End, may_fail: bool) {
+    world.is_faulty.set(false);
+    world.has_lost.set(false);
+    let has_ended_well = run(world, async {
+        let Some(broker) = begin(world, may_fail).await else { return false };
+        join(world, &broker, people);
+        for _ in 0..world.dice.below(1_500) {
+            world.moment().await;
+        }
+        if end == End::Stopped {
+            broker.begin_stop();
+            sleep(Duration::from_millis(1)).await;
+            broker.close();
+        }
+        end == End::Stopped && !world.is_faulty.get()
+    });
+    die(world, end);
+    if has_ended_well {
+        world.reach("clean stops");
+    }
+}
+
+/// Lets a broker live until everything is settled and read back, on a disk that does not fail.
+pub(crate) fn conclude(world: &Rc<World>, people: &People) {
+    world.is_faulty.set(false);
+    run(world, async {
+        let broker = begin(world, false).await.expect("nothing fails");
+        join(world, &broker, people);
+        let settled = async {
+            while !people.producers.iter().all(|producer| producer.borrow().is_settled()) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, settled).await.expect("everything that was sent is answered");
+        for place in world.places() {
+            let read = consumer::read_back(world, &broker, &place);
+            timeout(PATIENCE, read).await.expect("everything can be read");
+        }
+    });
+}
+
+/// Runs one life to its end; whatever still wants to go on is dropped.
+fn run<T>(world: &World, life: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime");
+    let local = LocalSet::new();
+    let result = local.block_on(&runtime, life);
+    drop(local);
+    drop(runtime);
+    world.turns.take().forget();
+    if let Some(panic) = world.panic.take() {
+        resume_unwind(panic);
+    }
+    result
+}
+
+/// Starts a broker; `None` if the disk did not let it.
+async fn begin(world: &Rc<World>, may_fail: bool) -> Option<Arc<Broker>> {
+    let turns = world.turns.borrow().clone();
+    spawn(world, take_turns(Rc::clone(world), turns.clone()));
+    let disk = world.disk.borrow().clone();
+    if may_fail {
+        spawn(world, disk::fail(Rc::clone(world), disk.clone()));
+        // It may fail at once, or only later.
+        yield_now().await;
+    }
+    let machine = Machine {
+        vfs: Arc::new(disk),
+        clock: Arc::clone(&world.clock) as Arc<_>,
+        crew: Crew::Turns(turns.clone()),
+    };
+    let start = Broker::start(machine, Path::new("/data"), true, BrokerConfig::default());
+    match timeout(PATIENCE, start).await.expect("a broker starts or says why not") {
+        Ok(broker) => {
+            administrator::check(world, &broker);
+            world.reach("starts");
+            Some(broker)
+        }
+        Err(error) => {
+            let is_misunderstood = matches!(error, StartError::Config(_));
+            assert!(world.is_faulty.get() && !is_misunderstood, "it does not start: {error}");
+            world.reach("starts that failed");
+            None
+        }
+    }
+}
+
+/// Lets somebody live. If they panic, so does whoever runs this life.
+fn spawn(world: &Rc<World>, life: impl Future<Output = ()> + 'static) {
+    let world = Rc::clone(world);
+    spawn_local(async move {
+        if let Err(panic) = AssertUnwindSafe(life).catch_unwind().await {
+            world.panic.replace(Some(panic));
+        }
+    });
+}
+
+fn join(world: &Rc<World>, broker: &Arc<Broker>, people: &People) {
+    spawn(world, administrator::live(Rc::clone(world), Arc::clone(broker)));
+    for producer in &people.producers {
+        spawn(world, producer::live(Rc::clone(world), Arc::clone(broker), Rc::clone(producer)));
+    }
+    for consumer in &people.consumers {
+        spawn(world, consumer::live(Rc::clone(world), Arc::clone(broker), Rc::clone(consumer)));
+    }
+}
+
+/// Does the broker's work, in the order that the seed chooses.
+async fn take_turns(world: Rc<World>, turns: Turns) {
+    loop {
+        for _ in 0..world.dice.below(3) {
+            yield_now().await;
+        }
+        world.clock.tick(&world.dice);
+        if world.dice.once_in(50) {
+            turns.do_chores();
+        }
+        if !turns.take(|queues| world.dice.below(queues as u64) as usize) {
+            tokio::select! {
+                biased;
+                () = turns.more() => {}
+                () = sleep(Duration::from_millis(100)) => turns.do_chores(),
+            }
+        }
+    }
+}
+
+/// What is left of the disk.
+fn die(world: &World, end: End) {
+    let disk = world.disk.borrow().clone();
+    disk.set_fault(None);
+    world.history.note(format!("{end:?}"));
+    match end {
+        End::PowerLost => {
+            world.lose();
+            world.disk.replace(disk.crash(world.dice.next()));
+            world.reach("power losses");
+        }
+        End::Killed => world.reach("kills"),
+        End::Stopped => {}
+    }
+    if world.has_lost.get() {
+        world.lose();
+    }
+}

@@ -1,0 +1,389 @@
+//! Producers: those that send again what was not answered, and those that do not.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use taffrail_broker::{
+    Acks, Broker, IncomingBatch, InitProducer, InitProducerError, Outcome, PartitionStatus,
+    Placement, ProduceBatch, ProduceError, ProduceSession, Produced, ProducerIdentity,
+    SequenceError, StreamRequest,
+};
+use taffrail_model::batch::{RecordFields, RecordSetBuilder, records_crc};
+use taffrail_model::{Offset, PartitionIndex, ProducerStamp, Sequence};
+use tokio::time::sleep;
+
+use crate::history::{Event, RecordId, value_of};
+use crate::lane::{Batch, Lane};
+use crate::refusals::check_produce;
+use crate::world::{Fenced, World};
+
+/// Batches of a lane that are on their way.
+const IN_FLIGHT: usize = 12;
+
+/// Whether a producer sends again what was not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It does not.
+    Plain,
+    /// It does; several may fight for one name.
+    Idempotent { name: String },
+}
+
+/// A producer, as it is between and during the broker's lives.
+pub(crate) struct Producer {
+    kind: Kind,
+    /// What its records bear: another number with every identity.
+    number: u32,
+    records: u64,
+    identity: Option<ProducerIdentity>,
+    lanes: BTreeMap<(String, u32), Lane>,
+    /// Records that it will still begin to send.
+    quota: u64,
+}
+
+/// A producer's stream.
+struct Stream {
+    session: ProduceSession,
+    places: HashMap<u64, (String, u32)>,
+    expected: HashMap<u64, u64>,
+    number: u64,
+}
+
+/// Why a stream ends.
+enum End {
+    /// Its identity is worth nothing any more.
+    NewIdentity,
+}
+
+impl Producer {
+    pub(crate) fn new(world: &World, kind: Kind, quota: u64) -> Rc<RefCell<Self>> {
+        let (number, lanes) = (world.number(), BTreeMap::new());
+        Rc::new(RefCell::new(Self { kind, number, records: 0, identity: None, lanes, quota }))
+    }
+
+    /// Whether nothing is left that is not answered.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.lanes.values().all(|lane| lane.pending.is_empty())
+    }
+
+    fn is_plain(&self) -> bool {
+        self.kind == Kind::Plain
+    }
+
+    /// Whatever was on its way may or may not be there, and is not sent again.
+    fn give_up(&mut self, world: &World) {
+        for lane in self.lanes.values_mut() {
+            for record in lane.pending.drain(..).flat_map(|batch| batch.records) {
+                world.history.add(Event::Unknown { record });
+            }
+        }
+    }
+
+    /// Begins anew, as somebody that nobody knows.
+    fn forget_identity(&mut self, world: &World) {
+        self.give_up(world);
+        self.lanes.clear();
+        (self.identity, self.number, self.records) = (None, world.number(), 0);
+    }
+
+    fn new_batch(&mut self, world: &World, place: &(String, u32)) {
+        let count = 1 + world.dice.below(4).min(self.quota.saturating_sub(1));
+        self.quota = self.quota.saturating_sub(count);
+        let mut builder = RecordSetBuilder::default();
+        let mut records = Vec::new();
+        for _ in 0..count {
+            self.records += 1;
+            let record = RecordId { producer: self.number, sequence: self.records };
+            let bytes = if world.dice.once_in(4) { 9_000 } else { 20 + world.dice.below(600) };
+            let value = value_of(record, bytes as usize);
+            let digest = crc32fast::hash(&value);
+            world.history.add(Event::Invoke { record, place: place_of(place), digest });
+            builder.push(&RecordFields { value: Some(&value), ..RecordFields::default() });
+            records.push(record);
+        }
+        let lane = self.lanes.entry(place.clone()).or_default();
+        let sequence = lane.next_sequence;
+        lane.next_sequence = sequence.wrapping_add(count as u32);
+        lane.pending.push_back(Batch {
+            records,
+            payload: builder.finish(),
+            sequence,
+            number: None,
+        });
+    }
+}
+
+/// Lives as long as the broker does.
+pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>, producer: Rc<RefCell<Producer>>) {
+    if producer.borrow().is_plain() {
+        producer.borrow_mut().give_up(&world);
+    }
+    loop {
+        if !producer.borrow().is_plain() && producer.borrow().identity.is_none() {
+            take_identity(&world, &broker, &producer).await;
+        }
+        match stream(&world, &broker, &producer).await {
+            End::NewIdentity => producer.borrow_mut().forget_identity(&world),
+        }
+    }
+}
+
+async fn take_identity(world: &World, broker: &Arc<Broker>, producer: &RefCell<Producer>) {
+    let Kind::Idempotent { name } = producer.borrow().kind.clone() else { return };
+    let attempt = world.dice.next();
+    loop {
+        let request = InitProducer { name: name.clone(), former: None, attempt };
+        match broker.init_producer(request).await {
+            Ok(identity) => {
+                producer.borrow_mut().identity = Some(identity);
+                note_fenced(world, broker, &name, identity, producer.borrow().number);
+                world.reach("identities");
+                return;
+            }
+            Err(InitProducerError::Storage(_)) => world.reach("identities refused"),
+            Err(error) => assert!(world.is_faulty.get(), "no identity: {error}"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Nothing of whoever had the name before may be behind the ends that there are now.
+fn note_fenced(
+    world: &World,
+    broker: &Broker,
+    name: &str,
+    identity: ProducerIdentity,
+    number: u32,
+) {
+    if name.is_empty() {
+        return;
+    }
+    let mut holders = world.holders.borrow_mut();
+    let former = holders.get(name).copied();
+    if former.is_some_and(|(epoch, _)| identity.epoch < epoch) {
+        return;
+    }
+    holders.insert(name.to_owned(), (identity.epoch, number));
+    let Some((_, producer)) = former else { return };
+    for description in broker.describe_all() {
+        for partition in description.partitions {
+            if partition.status == PartitionStatus::Online {
+                let place = format!("{}/{}", description.topic.name, partition.partition);
+                let end = partition.log_end.get();
+                world.fenced.borrow_mut().push(Fenced { producer, place, end });
+            }
+        }
+    }
+}
+
+async fn stream(world: &World, broker: &Arc<Broker>, producer: &RefCell<Producer>) -> End {
+    let (session, mut outcomes) = broker.produce_session();
+    let (places, expected) = (HashMap::new(), HashMap::new());
+    let mut stream = Stream { session, places, expected, number: 0 };
+    producer.borrow_mut().lanes.values_mut().for_each(Lane::begin_stream);
+    loop {
+        while let Ok(outcome) = outcomes.try_recv() {
+            if let Some(end) = stream.take(world, producer, outcome) {
+                return end;
+            }
+        }
+        world.moment().await;
+        let has_sent = stream.send(world, producer).await;
+        if !has_sent && !stream.places.is_empty() {
+            let Some(outcome) = outcomes.recv().await else { continue };
+            let refused = outcome.result.is_err();
+            if let Some(end) = stream.take(world, producer, outcome) {
+                return end;
+            }
+            if refused {
+                sleep(Duration::from_millis(5)).await;
+            }
+        } else if !has_sent {
+            sleep(Duration::from_millis(1 + world.dice.below(20))).await;
+        }
+    }
+}
+
+impl Stream {
+    /// Sends one batch, if one may be sent.
+    async fn send(&mut self, world: &World, producer: &RefCell<Producer>) -> bool {
+        let Some((place, request)) = self.next(world, &mut producer.borrow_mut()) else {
+            return false;
+        };
+        self.places.insert(request.number, place);
+        self.session.submit(request).await;
+        true
+    }
+
+    fn next(
+        &mut self,
+        world: &World,
+        producer: &mut Producer,
+    ) -> Option<((String, u32), StreamRequest)> {
+        let waiting = |lane: &Lane| lane.may_send() && lane.in_flight() < lane.pending.len();
+        let waits: Vec<_> = producer
+            .lanes
+            .iter()
+            .filter(|(_, lane)| waiting(lane))
+            .map(|(it, _)| it.clone())
+            .collect();
+        let place = match world.dice.pick(&waits) {
+            Some(place) => place.clone(),
+            None if world.is_closing.get() || producer.quota == 0 => return None,
+            None => {
+                let place = world.dice.pick(&world.places())?.clone();
+                let lane = producer.lanes.entry(place.clone()).or_default();
+                if !lane.may_send() || lane.in_flight() >= IN_FLIGHT {
+                    return None;
+                }
+                producer.new_batch(world, &place);
+                place
+            }
+        };
+        self.number += 1;
+        let number = self.number;
+        let identity = producer.identity;
+        let lane = producer.lanes.get_mut(&place)?;
+        // Somebody who sends nothing else knows what to expect.
+        let is_conditional = identity.is_none() && lane.in_flight() == 0 && world.dice.once_in(4);
+        let expected = lane.known_end.filter(|_| is_conditional);
+        self.expected.extend(expected.map(|end| (number, end)));
+        let (batch, resumes_after) = lane.send(number)?;
+        let stamp = |identity: ProducerIdentity| {
+            let (id, epoch) = (identity.id, identity.epoch);
+            ProducerStamp { id, epoch, sequence: Sequence::new(batch.sequence) }
+        };
+        let incoming = IncomingBatch {
+            records_crc: Some(records_crc(&batch.payload)),
+            payload: batch.payload,
+            compression: 0,
+            is_compressed: false,
+            is_control: false,
+            producer: identity.map(stamp),
+        };
+        let batch = ProduceBatch {
+            topic: place.0.clone(),
+            placement: Placement::Partition(PartitionIndex::new(place.1)),
+            batch: incoming,
+            expected_next_offset: expected.map(Offset::new),
+        };
+        Some((place, StreamRequest { number, batch, acks: Acks::Committed, resumes_after }))
+    }
+
+    fn take(
+        &mut self,
+        world: &World,
+        producer: &RefCell<Producer>,
+        outcome: Outcome,
+    ) -> Option<End> {
+        let place = self.places.remove(&outcome.number).expect("an answer to a request");
+        let expected = self.expected.remove(&outcome.number);
+        let producer = &mut *producer.borrow_mut();
+        match outcome.result {
+            Ok(produced) => {
+                let lane = producer.lanes.get_mut(&place).expect("it has sent something there");
+                let batch = lane.settle(outcome.number).expect("it was on its way");
+                lane.known_end = Some(note_placed(world, &batch, &produced));
+                if let Some(expected) = expected {
+                    let found = produced.place.map(|place| place.base_offset.get());
+                    assert_eq!(found, Some(expected), "a conditional append");
+                    world.reach("conditional appends");
+                }
+                None
+            }
+            Err(error) if producer.is_plain() => {
+                plain_refused(world, producer, &place, outcome.number, &error);
+                None
+            }
+            Err(error) => refused(world, producer, &place, outcome.number, &error),
+        }
+    }
+}
+
+/// Notes that a batch is there, and returns where it ends.
+fn note_placed(world: &World, batch: &Batch, produced: &Produced) -> u64 {
+    if produced.is_duplicate {
+        world.reach("duplicates");
+    }
+    let place = produced.place.expect("not so many batches are on their way");
+    let offsets = place.base_offset.get()..;
+    for (record, offset) in batch.records.iter().zip(offsets) {
+        assert!(offset < produced.high_watermark.get(), "acknowledged, and not committed");
+        world.history.add(Event::Ok { record: *record, offset });
+    }
+    world.reach("acknowledged batches");
+    place.base_offset.get() + batch.records.len() as u64
+}
+
+/// The request that others behind this one are refused for.
+fn refused_number(number: u64, error: &ProduceError) -> u64 {
+    match error {
+        ProduceError::PrecedingFailed { refused } => *refused,
+        _ => number,
+    }
+}
+
+fn plain_refused(
+    world: &World,
+    producer: &mut Producer,
+    place: &(String, u32),
+    number: u64,
+    error: &ProduceError,
+) {
+    check_produce(world, place, error);
+    let lane = producer.lanes.get_mut(place).expect("it has sent something there");
+    let is_unknown = matches!(error, ProduceError::ResultUnknown { .. });
+    if !is_unknown {
+        lane.halt(refused_number(number, error));
+    }
+    let batch = lane.settle(number).expect("it was on its way");
+    for record in batch.records {
+        world.history.add(if is_unknown {
+            Event::Unknown { record }
+        } else {
+            Event::Fail { record }
+        });
+    }
+}
+
+fn refused(
+    world: &World,
+    producer: &mut Producer,
+    place: &(String, u32),
+    number: u64,
+    error: &ProduceError,
+) -> Option<End> {
+    match error {
+        ProduceError::Sequence(SequenceError::Fenced { .. }) | ProduceError::NameLost { .. } => {
+            let is_named = producer.kind != Kind::Idempotent { name: String::new() };
+            assert!(is_named, "fenced without a name");
+            world.reach("fenced");
+            Some(End::NewIdentity)
+        }
+        ProduceError::Sequence(error) => {
+            assert!(world.is_cached(&place.0), "{place:?} has forgotten a producer: {error}");
+            world.reach("forgotten producers");
+            Some(End::NewIdentity)
+        }
+        _ => {
+            check_produce(world, place, error);
+            let lane = producer.lanes.get_mut(place).expect("it has sent something there");
+            if !matches!(error, ProduceError::ResultUnknown { .. }) {
+                lane.halt(refused_number(number, error));
+            }
+            lane.again(number);
+            if matches!(error, ProduceError::UnknownTopic { .. }) {
+                // Its records count no more.
+                producer.lanes.remove(place);
+            }
+            None
+        }
+    }
+}
+
+pub(crate) fn place_of((topic, partition): &(String, u32)) -> String {
+    format!("{topic}/{partition}")
+}
