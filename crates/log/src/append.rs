@@ -48,6 +48,13 @@ impl<'a> Append<'a> {
         }
     }
 
+    /// Whether a batch goes into the next segment: whoever does not want to wait for the sync of this
+    /// one writes what there is, and lets somebody else call [`Log::roll`].
+    pub fn must_roll(&self, batch: &NewBatch) -> bool {
+        // Where nothing can be written, that is said at once.
+        self.log.read_only().is_none() && self.log.must_roll(self.bytes as u64, batch, self.now)
+    }
+
     /// Adds a batch, which is not in the log already: see [`Self::find`].
     pub fn push(&mut self, batch: NewBatch) {
         if let Some(stamp) = &batch.producer {

@@ -332,24 +332,32 @@ impl Log {
         }
     }
 
-    /// How many of `batches` still go into the active segment; a segment takes at least one.
+    /// How many of `batches` still go into the active segment.
     fn fitting(&self, batches: &[NewBatch]) -> usize {
-        let active = Arc::clone(&self.shared.segments.load().active);
+        let mut before = 0;
+        let fits = |batch: &&NewBatch| {
+            let fits = !self.must_roll(before, batch, self.append_time);
+            before += batch_bytes(batch) as u64;
+            fits
+        };
+        batches.iter().take_while(fits).count()
+    }
+
+    /// Whether a batch that is appended behind so many bytes of others goes into the next segment; a
+    /// segment takes at least one.
+    pub(crate) fn must_roll(&self, bytes_before: u64, batch: &NewBatch, now: Timestamp) -> bool {
+        let segments = self.shared.segments.load();
+        let active = &segments.active;
         let written = active.written();
         let is_empty = written.end == active.header.base_offset;
-        let age = self.append_time.since(active.header.created);
-        if !is_empty && self.config.segment_age.is_some_and(|age_max| age >= age_max) {
-            return 0;
+        let age = now.since(active.header.created);
+        if !is_empty && self.config.segment_age.is_some_and(|age_max| age_max <= age) {
+            return true;
         }
         // An index counts positions in 32 bits, and a segment is one protobuf message.
         let segment_bytes = self.config.segment_bytes.min(limits::SEGMENT_BYTES_MAX);
-        let mut position = written.position;
-        let fits = |batch: &&NewBatch| {
-            position += batch_bytes(batch) as u64;
-            position <= segment_bytes
-        };
-        let fitting = batches.iter().take_while(fits).count();
-        if is_empty { fitting.max(1) } else { fitting }
+        let end = written.position + bytes_before + batch_bytes(batch) as u64;
+        segment_bytes < end && !(is_empty && bytes_before == 0)
     }
 
     /// Writes batches to the active segment with one write.

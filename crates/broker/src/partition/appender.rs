@@ -4,6 +4,7 @@
 //! place in the order of their stream.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use taffrail_log::{Append, AppendError, Appended, Known, NewBatch};
@@ -64,7 +65,7 @@ enum Turn {
     Idle,
     /// It waits for a writer, or has one.
     Scheduled,
-    /// Too much is written and not synced: the committer schedules it again.
+    /// Too much is written and not synced, or a segment is full: the committer schedules it again.
     Stalled,
 }
 
@@ -77,6 +78,8 @@ struct Group {
     payload_bytes: Vec<u64>,
     /// The memory of the batches, until they are written.
     charges: Vec<Charge>,
+    /// Whether the next batch goes into the next segment.
+    must_roll: bool,
 }
 
 /// A request whose turn has come.
@@ -138,14 +141,13 @@ impl Partition {
     /// Writes what waits, up to a bound; called by a writer thread.
     pub(super) fn write_pending(self: &Arc<Self>) {
         match self.log.get() {
-            Some(Ok(open)) if self.must_wait_for_sync(open) => {
-                self.appends.state().turn = Turn::Stalled;
-                // It may have been synced in between: then this sync has nothing to do, and the
-                // writer's turn comes again.
-                self.schedule_commit();
-                return;
+            Some(Ok(open)) if self.must_wait_for_sync(open) => return self.stall(),
+            Some(Ok(open)) => {
+                if self.write_some(open) {
+                    self.must_roll.store(true, Ordering::Release);
+                    return self.stall();
+                }
             }
-            Some(Ok(open)) => self.write_some(open),
             Some(Err(cause)) => self.refuse_all(&ProduceError::Offline { cause: cause.clone() }),
             None => self.refuse_all(&ProduceError::Recovering),
         }
@@ -160,9 +162,20 @@ impl Partition {
         }
     }
 
-    fn write_some(self: &Arc<Self>, open: &OpenLog) {
+    /// Lets a committer go first, who schedules the partition again. It may have been synced in
+    /// between: then the committer has nothing to do.
+    fn stall(self: &Arc<Self>) {
+        self.appends.state().turn = Turn::Stalled;
+        self.schedule_commit();
+    }
+
+    /// Writes up to a bound; says whether what is next goes into the next segment.
+    fn write_some(self: &Arc<Self>, open: &OpenLog) -> bool {
         let mut log = open.lock();
-        let Some(log) = log.as_mut() else { return self.refuse_all(&self.gone()) };
+        let Some(log) = log.as_mut() else {
+            self.refuse_all(&self.gone());
+            return false;
+        };
         let start = log.end();
         let mut append = log.begin(self.threads.clock.now());
         let mut group = self.take_group(&mut append);
@@ -186,6 +199,20 @@ impl Partition {
                 }
             }
         }
+        group.must_roll
+    }
+
+    /// Begins the next segment, if a writer has found that it must; called by a committer thread, with
+    /// all synced. What waits for it is refused if that fails.
+    pub(super) fn roll_if_due(&self, open: &OpenLog) {
+        if !self.must_roll.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(log) = open.lock().as_mut()
+            && let Err(error) = log.roll()
+        {
+            self.refuse_all(&append_error(&error));
+        }
     }
 
     /// Takes what goes into one write.
@@ -199,6 +226,14 @@ impl Partition {
                 let verdict = self.judge(&batch, expected, fence.as_ref(), append)?;
                 Ok((batch, verdict))
             }) {
+                Ok((batch, Verdict::Append)) if append.must_roll(&batch) => {
+                    let batch = Ok(batch);
+                    let request =
+                        AppendRequest { batch, expected, fence, order, reply, charge, arrived };
+                    self.appends.state().requests.push_front(request);
+                    group.must_roll = true;
+                    break;
+                }
                 Ok((batch, Verdict::Append)) => {
                     group.payload_bytes.push(batch.payload.len() as u64);
                     group.charges.extend(charge);

@@ -133,7 +133,10 @@ impl Partition {
         let result = open.syncer.sync();
         self.threads.metrics.sync_seconds.record(stopwatch.elapsed());
         match result {
-            Ok(end) => self.commit_written(end),
+            Ok(end) => {
+                self.commit_written(end);
+                self.roll_if_due(open);
+            }
             Err(SyncError::Poisoned { cause }) => {
                 if !was_poisoned {
                     let (topic, partition) = (&self.topic, self.index);

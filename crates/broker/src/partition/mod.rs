@@ -39,6 +39,8 @@ pub(crate) struct Partition {
     log: OnceLock<Result<OpenLog, String>>,
     appends: appender::Queue,
     commits: committer::Queue,
+    /// Whether the next segment is to be begun before anything else is written.
+    must_roll: AtomicBool,
     /// Whether a lazy sync is on its way.
     lazy_sync: AtomicBool,
     deleted: AtomicBool,
@@ -114,6 +116,7 @@ impl Partition {
             log: OnceLock::new(),
             appends: appender::Queue::default(),
             commits: committer::Queue::default(),
+            must_roll: AtomicBool::new(false),
             lazy_sync: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
             watermark: watch::Sender::new(Offset::ZERO),
