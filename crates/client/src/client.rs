@@ -5,12 +5,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use taffrail_model::limits;
+use taffrail_model::{ProducerEpoch, ProducerId, limits};
+use taffrail_proto::v1;
 use taffrail_proto::v1::admin_service_client::AdminServiceClient;
 use taffrail_proto::v1::log_service_client::LogServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{AddressError, Admin, ConsumerBuilder, ProducerBuilder};
+use crate::producer::Identity;
+use crate::{AddressError, Admin, CallError, ConsumerBuilder, ProducerBuilder};
 
 /// Windows this wide keep a stream busy, and keep small unread frames from killing a connection.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
@@ -80,6 +82,26 @@ impl Client {
     /// Settings for a consumer.
     pub fn consumer(&self) -> ConsumerBuilder {
         ConsumerBuilder::new(self.clone())
+    }
+
+    /// Makes an idempotent producer, of this name if it is not empty; with `former`, in place of
+    /// that one. Asked again with the same `attempt`, the broker makes no other one.
+    pub(crate) async fn init_producer(
+        &self,
+        name: &str,
+        former: Option<ProducerId>,
+        attempt: u64,
+    ) -> Result<Identity, CallError> {
+        let producer_id = former.map_or(0, ProducerId::get);
+        let request = v1::InitProducerRequest { name: name.to_owned(), producer_id, attempt };
+        let answer = self.log_service().init_producer(request).await;
+        let answer = answer.map_err(|status| CallError::from_status(&self.server, &status))?;
+        let v1::InitProducerResponse { producer_id, producer_epoch, .. } = answer.into_inner();
+        let id = ProducerId::new(producer_id);
+        Ok(Identity {
+            id: id.ok_or(CallError::Incomplete { field: "producer_id" })?,
+            epoch: ProducerEpoch::new(producer_epoch),
+        })
     }
 
     pub(crate) fn log_service(&self) -> LogServiceClient<Channel> {

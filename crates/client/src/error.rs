@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::time::Duration;
 
-use taffrail_model::{NameError, PartitionIndex, TopicName};
+use taffrail_model::{NameError, PartitionIndex, TopicName, limits};
 use taffrail_proto::v1;
 use tonic_types::StatusExt as _;
 
@@ -158,7 +158,7 @@ pub enum StartError {
     /// The topic's name cannot be one.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// The topic could not be described.
+    /// The topic could not be described, or an idempotent producer not be made.
     #[error(transparent)]
     Call(#[from] CallError),
     /// The topic has no such partition.
@@ -170,6 +170,20 @@ pub enum StartError {
         partition: PartitionIndex,
         /// Number of partitions it has.
         partitions: u32,
+    },
+    /// The producer's name cannot be one.
+    #[error("a producer's name has 1 to {} bytes, not {bytes}", limits::PRODUCER_NAME_BYTES_MAX)]
+    ProducerName {
+        /// Bytes it has.
+        bytes: usize,
+    },
+    /// A producer with a name does not wait for acknowledgement.
+    #[error(
+        "the producer {name:?} must wait for acknowledgement: leave out Acks::None or the name"
+    )]
+    NameWithoutAcks {
+        /// The producer's name.
+        name: String,
     },
     /// A consumer was given nothing to read.
     #[error("nothing to consume: name at least one topic")]

@@ -24,11 +24,11 @@
 //! ```
 //!
 //! What it does for you beyond the bare calls: batches, partitions by key, keeps order through
-//! refusals, pushes back when memory is full, sends again what surely was not applied (and nothing
-//! else), checks checksums, reconnects, and resumes at exactly the next offset.
+//! refusals, pushes back when memory is full, sends again what is not answered so that each record
+//! is appended once, checks checksums, reconnects, and resumes at exactly the next offset.
 //!
-//! Deliberately absent: any knowledge of the broker's insides, and retries of what may have been
-//! applied: those outcomes are reported as unknown.
+//! Deliberately absent: any knowledge of the broker's insides, and retries of what would be applied
+//! twice: outcomes that stay unknown are reported as such.
 
 mod admin;
 mod client;

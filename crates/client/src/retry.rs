@@ -1,6 +1,7 @@
 //! Decides, in one place, what is sent again without asking, and when.
 //!
-//! Pure but for the dice. Invariant: only what surely was not applied is sent again.
+//! Pure but for the dice. Invariant: only what surely was not applied is sent again, and what an
+//! idempotent producer's sequence protects.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
@@ -14,8 +15,13 @@ pub(crate) enum Verdict {
     Retry,
     /// Surely not applied, because one before it was refused: send it again behind that one.
     Follows,
-    /// May have been applied: never send it again unasked.
+    /// May have been applied: send it again only if a sequence keeps it from being applied twice.
     Unknown,
+    /// Surely not applied, and the broker does not know what the idempotent producer sent before:
+    /// send it again under a new identity.
+    Renew,
+    /// Surely not applied, and nothing of this producer will be: another one has taken its name.
+    Fenced,
     /// Would be refused again.
     Final,
 }
@@ -26,12 +32,14 @@ pub(crate) fn verdict(reason: &str) -> Verdict {
         "OVERLOADED" | "PARTITION_RECOVERING" | "STORAGE_FULL" | "STOPPING" => Verdict::Retry,
         "PRECEDING_FAILED" => Verdict::Follows,
         "RESULT_UNKNOWN" => Verdict::Unknown,
+        "SEQUENCE_GAP" | "UNKNOWN_PRODUCER_STATE" => Verdict::Renew,
+        "PRODUCER_FENCED" => Verdict::Fenced,
         _ => Verdict::Final,
     }
 }
 
-/// Whether a stream that the broker refused with this would be refused again.
-pub(crate) fn is_final_for_stream(refusal: &ServerError) -> bool {
+/// Whether a call that the broker refused with this, or a stream, would be refused again.
+pub(crate) fn is_final_for_call(refusal: &ServerError) -> bool {
     let passes = ["RESOURCE_EXHAUSTED", "STOPPING"];
     verdict(&refusal.reason) == Verdict::Final
         && refusal.retry_after.is_none()
@@ -96,6 +104,9 @@ mod tests {
             ("STOPPING", Verdict::Retry),
             ("PRECEDING_FAILED", Verdict::Follows),
             ("RESULT_UNKNOWN", Verdict::Unknown),
+            ("SEQUENCE_GAP", Verdict::Renew),
+            ("UNKNOWN_PRODUCER_STATE", Verdict::Renew),
+            ("PRODUCER_FENCED", Verdict::Fenced),
             ("BATCH_TOO_LARGE", Verdict::Final),
             ("UNKNOWN_TOPIC", Verdict::Final),
             ("PARTITION_READ_ONLY", Verdict::Final),

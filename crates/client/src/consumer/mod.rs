@@ -192,7 +192,7 @@ impl Consumer {
         let pause = Backoff::CONNECTION.delay(self.attempts, retry::dice());
         self.link = Link::Down(Instant::now() + pause);
         if let CallError::Refused(refusal) = error
-            && retry::is_final_for_stream(&refusal)
+            && retry::is_final_for_call(&refusal)
         {
             self.refusal = Some(ConsumeError::Refused(refusal));
             self.has_ended = true;

@@ -1,8 +1,7 @@
 //! Collects records into batches, and passes full ones on.
 //!
 //! Lives under the producer's one lock; does no I/O and never waits. Times come in as arguments.
-//! Invariants: a partition has at most one open batch, which is younger than all its others;
-//! `buffered_bytes` is what open and unsettled batches hold.
+//! Invariant: a partition has at most one open batch, which is younger than all its others.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,12 +12,15 @@ use bytes::Bytes;
 use taffrail_model::batch::{RecordFields, RecordSetBuilder};
 use taffrail_model::{Offset, PartitionIndex, partition_for_key};
 
-use super::delivery::{BatchOutcome, Delivery, Placed};
+use super::delivery::{BatchOutcome, Delivery};
+use super::identity::Identity;
+use super::lane::Fresh;
 use super::settings::{Acks, Settings, TopicFacts};
-use super::state::{Outgoing, Pipeline, Settled};
+use super::state::{Outgoing, Pipeline};
+use super::tally::Tally;
 use super::{ProduceError, ProducerStats, Record};
-use crate::ServerError;
 use crate::retry::{self, Backoff};
+use crate::{CallError, ServerError};
 
 /// Batches waiting in a partition from which on new ones grow larger.
 const BUSY_BATCHES: usize = 4;
@@ -30,9 +32,9 @@ const LATE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub(super) struct SealedBatch {
     pub(super) payload: Bytes,
-    record_count: u32,
-    outcome: Arc<BatchOutcome>,
-    partition: PartitionIndex,
+    pub(super) record_count: u32,
+    pub(super) outcome: Arc<BatchOutcome>,
+    pub(super) partition: PartitionIndex,
 }
 
 struct OpenBatch {
@@ -66,8 +68,7 @@ pub(super) struct Accumulator {
     armed: Option<Instant>,
     /// When what is late is looked for again.
     late_check_at: Option<Instant>,
-    stats: ProducerStats,
-    first_failure: Option<ProduceError>,
+    tally: Tally,
     is_closed: bool,
 }
 
@@ -91,9 +92,10 @@ pub(super) enum NotAccepted {
 }
 
 impl Accumulator {
-    pub(super) fn new(facts: TopicFacts, settings: Settings) -> Self {
+    /// Of an idempotent producer if there is an identity.
+    pub(super) fn new(facts: TopicFacts, settings: Settings, identity: Option<Identity>) -> Self {
         let lanes = facts.partitions as usize;
-        let pipeline = Pipeline::new(lanes, settings.delivery_timeout, Backoff::REQUEST);
+        let pipeline = Pipeline::new(lanes, settings.delivery_timeout, Backoff::REQUEST, identity);
         Self {
             open: std::iter::repeat_with(|| None).take(lanes).collect(),
             pipeline,
@@ -106,8 +108,7 @@ impl Accumulator {
             sender: None,
             armed: None,
             late_check_at: None,
-            stats: ProducerStats::default(),
-            first_failure: None,
+            tally: Tally::default(),
             is_closed: false,
             facts,
             settings,
@@ -119,13 +120,16 @@ impl Accumulator {
         if self.is_closed {
             return Err(NotAccepted::Failed(ProduceError::Closed));
         }
+        if self.pipeline.is_fenced() {
+            return Err(NotAccepted::Failed(ProduceError::Fenced));
+        }
         let record_bytes = record.fields.encoded_bytes();
         let record_bytes_max = self.facts.payload_bytes_max;
         if record_bytes > record_bytes_max {
             let error = ProduceError::RecordTooLarge { record_bytes, record_bytes_max };
             return Err(NotAccepted::Failed(error));
         }
-        let buffered = self.stats.buffered_bytes;
+        let buffered = self.tally.stats().buffered_bytes;
         if buffered > 0 && buffered + record_bytes > self.settings.buffer_bytes {
             return Err(NotAccepted::Full);
         }
@@ -173,8 +177,7 @@ impl Accumulator {
         let open = self.open[lane].as_mut().expect("opened above");
         let index = open.builder.record_count();
         open.builder.push(fields);
-        self.stats.buffered_bytes += record_bytes;
-        self.stats.accepted_records += 1;
+        self.tally.accepted(record_bytes);
         (Delivery::new(Arc::clone(&open.outcome), index), rearm)
     }
 
@@ -230,8 +233,8 @@ impl Accumulator {
             outcome: open.outcome,
             partition: PartitionIndex::new(lane as u32),
         };
-        let bytes = self.request_bytes(&batch);
-        self.pipeline.push(lane, batch, bytes, open.deadline);
+        let (bytes, records) = (self.request_bytes(&batch), batch.record_count);
+        self.pipeline.push(lane, Fresh { batch, bytes, records, deadline: open.deadline });
     }
 
     /// Closes all open batches and queues them.
@@ -271,9 +274,8 @@ impl Accumulator {
 
     /// A request without acknowledgement was handed over: its batch is done with.
     pub(super) fn handed_over(&mut self, number: u64, now: Instant) {
-        if let Some(settled) = self.pipeline.answered(number, None, now) {
-            self.settle(settled, None);
-        }
+        self.pipeline.answered(number, Ok(None), now);
+        self.settle_all();
     }
 
     /// A stream was opened.
@@ -286,26 +288,25 @@ impl Accumulator {
     pub(super) fn answered(
         &mut self,
         number: u64,
-        answer: Result<Offset, ServerError>,
+        answer: Result<Option<Offset>, ServerError>,
         partition: Option<PartitionIndex>,
         now: Instant,
     ) -> Option<Waker> {
-        let (base_offset, refusal) = match answer {
-            Ok(base) => (Some(base), None),
-            Err(error) => (None, Some(error)),
-        };
         if self.settings.acks == Acks::None {
             let lane = partition.map_or(usize::MAX, |partition| partition.get() as usize);
-            if let Some(error) = refusal {
+            if let Err(error) = answer {
                 self.pipeline.refused_unasked(lane, number, &error.reason);
-                self.stats.refused_batches += 1;
-                self.first_failure.get_or_insert(ProduceError::Refused(error));
+                self.tally.refused_unasked(error);
             }
             return None;
         }
-        if let Some(settled) = self.pipeline.answered(number, refusal, now) {
+        self.pipeline.answered(number, answer, now);
+        if self.pipeline.is_fenced() {
+            self.seal_all();
+        }
+        while let Some(settled) = self.pipeline.next_settled() {
             let lane = settled.batch.partition.get() as usize;
-            self.settle(settled, base_offset);
+            self.tally.settle(settled);
             if self.open[lane].is_some() && self.pipeline.is_idle(lane) {
                 self.eager.push_back(lane);
             }
@@ -313,30 +314,10 @@ impl Accumulator {
         self.sender.take()
     }
 
-    fn settle(&mut self, settled: Settled<SealedBatch>, offset: Option<Offset>) {
-        let Settled { batch, failure } = settled;
-        self.stats.buffered_bytes -= batch.payload.len();
-        let records = u64::from(batch.record_count);
-        let partition = batch.partition;
-        let outcome = match failure {
-            None => {
-                self.stats.delivered_records += records;
-                self.stats.delivered_bytes += batch.payload.len() as u64;
-                Ok(Placed { partition, offset })
-            }
-            Some(error) => {
-                let is_unknown = matches!(error, ProduceError::ResultUnknown { .. });
-                let counted = if is_unknown {
-                    &mut self.stats.unknown_records
-                } else {
-                    &mut self.stats.failed_records
-                };
-                *counted += records;
-                self.first_failure.get_or_insert_with(|| error.clone());
-                Err(error)
-            }
-        };
-        batch.outcome.settle(outcome);
+    fn settle_all(&mut self) {
+        while let Some(settled) = self.pipeline.next_settled() {
+            self.tally.settle(settled);
+        }
     }
 
     /// Number of the stream that takes requests.
@@ -344,15 +325,13 @@ impl Accumulator {
         self.stream
     }
 
-    /// The stream broke: what was sent and not answered has an unknown outcome.
+    /// The stream broke because of `cause`.
     ///
     /// Returns who sent on it: it gets no more requests, and ends once woken.
     pub(super) fn broken(&mut self, cause: &str) -> Option<Waker> {
         self.stream += 1;
-        for batch in self.pipeline.broken() {
-            let failure = Some(ProduceError::ResultUnknown { cause: cause.to_owned() });
-            self.settle(Settled { batch, failure }, None);
-        }
+        self.pipeline.broken(cause);
+        self.settle_all();
         // Whatever is open may go at once over the next stream.
         let is_eager = |lane: &usize| self.open[*lane].is_some() && self.pipeline.is_idle(*lane);
         let eager: Vec<usize> = (0..self.open.len()).filter(is_eager).collect();
@@ -394,9 +373,8 @@ impl Accumulator {
                 self.seal(lane);
             }
         }
-        for settled in self.pipeline.expire(now, cause) {
-            self.settle(settled, None);
-        }
+        self.pipeline.expire(now, cause);
+        self.settle_all();
     }
 
     /// Whether a request stays unanswered for too long.
@@ -404,13 +382,31 @@ impl Accumulator {
         self.pipeline.is_overdue(now)
     }
 
-    /// Fails all there is, once the stream has broken.
-    pub(super) fn fail_all(&mut self, error: &ProduceError) {
+    /// Fails all there is because of `refusal`, while there is no stream or nothing goes over it.
+    pub(super) fn fail_all(&mut self, refusal: &ServerError) {
         self.seal_all();
-        let far = Instant::now() + self.settings.delivery_timeout;
-        for Settled { batch, .. } in self.pipeline.expire(far, "") {
-            self.settle(Settled { batch, failure: Some(error.clone()) }, None);
+        self.pipeline.fail_queued(refusal);
+        self.settle_all();
+    }
+
+    /// The identity to replace, once nothing depends on it any more.
+    pub(super) fn to_renew(&self) -> Option<Identity> {
+        self.pipeline.to_renew()
+    }
+
+    /// Takes a new identity. Returns who has something to send.
+    pub(super) fn renewed(&mut self, identity: Identity) -> Option<Waker> {
+        self.pipeline.renewed(identity);
+        self.sender.take()
+    }
+
+    /// There is no new identity because of `error`.
+    pub(super) fn not_renewed(&mut self, error: &CallError) {
+        self.pipeline.not_renewed(error);
+        if self.pipeline.is_fenced() {
+            self.seal_all();
         }
+        self.settle_all();
     }
 
     /// Everything that is not settled, to wait for.
@@ -421,11 +417,11 @@ impl Accumulator {
 
     /// Whether nothing is open or unsettled.
     pub(super) fn is_empty(&self) -> bool {
-        self.stats.buffered_bytes == 0 && self.pipeline.unsettled() == 0
+        self.tally.stats().buffered_bytes == 0 && self.pipeline.unsettled() == 0
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.stats.buffered_bytes < self.settings.buffer_bytes
+        self.tally.stats().buffered_bytes < self.settings.buffer_bytes
     }
 
     pub(super) fn close(&mut self) {
@@ -442,10 +438,10 @@ impl Accumulator {
     }
 
     pub(super) fn stats(&self) -> ProducerStats {
-        self.stats
+        self.tally.stats()
     }
 
     pub(super) fn take_failure(&mut self) -> Option<ProduceError> {
-        self.first_failure.take()
+        self.tally.take_failure()
     }
 }

@@ -16,7 +16,8 @@ use super::ProduceError;
 pub struct Placed {
     /// Its partition.
     pub partition: PartitionIndex,
-    /// Its offset; unknown without acknowledgement.
+    /// Its offset. Unknown without acknowledgement, and for a record that was sent again so late
+    /// that the broker knew that it has it, but not where any more.
     pub offset: Option<Offset>,
 }
 

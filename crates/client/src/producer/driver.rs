@@ -14,7 +14,7 @@ use taffrail_proto::v1;
 use tokio::time::Interval;
 use tonic::{Status, Streaming};
 
-use super::ProduceError;
+use super::renewal;
 use super::shared::{Requests, Shared};
 use crate::retry::{self, Backoff};
 use crate::{CallError, Client, ServerError};
@@ -33,11 +33,19 @@ enum Ended {
     Broken(CallError),
 }
 
-/// Runs until the producer is closed and everything is settled.
-pub(super) async fn run(client: Client, shared: Arc<Shared>) {
+/// Runs until the producer of this name is closed and everything is settled.
+pub(super) async fn run(client: Client, shared: Arc<Shared>, name: String) {
+    // Side by side: what is late is minded, and streams are opened, while an identity is asked for.
+    tokio::select! {
+        () = run_streams(&client, &shared) => {}
+        never = renewal::run(&client, &shared, &name) => match never {},
+    }
+}
+
+async fn run_streams(client: &Client, shared: &Arc<Shared>) {
     let mut attempts = 0;
     loop {
-        let (ended, has_worked) = run_stream(&client, &shared).await;
+        let (ended, has_worked) = run_stream(client, shared).await;
         let Ended::Broken(error) = ended else { return shared.wake_sender() };
         attempts = if has_worked { 1 } else { attempts + 1 };
         if attempts == 1 {
@@ -49,13 +57,13 @@ pub(super) async fn run(client: Client, shared: Arc<Shared>) {
         let sender = shared.lock().broken(&cause);
         sender.inspect(Waker::wake_by_ref);
         if let CallError::Refused(refusal) = error
-            && retry::is_final_for_stream(&refusal)
+            && retry::is_final_for_call(&refusal)
         {
-            shared.lock().fail_all(&ProduceError::Refused(refusal));
+            shared.lock().fail_all(&refusal);
         }
         shared.announce_room();
         let pause = Backoff::CONNECTION.delay(attempts, retry::dice());
-        if minding_time(&shared, &cause, tokio::time::sleep(pause)).await.is_none() {
+        if minding_time(shared, &cause, tokio::time::sleep(pause)).await.is_none() {
             return;
         }
     }
@@ -146,7 +154,7 @@ fn take_answer(shared: &Shared, answer: v1::ProduceStreamResponse) {
     let Some(result) = result else { return };
     let partition = result.partition.map(PartitionIndex::new);
     let outcome = match result.error {
-        None => Ok(Offset::new(result.base_offset.unwrap_or_default())),
+        None => Ok(result.base_offset.map(Offset::new)),
         Some(error) => Err(ServerError::from(error)),
     };
     let sender = shared.lock().answered(number, outcome, partition, Instant::now());
@@ -163,6 +171,9 @@ async fn minding_time<F: Future>(shared: &Shared, cause: &str, work: F) -> Optio
         sender.inspect(Waker::wake_by_ref);
         if shared.lock().is_finished() {
             return None;
+        }
+        if shared.lock().to_renew().is_some() {
+            shared.renewal.notify_one();
         }
         let timer = async {
             match due {

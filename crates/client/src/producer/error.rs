@@ -40,11 +40,20 @@ pub enum ProduceError {
         cause: String,
     },
     /// The batch was sent and its outcome is not known: it may or may not be in the log.
+    ///
+    /// From an idempotent producer this comes only once its delivery timeout is over, or after the
+    /// broker refused to say: it lost what it knew of the producer, or takes nothing more.
     #[error("the outcome is unknown, the record may or may not be in the log: {cause}")]
     ResultUnknown {
         /// What happened.
         cause: String,
     },
+    /// Another producer has taken the name. The record was not sent.
+    #[error(
+        "another producer has taken this one's name, so nothing of this one is appended any more: \
+         end it, or build it again, under a name of its own if both are to go on"
+    )]
+    Fenced,
     /// The producer was closed. The record was not sent.
     #[error("the producer is closed")]
     Closed,

@@ -2,23 +2,29 @@
 //!
 //! Records are encoded straight into their partition's open batch; nothing is allocated or sent per
 //! record. One stream carries all partitions. What the broker refuses for a passing reason is sent
-//! again in order; what may have been appended never is.
+//! again in order. What was sent and not answered is sent again too, by an idempotent producer: its
+//! batches carry a sequence, by which the broker tells those that it has. Any other producer never
+//! sends again what may have been appended.
 //!
 //! ```text
-//! send -> accumulator -> state -> shared::Requests -> (connection)
-//!            ^                                            |
-//!            +------- driver: answers, time <-------------+
+//! send -> accumulator -> state, lane -> shared::Requests -> (connection)
+//!            ^                                                  |
+//!            +------- driver: answers, time; renewal <----------+
 //! ```
 
 mod accumulator;
 mod delivery;
 mod driver;
 mod error;
+mod identity;
 mod in_flight;
+mod lane;
 mod record;
+mod renewal;
 mod settings;
 mod shared;
 mod state;
+mod tally;
 
 use std::sync::Arc;
 
@@ -27,6 +33,7 @@ use tokio::sync::watch;
 use accumulator::{Accepted, Accumulator, NotAccepted};
 pub use delivery::{Delivery, Placed};
 pub use error::ProduceError;
+pub(crate) use identity::Identity;
 pub use record::Record;
 pub use settings::{Acks, ProducerBuilder};
 use settings::{Settings, TopicFacts};
@@ -37,8 +44,14 @@ use crate::Client;
 
 /// Appends records to one topic. Share it among tasks by reference or in an `Arc`.
 ///
-/// Records for the same partition are appended in the order in which `send` took them. Dropping it
-/// delivers in the background what was taken; [`Self::close`] waits for that.
+/// Records for the same partition are appended in the order in which `send` took them, and each
+/// once, whatever breaks meanwhile: it is sent again until the broker says that it is in the log, or
+/// until the delivery timeout is over. Only then, or if the broker reports that it lost what it knew
+/// of this producer, may an outcome be unknown: [`ProduceError::ResultUnknown`]. With
+/// [`Acks::None`], or without [idempotence](ProducerBuilder::idempotent), nothing is sent again that
+/// may have been appended.
+///
+/// Dropping it delivers in the background what was taken; [`Self::close`] waits for that.
 pub struct Producer {
     shared: Arc<Shared>,
     topic: TopicName,
@@ -56,7 +69,7 @@ pub struct ProducerStats {
     pub delivered_records: u64,
     /// Bytes of the delivered records as they are stored.
     pub delivered_bytes: u64,
-    /// Records that are surely not in the log: refused, or not sent in time.
+    /// Records that are surely not in the log: refused, or not appended in time.
     pub failed_records: u64,
     /// Records that may or may not be in the log: [`ProduceError::ResultUnknown`].
     pub unknown_records: u64,
@@ -67,13 +80,19 @@ pub struct ProducerStats {
 }
 
 impl Producer {
-    fn start(client: Client, facts: TopicFacts, settings: Settings) -> Self {
+    fn start(
+        client: Client,
+        facts: TopicFacts,
+        settings: Settings,
+        identity: Option<Identity>,
+    ) -> Self {
         let topic = facts.topic.clone();
         let partitions = facts.partitions;
-        let accumulator = Accumulator::new(facts, settings);
-        let shared = Arc::new(Shared::new(topic.as_str().into(), settings.acks, accumulator));
+        let (acks, name) = (settings.acks, settings.name.clone().unwrap_or_default());
+        let accumulator = Accumulator::new(facts, settings, identity);
+        let shared = Arc::new(Shared::new(topic.as_str().into(), acks, accumulator));
         let (ended, driver) = watch::channel(());
-        let driving = driver::run(client, Arc::clone(&shared));
+        let driving = driver::run(client, Arc::clone(&shared), name);
         tokio::spawn(async move {
             driving.await;
             drop(ended);
@@ -97,7 +116,8 @@ impl Producer {
     /// became of it. Cancelled while it waits for room, it has taken nothing.
     ///
     /// # Errors
-    /// If the record is too large, names a partition that is not there, or the producer is closed.
+    /// If the record is too large, names a partition that is not there, the producer is closed, or
+    /// another one has taken its name.
     pub async fn send(&self, record: Record<'_>) -> Result<Delivery, ProduceError> {
         let accepted = match self.try_accept(&record) {
             Ok(accepted) => accepted,

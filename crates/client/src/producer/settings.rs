@@ -7,7 +7,7 @@ use taffrail_model::{TopicName, limits};
 use taffrail_proto::v1;
 
 use super::Producer;
-use crate::{Client, StartError};
+use crate::{Client, StartError, retry};
 
 /// What a producer waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct ProducerBuilder {
 }
 
 /// What can be set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) batch_bytes: usize,
     pub(super) batch_bytes_busy: usize,
@@ -46,6 +46,8 @@ pub(super) struct Settings {
     pub(super) buffer_bytes: usize,
     pub(super) acks: Acks,
     pub(super) delivery_timeout: Duration,
+    is_idempotent: bool,
+    pub(super) name: Option<String>,
 }
 
 /// What is known of the topic, and what follows from it for batches.
@@ -66,6 +68,8 @@ impl ProducerBuilder {
             buffer_bytes: 32 << 20,
             acks: Acks::Committed,
             delivery_timeout: Duration::from_secs(60),
+            is_idempotent: true,
+            name: None,
         };
         Self { client, topic: topic.to_owned(), settings }
     }
@@ -106,20 +110,41 @@ impl ProducerBuilder {
         self
     }
 
-    /// Sets how long a batch may wait to be sent, refusals that pass included, and how long an
-    /// answer may take; default 60 s.
+    /// Sets how long a batch may wait to be sent, or to be sent again, and how long an answer may
+    /// take; default 60 s.
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
         self.settings.delivery_timeout = timeout;
         self
     }
 
-    /// Asks for the topic's partitions and starts the producer.
+    /// Sets whether batches carry a sequence, so that what was sent and not answered can be sent
+    /// again and is appended once; default true. Without it, and always without acknowledgement
+    /// ([`Acks::None`]), the outcome of such a batch is unknown.
+    pub fn idempotent(mut self, is_idempotent: bool) -> Self {
+        self.settings.is_idempotent = is_idempotent;
+        self
+    }
+
+    /// Sets the producer's name, of 1 to 200 bytes; default none. A producer with a name is always
+    /// idempotent.
+    ///
+    /// Building it fences the one that had the name before, on whatever topic: once `build` has
+    /// returned nothing of that one is appended any more, and it fails with
+    /// [`ProduceError::Fenced`](crate::ProduceError::Fenced).
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = Some(name.into());
+        self
+    }
+
+    /// Asks for the topic's partitions and for an identity, and starts the producer.
     ///
     /// Partitions that are added later are not seen by this producer.
     ///
     /// # Errors
-    /// If the topic does not exist or the broker cannot be reached.
+    /// If the topic does not exist, the broker cannot be reached, or the producer's name cannot be
+    /// one.
     pub async fn build(self) -> Result<Producer, StartError> {
+        let is_idempotent = self.settings.is_idempotent()?;
         let name = TopicName::parse(&self.topic)?;
         let (topic, _) = self.client.admin().describe_topic(name.as_str()).await?;
         let batch_bytes_max = topic
@@ -133,7 +158,30 @@ impl ProducerBuilder {
             partitions: topic.partitions.max(1),
             payload_bytes_max: batch_bytes_max.saturating_sub(HEADER_BYTES).max(1),
         };
-        Ok(Producer::start(self.client, facts, self.settings))
+        let identity = if is_idempotent {
+            let name = self.settings.name.as_deref().unwrap_or_default();
+            Some(self.client.init_producer(name, None, retry::random()).await?)
+        } else {
+            None
+        };
+        Ok(Producer::start(self.client, facts, self.settings, identity))
+    }
+}
+
+impl Settings {
+    /// Whether batches carry a sequence.
+    fn is_idempotent(&self) -> Result<bool, StartError> {
+        let Some(name) = &self.name else {
+            return Ok(self.is_idempotent && self.acks == Acks::Committed);
+        };
+        let bytes = name.len();
+        if !(1..=limits::PRODUCER_NAME_BYTES_MAX).contains(&bytes) {
+            return Err(StartError::ProducerName { bytes });
+        }
+        if self.acks == Acks::None {
+            return Err(StartError::NameWithoutAcks { name: name.clone() });
+        }
+        Ok(true)
     }
 }
 

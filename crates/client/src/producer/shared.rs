@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub(super) room: Notify,
     /// The driver must look at its timers, or at whether it should end.
     pub(super) driver: Notify,
+    /// A new identity is needed.
+    pub(super) renewal: Notify,
 }
 
 impl Shared {
@@ -35,6 +37,7 @@ impl Shared {
             accumulator: Mutex::new(accumulator),
             room: Notify::new(),
             driver: Notify::new(),
+            renewal: Notify::new(),
         }
     }
 
@@ -71,8 +74,11 @@ impl Requests {
     }
 
     fn request(&self, outgoing: Outgoing<SealedBatch>) -> v1::ProduceStreamRequest {
-        let Outgoing { number, lane, resumes_after, batch } = outgoing;
+        let Outgoing { number, lane, resumes_after, stamp, batch } = outgoing;
         let batch = v1::RecordBatch {
+            producer_id: stamp.map_or(0, |stamp| stamp.id.get()),
+            producer_epoch: stamp.map_or(0, |stamp| stamp.epoch.get()),
+            base_sequence: stamp.map_or(0, |stamp| stamp.sequence.get()),
             records_crc: Some(records_crc(&batch.payload)),
             payload: Some(v1::record_batch::Payload::Records(batch.payload)),
             ..Default::default()

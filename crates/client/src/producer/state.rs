@@ -3,19 +3,29 @@
 //! Pure: takes batches, answers and times; returns what to send and what became of batches. `B`
 //! stands for a batch, a lane for a partition.
 //! Invariant: within a lane, batches are appended in the order in which they were pushed; one that
-//! was refused for good is left out, and no batch is sent again that may have been appended.
+//! was refused for good is left out. What may have been appended is sent again only by an idempotent
+//! producer, and as it was: under the same sequence.
 //!
 //! A refusal halts its lane until everything sent behind the refused request has been answered,
 //! because the broker refuses all of it. Then the refused batches go to the front of the queue, in
 //! order, and the first request that is sent says that it resumes after the refused one.
+//!
+//! Where the fate of a batch will never be known (its time is over, or the broker forgot the
+//! producer), its sequence may be a gap. Then the producer needs a new identity. Until it has one,
+//! only what may have been appended is sent, so that as little as possible stays unknown; all else
+//! follows under the new identity.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use taffrail_model::{Offset, ProducerStamp};
+
 use super::ProduceError;
+use super::identity::{Identity, Standing};
 use super::in_flight::InFlight;
-use crate::ServerError;
-use crate::retry::{Backoff, Verdict, verdict};
+use super::lane::{Fresh, Lane, Rules};
+use crate::retry::{Backoff, Verdict, is_final_for_call, verdict};
+use crate::{CallError, ServerError};
 
 /// A request to send.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,6 +36,8 @@ pub(super) struct Outgoing<B> {
     pub(super) lane: usize,
     /// The refused request after which order goes on; 0: none.
     pub(super) resumes_after: u64,
+    /// Who sends it, and which of theirs it is, if they are idempotent.
+    pub(super) stamp: Option<ProducerStamp>,
     /// The batch.
     pub(super) batch: B,
 }
@@ -35,8 +47,8 @@ pub(super) struct Outgoing<B> {
 pub(super) struct Settled<B> {
     /// The batch.
     pub(super) batch: B,
-    /// Why it was not appended, or may not have been; `None`: it was.
-    pub(super) failure: Option<ProduceError>,
+    /// Its offset, where that is known, or why it was not appended, or may not have been.
+    pub(super) outcome: Result<Option<Offset>, ProduceError>,
 }
 
 /// All lanes of a producer, and what is in flight on its stream.
@@ -48,65 +60,39 @@ pub(super) struct Pipeline<B> {
     /// Lanes that wait before they send again.
     pausing: Vec<(Instant, usize)>,
     in_flight: InFlight,
-    delivery_timeout: Duration,
-    backoff: Backoff,
+    rules: Rules,
+    standing: Standing,
     unsettled: usize,
-}
-
-#[derive(Debug)]
-struct Lane<B> {
-    queue: VecDeque<Pending<B>>,
-    sent: VecDeque<Sent<B>>,
-    /// Refused while halted, by number: they go back to the queue's front.
-    returned: BTreeMap<u64, Pending<B>>,
-    /// Whether a refusal or an unknown result came and not everything sent behind it has been
-    /// answered.
-    is_halted: bool,
-    /// The lowest number that was refused while halted: all behind it is refused as well.
-    refused_from: Option<u64>,
-    /// Number of the last request that was refused for its own sake.
-    refused_number: u64,
-    /// What the next request says it resumes after; 0: nothing.
-    resumes_after: u64,
-    wait_until: Option<Instant>,
-    is_ready: bool,
-}
-
-#[derive(Debug)]
-struct Sent<B> {
-    number: u64,
-    pending: Pending<B>,
-    /// When an answer is overdue.
-    answer_by: Instant,
-}
-
-#[derive(Debug)]
-struct Pending<B> {
-    batch: B,
-    bytes: u64,
-    deadline: Instant,
-    refusals: u32,
-    last_refusal: Option<ServerError>,
+    /// What became of batches, until it is taken.
+    settled: VecDeque<Settled<B>>,
 }
 
 impl<B: Clone> Pipeline<B> {
-    pub(super) fn new(lanes: usize, delivery_timeout: Duration, backoff: Backoff) -> Self {
+    /// Idempotent if there is an identity.
+    pub(super) fn new(
+        lanes: usize,
+        delivery_timeout: Duration,
+        backoff: Backoff,
+        identity: Option<Identity>,
+    ) -> Self {
+        let standing = identity.map_or(Standing::Anonymous, Standing::Valid);
         Self {
             lanes: std::iter::repeat_with(Lane::default).take(lanes).collect(),
             ready: VecDeque::new(),
             pausing: Vec::new(),
             in_flight: InFlight::default(),
-            delivery_timeout,
-            backoff,
+            rules: Rules { delivery_timeout, backoff, is_idempotent: standing.is_idempotent() },
+            standing,
             unsettled: 0,
+            settled: VecDeque::new(),
         }
     }
 
-    /// Queues a batch of `bytes` that must be sent before `deadline`.
-    pub(super) fn push(&mut self, lane: usize, batch: B, bytes: u64, deadline: Instant) {
-        let pending = Pending { batch, bytes, deadline, refusals: 0, last_refusal: None };
-        self.lanes[lane].queue.push_back(pending);
+    /// Queues a batch.
+    pub(super) fn push(&mut self, lane: usize, fresh: Fresh<B>) {
+        self.lanes[lane].push(fresh);
         self.unsettled += 1;
+        self.fail_if_fenced(lane);
         self.mark_ready(lane);
     }
 
@@ -117,10 +103,11 @@ impl<B: Clone> Pipeline<B> {
 
     /// The next request to send, if one may be sent now.
     pub(super) fn next(&mut self, now: Instant) -> Option<Outgoing<B>> {
+        let takes_new = self.standing.takes_new();
         loop {
             let index = *self.ready.front()?;
             let lane = &mut self.lanes[index];
-            let Some(bytes) = lane.sendable_bytes(now) else {
+            let Some(bytes) = lane.sendable_bytes(now, takes_new) else {
                 lane.is_ready = false;
                 self.ready.pop_front();
                 continue;
@@ -129,38 +116,43 @@ impl<B: Clone> Pipeline<B> {
                 return None;
             }
             let number = self.in_flight.add(index, bytes);
-            let (resumes_after, batch) = lane.send(number, now + self.delivery_timeout)?;
+            let answer_by = now + self.rules.delivery_timeout;
+            let (batch, sequence, resumes_after) = lane.send(number, answer_by)?;
+            let stamp = self.standing.stamp(sequence);
             // To the end of the line, so that lanes take turns.
             self.ready.rotate_left(1);
-            return Some(Outgoing { number, lane: index, resumes_after, batch });
+            return Some(Outgoing { number, lane: index, resumes_after, stamp, batch });
         }
     }
 
-    /// Takes the answer to request `number`: `None`, or why it was refused.
-    ///
-    /// Returns the batch if that settles it; one that will be sent again is kept.
+    /// Takes the answer to request `number`: its batch's offset, or why it was refused.
     pub(super) fn answered(
         &mut self,
         number: u64,
-        refusal: Option<ServerError>,
+        answer: Result<Option<Offset>, ServerError>,
         now: Instant,
-    ) -> Option<Settled<B>> {
-        let index = self.in_flight.remove(number)?;
-        let lane = self.lanes.get_mut(index)?;
-        let place = lane.sent.iter().position(|sent| sent.number == number)?;
-        let Sent { pending, .. } = lane.sent.remove(place)?;
-        self.in_flight.release(pending.bytes);
-        let settled = match refusal {
-            None => Some(Settled { batch: pending.batch, failure: None }),
-            Some(error) => lane.refused(
-                Refusal { number, error, now, timeout: self.delivery_timeout },
-                pending,
-                self.backoff,
-            ),
-        };
-        self.unsettled -= usize::from(settled.is_some());
+    ) {
+        let Some(index) = self.in_flight.remove(number) else { return };
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        let Some(sent) = lane.take_sent(number) else { return };
+        self.in_flight.release(sent.bytes());
+        match answer {
+            Ok(offset) => {
+                let batch = lane.appended(sent);
+                self.settle(batch, Ok(offset));
+            }
+            Err(error) => {
+                self.note_standing(&error);
+                let given_up = self.lanes[index].refused(sent, error, now, self.rules);
+                self.settle_failed(given_up);
+            }
+        }
         self.go_on(index);
-        settled
+    }
+
+    /// What became of a batch, in the order in which it was found out.
+    pub(super) fn next_settled(&mut self) -> Option<Settled<B>> {
+        self.settled.pop_front()
     }
 
     /// Takes the refusal of a request that nobody waits for: later ones resume after it.
@@ -168,53 +160,80 @@ impl<B: Clone> Pipeline<B> {
         if verdict(reason) != Verdict::Follows
             && let Some(lane) = self.lanes.get_mut(lane)
         {
-            lane.resumes_after = number;
+            lane.refused_unasked(number);
         }
     }
 
-    /// The stream broke. Returns the batches whose outcome is unknown; all others are queued again.
-    pub(super) fn broken(&mut self) -> Vec<B> {
+    /// The stream broke because of `cause`. What was sent and not answered is queued again, or its
+    /// outcome is unknown.
+    pub(super) fn broken(&mut self, cause: &str) {
         self.in_flight.close();
-        let mut unknown = Vec::new();
         for index in 0..self.lanes.len() {
-            let lane = &mut self.lanes[index];
-            for Sent { number, pending, .. } in std::mem::take(&mut lane.sent) {
-                // Sent behind a refused request: surely refused too, whether we heard it or not.
-                if lane.refused_from.is_some_and(|refused| refused < number) {
-                    lane.returned.insert(number, pending);
-                } else {
-                    unknown.push(pending.batch);
-                }
+            for batch in self.lanes[index].broken(self.rules) {
+                let failure = ProduceError::ResultUnknown { cause: cause.to_owned() };
+                self.settle(batch, Err(failure));
             }
             self.go_on(index);
-            let lane = &mut self.lanes[index];
-            lane.resumes_after = 0;
-            lane.refused_number = 0;
+            self.lanes[index].forget_stream();
         }
-        self.unsettled -= unknown.len();
-        unknown
     }
 
-    /// Takes out what was not sent in time; `cause` is said of batches that were never refused.
-    pub(super) fn expire(&mut self, now: Instant, cause: &str) -> Vec<Settled<B>> {
-        let timeout = self.delivery_timeout;
-        let mut expired = Vec::new();
-        for lane in &mut self.lanes {
-            while lane.queue.front().is_some_and(|pending| pending.deadline <= now) {
-                let Some(pending) = lane.queue.pop_front() else { break };
-                let cause = pending.last_refusal.map_or(cause.to_owned(), |e| e.to_string());
-                let failure = Some(ProduceError::TimedOut { timeout, cause });
-                expired.push(Settled { batch: pending.batch, failure });
+    /// Gives up what was not sent in time, or not again; `cause` is said of batches that were never
+    /// refused.
+    pub(super) fn expire(&mut self, now: Instant, cause: &str) {
+        let timeout = self.rules.delivery_timeout;
+        for index in 0..self.lanes.len() {
+            while let Some(pending) = self.lanes[index].take_expired(now) {
+                let cause = self.standing.obstacle().unwrap_or(cause);
+                let given_up = pending.expire(timeout, cause);
+                self.settle_failed([given_up]);
             }
         }
-        self.unsettled -= expired.len();
-        expired
+    }
+
+    /// Gives up everything that is queued because of `refusal`.
+    pub(super) fn fail_queued(&mut self, refusal: &ServerError) {
+        for index in 0..self.lanes.len() {
+            self.fail_lane(index, refusal);
+        }
+    }
+
+    /// The identity to replace, once nothing depends on it any more.
+    pub(super) fn to_renew(&self) -> Option<Identity> {
+        let Standing::Spent { identity, .. } = &self.standing else { return None };
+        self.lanes.iter().all(Lane::is_certain).then_some(*identity)
+    }
+
+    /// Takes a new identity in place of the spent one: what is queued can go.
+    pub(super) fn renewed(&mut self, identity: Identity) {
+        assert!(self.to_renew().is_some(), "a new identity that was not needed");
+        self.standing = Standing::Valid(identity);
+        for index in 0..self.lanes.len() {
+            self.lanes[index].renumber();
+            self.mark_ready(index);
+        }
+    }
+
+    /// There is no new identity because of `error`. If asking again would not help, gives up
+    /// everything that is queued.
+    pub(super) fn not_renewed(&mut self, error: &CallError) {
+        self.standing.hinder(error.to_string());
+        let CallError::Refused(refusal) = error else { return };
+        if verdict(&refusal.reason) == Verdict::Fenced {
+            self.fence(refusal.clone());
+        } else if is_final_for_call(refusal) {
+            self.fail_queued(refusal);
+        }
+    }
+
+    /// Whether another producer has taken the name.
+    pub(super) fn is_fenced(&self) -> bool {
+        matches!(self.standing, Standing::Fenced(_))
     }
 
     /// Whether a request stays unanswered for too long: the stream is not worth keeping.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
-        let late = |lane: &Lane<B>| lane.sent.front().is_some_and(|sent| sent.answer_by <= now);
-        self.lanes.iter().any(late)
+        self.lanes.iter().any(|lane| lane.is_overdue(now))
     }
 
     /// Lets lanes go on whose wait is over.
@@ -233,18 +252,17 @@ impl<B: Clone> Pipeline<B> {
 
     /// Whether nothing of the lane is queued or sent.
     pub(super) fn is_idle(&self, lane: usize) -> bool {
-        let lane = &self.lanes[lane];
-        lane.queue.is_empty() && lane.sent.is_empty() && lane.returned.is_empty()
+        self.lanes[lane].is_idle()
     }
 
     /// Number of batches of the lane that wait to be sent.
     pub(super) fn queued(&self, lane: usize) -> usize {
-        self.lanes[lane].queue.len()
+        self.lanes[lane].queued()
     }
 
-    /// Whether a small request could be sent now.
+    /// Whether a small batch could be sent now.
     pub(super) fn has_room(&self) -> bool {
-        self.in_flight.has_room(0)
+        self.standing.takes_new() && self.in_flight.has_room(0)
     }
 
     /// Number of batches that are not settled.
@@ -254,17 +272,64 @@ impl<B: Clone> Pipeline<B> {
 
     /// All batches that are not settled.
     pub(super) fn batches(&self) -> impl Iterator<Item = &B> {
-        self.lanes.iter().flat_map(|lane| {
-            let sent = lane.sent.iter().map(|sent| &sent.pending);
-            sent.chain(lane.returned.values()).chain(&lane.queue).map(|pending| &pending.batch)
-        })
+        self.lanes.iter().flat_map(Lane::batches)
+    }
+
+    fn settle(&mut self, batch: B, outcome: Result<Option<Offset>, ProduceError>) {
+        if matches!(outcome, Err(ProduceError::ResultUnknown { .. })) {
+            self.standing.spend();
+        }
+        self.unsettled -= 1;
+        self.settled.push_back(Settled { batch, outcome });
+    }
+
+    fn settle_failed(&mut self, given_up: impl IntoIterator<Item = (B, ProduceError)>) {
+        for (batch, failure) in given_up {
+            self.settle(batch, Err(failure));
+        }
+    }
+
+    /// Takes note of what a refusal says of the producer itself.
+    fn note_standing(&mut self, error: &ServerError) {
+        match verdict(&error.reason) {
+            Verdict::Renew => self.standing.spend(),
+            Verdict::Fenced if self.rules.is_idempotent => self.fence(error.clone()),
+            Verdict::Fenced
+            | Verdict::Retry
+            | Verdict::Follows
+            | Verdict::Unknown
+            | Verdict::Final => {}
+        }
+    }
+
+    /// Another producer has taken the name: gives up everything but what may still be answered.
+    fn fence(&mut self, error: ServerError) {
+        self.fail_queued(&error);
+        self.standing = Standing::Fenced(error);
+    }
+
+    fn fail_lane(&mut self, index: usize, refusal: &ServerError) {
+        while let Some(pending) = self.lanes[index].take_queued() {
+            let given_up = pending.give_up(ProduceError::Refused(refusal.clone()));
+            self.settle_failed([given_up]);
+        }
+    }
+
+    fn fail_if_fenced(&mut self, index: usize) {
+        if let Standing::Fenced(error) = &self.standing {
+            let error = error.clone();
+            self.fail_lane(index, &error);
+        }
     }
 
     fn go_on(&mut self, index: usize) {
         let lane = &mut self.lanes[index];
-        if lane.sent.is_empty() && lane.is_halted {
-            lane.resume();
-            if let Some(until) = lane.wait_until {
+        if lane.can_resume() {
+            let wait_until = lane.resume();
+            let lost = lane.take_lost();
+            self.settle_failed(lost);
+            self.fail_if_fenced(index);
+            if let Some(until) = wait_until {
                 self.pausing.push((until, index));
                 return;
             }
@@ -274,106 +339,25 @@ impl<B: Clone> Pipeline<B> {
 
     fn mark_ready(&mut self, index: usize) {
         let lane = &mut self.lanes[index];
-        if !lane.is_ready && !lane.is_halted && !lane.queue.is_empty() {
+        if !lane.is_ready && lane.has_work() {
             lane.is_ready = true;
             self.ready.push_back(index);
         }
     }
 }
 
-impl<B> Default for Lane<B> {
-    fn default() -> Self {
-        Self {
-            queue: VecDeque::new(),
-            sent: VecDeque::new(),
-            returned: BTreeMap::new(),
-            is_halted: false,
-            refused_from: None,
-            refused_number: 0,
-            resumes_after: 0,
-            wait_until: None,
-            is_ready: false,
-        }
-    }
-}
-
-/// A request that was refused, and when.
-struct Refusal {
-    number: u64,
-    error: ServerError,
-    now: Instant,
-    timeout: Duration,
-}
-
-impl<B: Clone> Lane<B> {
-    /// Bytes of the batch that may be sent now.
-    fn sendable_bytes(&self, now: Instant) -> Option<u64> {
-        let may_send = !self.is_halted && self.wait_until.is_none_or(|until| until <= now);
-        self.queue.front().filter(|_| may_send).map(|pending| pending.bytes)
-    }
-
-    /// Moves the first queued batch to those sent.
-    fn send(&mut self, number: u64, answer_by: Instant) -> Option<(u64, B)> {
-        let pending = self.queue.pop_front()?;
-        let batch = pending.batch.clone();
-        self.sent.push_back(Sent { number, pending, answer_by });
-        self.wait_until = None;
-        Some((std::mem::take(&mut self.resumes_after), batch))
-    }
-
-    fn refused(
-        &mut self,
-        refusal: Refusal,
-        mut pending: Pending<B>,
-        backoff: Backoff,
-    ) -> Option<Settled<B>> {
-        let Refusal { number, error, now, timeout } = refusal;
-        let follows = verdict(&error.reason) == Verdict::Follows;
-        let is_known = self.is_halted || (follows && self.refused_number != 0);
-        // The broker's own word for it counts: an unknown result is no refusal to it.
-        let stated = error.metadata.get("refused").and_then(|stated| stated.parse().ok());
-        match stated.filter(|_| follows) {
-            Some(stated) => self.refused_number = stated,
-            None if is_known => {}
-            None => self.refused_number = number,
-        }
-        let verdict = verdict(&error.reason);
-        if verdict != Verdict::Unknown {
-            self.refused_from = Some(self.refused_from.map_or(number, |from| from.min(number)));
-        }
-        let was_halted = std::mem::replace(&mut self.is_halted, true);
-        let failure = match verdict {
-            Verdict::Follows if was_halted => None,
-            Verdict::Follows | Verdict::Retry if now < pending.deadline => {
-                pending.refusals += 1;
-                let until = now + backoff.after(&error, pending.refusals);
-                self.wait_until = self.wait_until.max(Some(until));
-                pending.last_refusal = Some(error);
-                None
-            }
-            Verdict::Follows | Verdict::Retry => {
-                Some(ProduceError::TimedOut { timeout, cause: error.to_string() })
-            }
-            Verdict::Unknown => Some(ProduceError::ResultUnknown { cause: error.message }),
-            Verdict::Final => Some(ProduceError::Refused(error)),
-        };
-        if failure.is_some() {
-            return Some(Settled { batch: pending.batch, failure });
-        }
-        self.returned.insert(number, pending);
-        None
-    }
-
-    /// Queues again, in order, what was refused.
-    fn resume(&mut self) {
-        for (_, pending) in std::mem::take(&mut self.returned).into_iter().rev() {
-            self.queue.push_front(pending);
-        }
-        self.resumes_after = self.refused_number;
-        (self.is_halted, self.refused_from) = (false, None);
-    }
-}
-
 #[cfg(test)]
 #[path = "state_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "idempotence_tests.rs"]
+mod idempotence_tests;
+
+#[cfg(test)]
+#[path = "model_broker.rs"]
+mod model_broker;
+
+#[cfg(test)]
+#[path = "random_tests.rs"]
+mod random_tests;

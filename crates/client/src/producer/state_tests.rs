@@ -2,19 +2,23 @@
 
 use super::*;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 const BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(100), max: Duration::from_millis(100) };
 
 /// A pipeline and a clock that only the test moves.
-struct Bench {
-    pipeline: Pipeline<&'static str>,
-    now: Instant,
+pub(super) struct Bench {
+    pub(super) pipeline: Pipeline<&'static str>,
+    pub(super) now: Instant,
 }
 
 impl Bench {
     fn new(lanes: usize, requests_max: u32) -> Self {
-        let mut pipeline = Pipeline::new(lanes, TIMEOUT, BACKOFF);
+        Self::of(None, lanes, requests_max)
+    }
+
+    pub(super) fn of(identity: Option<Identity>, lanes: usize, requests_max: u32) -> Self {
+        let mut pipeline = Pipeline::new(lanes, TIMEOUT, BACKOFF, identity);
         pipeline.opened(1 << 20, requests_max);
         Self { pipeline, now: Instant::now() }
     }
@@ -27,9 +31,12 @@ impl Bench {
         bench
     }
 
-    fn push(&mut self, lane: usize, batches: &[&'static str]) {
+    /// Pushes batches of as many records as their names have letters.
+    pub(super) fn push(&mut self, lane: usize, batches: &[&'static str]) {
         for batch in batches {
-            self.pipeline.push(lane, batch, 10, self.now + TIMEOUT);
+            let records = batch.len() as u32;
+            let deadline = self.now + TIMEOUT;
+            self.pipeline.push(lane, Fresh { batch, bytes: 10, records, deadline });
         }
     }
 
@@ -42,23 +49,41 @@ impl Bench {
         assert_eq!(sent, expected);
     }
 
-    fn placed(&mut self, number: u64) -> Option<&'static str> {
-        let settled = self.pipeline.answered(number, None, self.now)?;
-        assert_eq!(settled.failure, None);
+    pub(super) fn placed(&mut self, number: u64) -> Option<&'static str> {
+        self.pipeline.answered(number, Ok(None), self.now);
+        let settled = self.pipeline.next_settled()?;
+        assert_eq!(settled.outcome, Ok(None));
         Some(settled.batch)
     }
 
-    fn refuse(&mut self, number: u64, reason: &str) -> Option<Settled<&'static str>> {
-        self.pipeline.answered(number, Some(error(reason)), self.now)
+    pub(super) fn refuse(&mut self, number: u64, reason: &str) -> Option<Settled<&'static str>> {
+        self.pipeline.answered(number, Err(error(reason)), self.now);
+        self.pipeline.next_settled()
     }
 
-    fn pass(&mut self, millis: u64) {
+    /// Breaks the stream. Returns the batches whose outcome is unknown.
+    pub(super) fn broken(&mut self) -> Vec<&'static str> {
+        self.pipeline.broken("the stream broke");
+        let unknown = self.settled();
+        assert!(unknown.iter().all(is_unknown), "{unknown:?}");
+        unknown.into_iter().map(|settled| settled.batch).collect()
+    }
+
+    pub(super) fn settled(&mut self) -> Vec<Settled<&'static str>> {
+        std::iter::from_fn(|| self.pipeline.next_settled()).collect()
+    }
+
+    pub(super) fn pass(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
         self.pipeline.wake(self.now);
     }
 }
 
-fn error(reason: &str) -> ServerError {
+pub(super) fn is_unknown(settled: &Settled<&'static str>) -> bool {
+    matches!(settled.outcome, Err(ProduceError::ResultUnknown { .. }))
+}
+
+pub(super) fn error(reason: &str) -> ServerError {
     ServerError {
         reason: reason.to_owned(),
         message: "no".to_owned(),
@@ -104,7 +129,7 @@ fn a_final_refusal_fails_its_batch_alone_and_the_rest_goes_on_at_once() {
     bench.push(0, &["a", "b"]);
     bench.expect_sent(&[(1, "a", 0), (2, "b", 0)]);
     let refused = ProduceError::Refused(error("BATCH_TOO_LARGE"));
-    let settled = Settled { batch: "a", failure: Some(refused) };
+    let settled = Settled { batch: "a", outcome: Err(refused) };
     assert_eq!(bench.refuse(1, "BATCH_TOO_LARGE"), Some(settled));
     assert_eq!(bench.refuse(2, "PRECEDING_FAILED"), None);
     bench.expect_sent(&[(3, "b", 1)]);
@@ -152,7 +177,7 @@ fn an_unknown_result_is_never_sent_again() {
     bench.push(0, &["a", "b"]);
     bench.expect_sent(&[(1, "a", 0), (2, "b", 0)]);
     let settled = bench.refuse(1, "RESULT_UNKNOWN").expect("settled");
-    assert!(matches!(settled.failure, Some(ProduceError::ResultUnknown { .. })));
+    assert!(matches!(settled.outcome, Err(ProduceError::ResultUnknown { .. })));
     bench.refuse(2, "PRECEDING_FAILED");
     bench.expect_sent(&[(3, "b", 1)]);
 }
@@ -165,7 +190,8 @@ fn order_resumes_after_the_number_that_the_broker_states() {
     bench.refuse(2, "PARTITION_READ_ONLY").expect("settled");
     let mut follows = error("PRECEDING_FAILED");
     follows.metadata.insert("refused".to_owned(), "2".to_owned());
-    assert!(bench.pipeline.answered(3, Some(follows), bench.now).is_none());
+    bench.pipeline.answered(3, Err(follows), bench.now);
+    assert_eq!(bench.settled(), []);
     bench.expect_sent(&[(4, "c", 2)]);
 }
 
@@ -177,7 +203,7 @@ fn a_refusal_after_the_deadline_fails_with_its_cause() {
     bench.pass(10_000);
     let settled = bench.refuse(1, "OVERLOADED").expect("settled");
     let cause = "no (OVERLOADED)".to_owned();
-    assert_eq!(settled.failure, Some(ProduceError::TimedOut { timeout: TIMEOUT, cause }));
+    assert_eq!(settled.outcome, Err(ProduceError::TimedOut { timeout: TIMEOUT, cause }));
 }
 
 #[test]
@@ -189,9 +215,10 @@ fn what_waits_too_long_expires_in_order() {
     bench.expect_sent(&[(1, "a", 0)]);
     assert!(!bench.pipeline.is_overdue(bench.now));
     bench.pass(5_000);
-    let expired: Vec<_> =
-        bench.pipeline.expire(bench.now, "full").into_iter().map(|s| s.batch).collect();
-    assert_eq!(expired, ["b"]);
+    bench.pipeline.expire(bench.now, "full");
+    let cause = "full".to_owned();
+    let outcome = Err(ProduceError::TimedOut { timeout: TIMEOUT, cause });
+    assert_eq!(bench.settled(), [Settled { batch: "b", outcome }]);
     assert_eq!(bench.pipeline.unsettled(), 2);
 }
 
@@ -202,7 +229,7 @@ fn a_broken_stream_loses_only_what_was_sent_and_not_answered() {
     bench.push(1, &["x", "y"]);
     bench.expect_sent(&[(1, "a", 0), (2, "x", 0), (3, "b", 0)]);
     bench.placed(1);
-    assert_eq!(bench.pipeline.broken(), ["b", "x"]);
+    assert_eq!(bench.broken(), ["b", "x"]);
     bench.expect_sent(&[]);
     bench.pipeline.opened(1 << 20, 3);
     bench.expect_sent(&[(1, "y", 0)]);
@@ -214,7 +241,7 @@ fn a_broken_stream_loses_only_what_was_sent_and_not_answered() {
 fn what_was_sent_behind_a_refusal_survives_a_broken_stream() {
     let mut bench = Bench::with_three_sent();
     bench.refuse(1, "OVERLOADED");
-    assert!(bench.pipeline.broken().is_empty());
+    assert!(bench.broken().is_empty());
     bench.pipeline.opened(1 << 20, 10);
     bench.pass(100);
     bench.expect_sent(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]);
@@ -234,7 +261,7 @@ fn refusals_that_come_out_of_order_keep_the_order() {
 fn what_was_sent_before_a_refusal_is_unknown_when_the_stream_breaks() {
     let mut bench = Bench::with_three_sent();
     bench.refuse(2, "OVERLOADED");
-    assert_eq!(bench.pipeline.broken(), ["a"], "it may have been appended");
+    assert_eq!(bench.broken(), ["a"], "it may have been appended");
     bench.pipeline.opened(1 << 20, 10);
     bench.pass(100);
     bench.expect_sent(&[(1, "b", 0), (2, "c", 0)]);
@@ -244,7 +271,7 @@ fn what_was_sent_before_a_refusal_is_unknown_when_the_stream_breaks() {
 fn what_was_sent_behind_an_unknown_result_is_not_sent_again() {
     let mut bench = Bench::with_three_sent();
     assert!(bench.refuse(1, "RESULT_UNKNOWN").is_some());
-    assert_eq!(bench.pipeline.broken(), ["b", "c"], "they may have been appended too");
+    assert_eq!(bench.broken(), ["b", "c"], "they may have been appended too");
     assert_eq!(bench.pipeline.unsettled(), 0);
 }
 

@@ -16,6 +16,8 @@ use tonic::{Request, Response, Status, Streaming};
 use v1::admin_service_server::{AdminService, AdminServiceServer};
 use v1::log_service_server::{LogService, LogServiceServer};
 
+use crate::fake_producers::Producers;
+
 type Answers<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
 
 /// What goes wrong, by the count of produce requests over all streams, from 1.
@@ -25,6 +27,12 @@ pub(crate) struct Plan {
     pub(crate) refuse: HashMap<u64, &'static str>,
     /// After these requests were appended the stream breaks, without an answer to them.
     pub(crate) break_after: HashSet<u64>,
+    /// In place of these requests the stream breaks.
+    pub(crate) break_before: HashSet<u64>,
+    /// Before these requests the broker forgets its idempotent producers.
+    pub(crate) forget_before: HashSet<u64>,
+    /// So many calls to make a producer fail, after the first.
+    pub(crate) failing_renewals: u64,
     /// So many deliveries are sent on a consume stream until it breaks.
     pub(crate) break_after_deliveries: Option<u64>,
     /// Stated to producers.
@@ -48,6 +56,7 @@ struct State {
     requests: u64,
     streams: u64,
     open_produce_streams: u64,
+    producers: Producers,
     logs: Vec<Vec<Stored>>,
 }
 
@@ -82,6 +91,16 @@ impl FakeBroker {
         self.lock().streams
     }
 
+    /// Number of idempotent producers that were made.
+    pub(crate) fn producers(&self) -> u64 {
+        self.lock().producers.made()
+    }
+
+    /// Number of batches that came again.
+    pub(crate) fn duplicates(&self) -> u64 {
+        self.lock().producers.duplicates()
+    }
+
     /// Number of produce streams whose requests have not ended.
     pub(crate) fn open_produce_streams(&self) -> u64 {
         self.lock().open_produce_streams
@@ -106,28 +125,42 @@ impl ProduceSession {
         let Some(v1::produce_batch::Placement::Partition(partition)) = batch.placement else {
             panic!("no partition");
         };
-        let mut state = self.broker.lock();
+        let batch = batch.batch.expect("a batch");
+        let state = &mut *self.broker.lock();
         state.requests += 1;
         let count = state.requests;
+        if state.plan.break_before.contains(&count) {
+            return None;
+        }
+        if state.plan.forget_before.contains(&count) {
+            state.producers.forget();
+        }
         if request.resumes_after != 0
             && self.refused.get(&partition) == Some(&request.resumes_after)
         {
             self.refused.remove(&partition);
         }
-        let reason = if self.refused.contains_key(&partition) {
+        let refusal = if self.refused.contains_key(&partition) {
             Some("PRECEDING_FAILED")
         } else {
             state.plan.refuse.get(&count).copied()
         };
+        let known = refusal.map_or_else(|| state.producers.find(partition, &batch), Err);
         let mut result = v1::ProduceResult { partition: Some(partition), ..Default::default() };
-        if let Some(reason) = reason {
-            self.refused.entry(partition).or_insert(request.number);
-            let reason = reason.to_owned();
-            let message = "as planned".to_owned();
-            result.error = Some(v1::Error { reason, message, ..Default::default() });
-        } else {
-            result.base_offset = Some(append(&mut state.logs[partition as usize], batch.batch));
-            self.broker.shared.appended.notify_waiters();
+        match known {
+            Ok(Some(offset)) => (result.base_offset, result.duplicate) = (Some(offset), true),
+            Ok(None) => {
+                let offset = append(&mut state.logs[partition as usize], &batch);
+                state.producers.appended(partition, &batch, offset);
+                result.base_offset = Some(offset);
+                self.broker.shared.appended.notify_waiters();
+            }
+            Err(reason) => {
+                self.refused.entry(partition).or_insert(request.number);
+                let reason = reason.to_owned();
+                let message = "as planned".to_owned();
+                result.error = Some(v1::Error { reason, message, ..Default::default() });
+            }
         }
         if state.plan.break_after.contains(&count) {
             return None;
@@ -146,12 +179,11 @@ impl Drop for ProduceSession {
     }
 }
 
-fn append(log: &mut Vec<Stored>, batch: Option<v1::RecordBatch>) -> u64 {
-    let batch = batch.expect("a batch");
-    let Some(v1::record_batch::Payload::Records(payload)) = batch.payload else {
+fn append(log: &mut Vec<Stored>, batch: &v1::RecordBatch) -> u64 {
+    let Some(v1::record_batch::Payload::Records(payload)) = &batch.payload else {
         panic!("no records");
     };
-    let records = u64::from(scan(&payload).expect("sound").record_count);
+    let records = u64::from(scan(payload).expect("sound").record_count);
     let base = log.last().map_or(0, |last| last.end);
     let header = BatchHeader {
         base_offset: Offset::new(base),
@@ -166,7 +198,7 @@ fn append(log: &mut Vec<Stored>, batch: Option<v1::RecordBatch>) -> u64 {
         synced_end: Offset::ZERO,
         payload_bytes: payload.len() as u32,
     };
-    let bytes = [header.encode(Salt::new(1)).as_slice(), &payload].concat();
+    let bytes = [header.encode(Salt::new(1)).as_slice(), payload].concat();
     log.push(Stored { end: base + records, bytes });
     base
 }
@@ -277,13 +309,6 @@ async fn serve_consumer(
 
 #[tonic::async_trait]
 impl LogService for FakeBroker {
-    async fn init_producer(
-        &self,
-        _: Request<v1::InitProducerRequest>,
-    ) -> Result<Response<v1::InitProducerResponse>, Status> {
-        Err(Status::unimplemented("nobody asks for it here"))
-    }
-
     type ProduceStreamStream = Answers<v1::ProduceStreamResponse>;
     type ConsumeStream = Answers<v1::ConsumeResponse>;
 
@@ -313,6 +338,18 @@ impl LogService for FakeBroker {
         let (answers, receiver) = mpsc::channel(4);
         tokio::spawn(serve_consumer(self.clone(), request.into_inner(), answers));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn init_producer(
+        &self,
+        request: Request<v1::InitProducerRequest>,
+    ) -> Result<Response<v1::InitProducerResponse>, Status> {
+        let state = &mut *self.lock();
+        if state.producers.made() > 0 && state.plan.failing_renewals > 0 {
+            state.plan.failing_renewals -= 1;
+            return Err(Status::unavailable("as planned"));
+        }
+        state.producers.init(request.into_inner()).map(Response::new)
     }
 
     async fn produce(

@@ -2,4 +2,6 @@
 
 mod consume;
 mod fake_broker;
+mod fake_producers;
+mod idempotence;
 mod produce;

@@ -1,4 +1,4 @@
-//! The producer's promises: order through refusals, no silent retries, back-pressure, flush.
+//! The producer's promises: order through refusals, back-pressure, failure in time, flush.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -14,12 +14,15 @@ use tokio::sync::oneshot;
 use crate::fake_broker::{FakeBroker, Plan};
 
 /// A producer whose every record is a batch of its own.
-fn one_by_one(broker: &FakeBroker) -> ProducerBuilder {
+pub(crate) fn one_by_one(broker: &FakeBroker) -> ProducerBuilder {
     let client = Client::connect(&broker.url).expect("an address");
     client.producer("t").batch_bytes(1).batch_bytes_busy(1)
 }
 
-async fn send_numbers(producer: &Producer, count: u32) -> Vec<Result<u64, ProduceError>> {
+pub(crate) async fn send_numbers(
+    producer: &Producer,
+    count: u32,
+) -> Vec<Result<u64, ProduceError>> {
     let mut deliveries = Vec::new();
     for number in 0..count {
         let record = number.to_string();
@@ -33,7 +36,7 @@ async fn send_numbers(producer: &Producer, count: u32) -> Vec<Result<u64, Produc
 }
 
 /// All values in the topic, by partition.
-async fn values(broker: &FakeBroker) -> HashMap<u32, Vec<String>> {
+pub(crate) async fn values(broker: &FakeBroker) -> HashMap<u32, Vec<String>> {
     let client = Client::connect(&broker.url).expect("an address");
     let consumer = client.consumer().topic("t").until(Until::HighWatermark);
     let mut consumer = consumer.build().await.expect("starts");
@@ -49,7 +52,7 @@ async fn values(broker: &FakeBroker) -> HashMap<u32, Vec<String>> {
     values
 }
 
-fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+pub(crate) fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
@@ -97,10 +100,11 @@ async fn a_final_refusal_fails_one_batch_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_broken_stream_leaves_unknown_results_and_the_rest_goes_on() {
+async fn without_sequences_a_broken_stream_leaves_unknown_results_and_the_rest_goes_on() {
     let plan = Plan { break_after: [5].into(), max_in_flight_requests: 2, ..Default::default() };
     let broker = FakeBroker::start(1, plan).await;
-    let producer = one_by_one(&broker).build().await.expect("starts");
+    let producer = one_by_one(&broker).idempotent(false).build().await.expect("starts");
+    assert_eq!(broker.producers(), 0);
     let offsets = send_numbers(&producer, 20).await;
     let unknown: Vec<usize> = (0..20)
         .filter(|i| matches!(offsets[*i], Err(ProduceError::ResultUnknown { .. })))
@@ -277,6 +281,31 @@ async fn what_a_broker_that_hangs_or_is_dead_does_not_take_fails_in_time() {
     for _ in 0..3 {
         check_fails_in_time(&producer).await;
     }
+}
+
+#[tokio::test]
+async fn flush_and_close_return_when_the_broker_stays_away() {
+    let mortal = Mortal::start().await;
+    let client = Client::connect(&mortal.broker.url).expect("an address");
+    let producer = client.producer("t").delivery_timeout(TIMEOUT).build().await.expect("starts");
+    let delivery = producer.send(Record::value(b"first")).await.expect("taken");
+    delivery.await.expect("the broker is well");
+
+    let hanging = mortal.life.hang();
+    let began = Instant::now();
+    drop(producer.send(Record::value(b"sent and not answered")).await.expect("taken"));
+    let outcome = tokio::time::timeout(SLACK, producer.flush()).await;
+    let error = outcome.expect("it returns").expect_err("nobody answers");
+    assert!(matches!(error, ProduceError::ResultUnknown { .. }), "{error}");
+    check_in_time(began, TIMEOUT);
+
+    hanging.shutdown_background();
+    let began = Instant::now();
+    drop(producer.send(Record::value(b"not sent")).await.expect("taken"));
+    let outcome = tokio::time::timeout(SLACK, producer.close()).await;
+    let error = outcome.expect("it returns").expect_err("nobody is there");
+    assert!(matches!(error, ProduceError::TimedOut { .. }), "{error}");
+    check_in_time(began, TIMEOUT);
 }
 
 #[tokio::test]
