@@ -44,12 +44,12 @@ async fn a_disk_that_refuses_a_topic_leaves_nothing_of_it() {
 }
 
 #[tokio::test]
-async fn a_partition_whose_files_are_gone_is_offline_and_the_others_serve() {
+async fn records_of_a_partition_whose_files_are_gone_are_lost_and_the_others_serve() {
     let broker = Broker::new();
     let door = Door::open(&broker).await;
     let topic = door.create("t", 2).await;
     for partition in 0..2 {
-        door.produce(produce_batch("t", partition, batch(&["a"]))).await;
+        door.produce(produce_batch("t", partition, batch(&["a", "b"]))).await;
     }
     let folder = broker.partition_folder(&topic.id, 1);
     let home = broker.stop().await;
@@ -65,13 +65,16 @@ async fn a_partition_whose_files_are_gone_is_offline_and_the_others_serve() {
             }
         }
     });
+    let lost = [("topic", "t"), ("partition", "1"), ("from", "0"), ("to", "2")];
+    check_error(result.await.error.as_ref(), "DATA_LOSS", &lost, "missing");
     let (reason, metadata) = ("PARTITION_OFFLINE", &[("cause", "*")]);
-    check_error(result.await.error.as_ref(), reason, metadata, "missing");
+    let behind = door.fetch("t", 1, 2).await;
+    check_error(behind.error.as_ref(), reason, metadata, "missing");
     let refused = door.produce(produce_batch("t", 1, batch(&["b"]))).await;
     check_error(refused.error.as_ref(), reason, metadata, "missing");
     let partition = &door.describe("t").await.partitions[1];
     assert_eq!(partition.status(), v1::PartitionStatus::Offline);
-    assert_eq!(door.produce(produce_batch("t", 0, batch(&["b"]))).await.base_offset(), 1);
+    assert_eq!(door.produce(produce_batch("t", 0, batch(&["b"]))).await.base_offset(), 2);
     assert!(!folder.exists(), "it was not made anew");
 }
 

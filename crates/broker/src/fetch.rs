@@ -356,7 +356,7 @@ pub(crate) async fn read(
         return Err(FetchError::Stopping);
     }
     // Before the watermark: a log that is opened in between has one, and then it is the right one.
-    partition.readable().map_err(|error| read_error(partition, error))?;
+    partition.readable_at(from).map_err(|error| read_error(partition, error))?;
     let end = partition.high_watermark();
     if from > end {
         return Err(out_of_range(partition, from));
@@ -415,6 +415,13 @@ fn out_of_range(partition: &Partition, offset: Offset) -> FetchError {
 fn read_error(partition: &Partition, error: PartitionReadError) -> FetchError {
     match error {
         PartitionReadError::Recovering => FetchError::Recovering,
+        PartitionReadError::Gone { from, to, cause } => FetchError::DataLoss {
+            topic: partition.topic.to_string(),
+            partition: partition.index,
+            from,
+            to,
+            cause,
+        },
         PartitionReadError::Offline { cause } => FetchError::Offline { cause },
         PartitionReadError::Deleted => {
             FetchError::UnknownTopic { topic: partition.topic.to_string(), nearest: None }

@@ -1,12 +1,13 @@
 //! Starts a broker: opens the directory, replays the catalog, opens every log.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use taffrail_log::vfs::Vfs;
-use taffrail_log::{Directory, DirectoryError, DirectoryOptions, Opened};
+use taffrail_log::{Directory, DirectoryError, DirectoryOptions, OpenError, Opened};
 use taffrail_model::{LogId, Offset, PartitionIndex, ProducerId, TopicId, TopicName, limits};
 use tokio::sync::Mutex;
 
@@ -17,7 +18,7 @@ use crate::config::{BrokerConfig, ConfigError};
 use crate::coordinator::{Coordinator, JournalError};
 use crate::crew::Crew;
 use crate::metrics::Metrics;
-use crate::partition::{LogThreads, Partition, PartitionStatus, ThreadsConfig};
+use crate::partition::{LogThreads, Partition, PartitionStatus, ThreadsConfig, Unopened};
 use crate::producers::Producers;
 use crate::shared::Shared;
 use crate::topics::{ServedTopic, Topics};
@@ -255,8 +256,21 @@ fn open_partition(directory: &Directory, partition: &Arc<Partition>, producer_id
         }
         Err(error) => {
             tracing::error!(%topic, partition = %index, %error, "the partition is offline");
-            partition.open(Err(error.to_string()));
+            let cause = error.to_string();
+            let lost = lost_with(directory, partition.log_id, &error);
+            partition.open(Err(Unopened { cause, lost }));
         }
+    }
+}
+
+/// The offsets that were on disk, if what held them is not there any more.
+fn lost_with(directory: &Directory, log: LogId, error: &OpenError) -> Range<Offset> {
+    let point = directory.point(log).unwrap_or_default();
+    match error {
+        OpenError::Missing { .. } | OpenError::Damaged { .. } => {
+            point.log_start..point.recovery_point
+        }
+        OpenError::Foreign { .. } | OpenError::Io { .. } => Offset::ZERO..Offset::ZERO,
     }
 }
 

@@ -11,7 +11,7 @@ use taffrail_log::{Append, AppendError, Appended, Known, NewBatch};
 use taffrail_model::{Offset, limits};
 
 use super::committer::{Settled, Waiting};
-use super::{OpenLog, Partition};
+use super::{OpenLog, Partition, Unopened};
 use crate::catalog::Durability;
 use crate::clock::Stopwatch;
 use crate::memory::Charge;
@@ -148,7 +148,9 @@ impl Partition {
                     return self.stall();
                 }
             }
-            Some(Err(cause)) => self.refuse_all(&ProduceError::Offline { cause: cause.clone() }),
+            Some(Err(Unopened { cause, .. })) => {
+                self.refuse_all(&ProduceError::Offline { cause: cause.clone() });
+            }
             None => self.refuse_all(&ProduceError::Recovering),
         }
         let again = {

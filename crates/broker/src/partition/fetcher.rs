@@ -4,7 +4,7 @@
 use taffrail_log::{Found, LogReader, Read, ReadError, ReadRequest};
 use taffrail_model::{Offset, Timestamp};
 
-use super::Partition;
+use super::{Partition, Unopened};
 use crate::metrics::add;
 
 /// Why nothing can be read from a partition.
@@ -16,6 +16,8 @@ pub(crate) enum PartitionReadError {
     Recovering,
     #[error("the partition is offline: {cause}")]
     Offline { cause: String },
+    #[error("offsets {from} to {to} are gone: {cause}")]
+    Gone { from: Offset, to: Offset, cause: String },
     #[error("the topic was deleted")]
     Deleted,
     #[error("the broker is stopping: connect again in a moment")]
@@ -60,15 +62,29 @@ impl Partition {
         self.reader().map(drop)
     }
 
+    /// Whether the partition can be read from an offset on.
+    pub(crate) fn readable_at(&self, from: Offset) -> Result<(), PartitionReadError> {
+        self.readable().map_err(|error| self.lost_at(from).unwrap_or(error))
+    }
+
     fn reader(&self) -> Result<&LogReader, PartitionReadError> {
         if self.is_deleted() {
             return Err(PartitionReadError::Deleted);
         }
         match self.log.get() {
             Some(Ok(open)) => Ok(&open.reader),
-            Some(Err(cause)) => Err(PartitionReadError::Offline { cause: cause.clone() }),
+            Some(Err(Unopened { cause, .. })) => {
+                Err(PartitionReadError::Offline { cause: cause.clone() })
+            }
             None => Err(PartitionReadError::Recovering),
         }
+    }
+
+    /// What to say of an offset that was on disk, where the log is gone.
+    fn lost_at(&self, from: Offset) -> Option<PartitionReadError> {
+        let Unopened { cause, lost } = self.log.get()?.as_ref().err()?;
+        let to = lost.contains(&from).then_some(lost.end)?;
+        Some(PartitionReadError::Gone { from, to, cause: cause.clone() })
     }
 
     async fn on_reader_thread<T: Send + 'static>(

@@ -14,6 +14,7 @@ mod committer;
 mod fetcher;
 mod threads;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -36,7 +37,7 @@ pub(crate) struct Partition {
     pub(crate) index: PartitionIndex,
     pub(crate) log_id: LogId,
     pub(crate) settings: ArcSwap<TopicSettings>,
-    log: OnceLock<Result<OpenLog, String>>,
+    log: OnceLock<Result<OpenLog, Unopened>>,
     appends: appender::Queue,
     commits: committer::Queue,
     /// Whether the next segment is to be begun before anything else is written.
@@ -58,6 +59,16 @@ struct OpenLog {
     leader_epoch: u32,
     /// Why it took no appends from the start, if that is so.
     read_only: Option<String>,
+}
+
+/// Why a partition has no log.
+#[derive(Clone, Debug)]
+pub(crate) struct Unopened {
+    /// What happened.
+    pub(crate) cause: String,
+    /// The offsets that are known to have been on disk, and are not there: none if the log may well
+    /// be there.
+    pub(crate) lost: Range<Offset>,
 }
 
 /// What a partition does now.
@@ -126,7 +137,7 @@ impl Partition {
 
     /// Gives the partition its log, all of which is on disk, or the reason why it has none. From
     /// here on it reads and writes.
-    pub(crate) fn open(self: &Arc<Self>, log: Result<Log, String>) {
+    pub(crate) fn open(self: &Arc<Self>, log: Result<Log, Unopened>) {
         let log = log.map(|log| {
             self.watermark.send_replace(log.end());
             OpenLog {
@@ -286,7 +297,7 @@ impl Partition {
     pub(crate) fn status(&self) -> PartitionStatus {
         match self.log.get() {
             None => PartitionStatus::Recovering,
-            Some(Err(cause)) => PartitionStatus::Offline { cause: cause.clone() },
+            Some(Err(Unopened { cause, .. })) => PartitionStatus::Offline { cause: cause.clone() },
             Some(Ok(open)) => match open.read_only.clone().or_else(|| open.syncer.poisoned()) {
                 Some(cause) => PartitionStatus::ReadOnly { cause },
                 None => PartitionStatus::Online,

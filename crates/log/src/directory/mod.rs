@@ -22,7 +22,7 @@ use std::sync::Arc;
 use taffrail_model::{LogId, Offset, ProducerId, Timestamp};
 
 use crate::log::{Log, LogConfig, LogState};
-use crate::points::Points;
+use crate::points::{Point, Points};
 use crate::recovery::{OpenError, Recovery, RecoveryReport, recover};
 use crate::segment::{SegmentCache, SegmentHeader, create_segment, random_salt, segment_path};
 use crate::shared::{Progress, Segments, Shared};
@@ -182,6 +182,11 @@ impl Directory {
     pub fn logs(&self) -> io::Result<Vec<LogId>> {
         let entries = self.vfs.list(&self.path.join(LOGS))?;
         Ok(entries.iter().filter_map(|entry| LogId::parse(&entry.name)).collect())
+    }
+
+    /// What is durably known of a log.
+    pub fn point(&self, id: LogId) -> Option<Point> {
+        self.points.known(id)
     }
 
     /// Creates a log. On return it and its first segment are durable.
