@@ -12,7 +12,7 @@ use super::checkpoints::inspect_checkpoints;
 use super::segment::{Inspected, inspect_segment};
 use super::{Finding, IndexState, LogReport, Severity, Usage};
 use crate::producers::CHECKPOINTS;
-use crate::segment::{SegmentHeader, parse_segment_name};
+use crate::segment::{Hole, SegmentHeader, parse_segment_name};
 use crate::vfs::{Entry, Vfs, parent};
 
 const RESTORE: &str = "readers are told DATA_LOSS for these offsets and go on behind them; \
@@ -263,6 +263,10 @@ impl<'a> Inspection<'a> {
         let mut reached = segment.report.end_offset;
         for hole in &segment.holes {
             let to = hole.to.unwrap_or(end_min.max(hole.from));
+            if to == hole.from {
+                self.surplus(path.clone(), hole);
+                continue;
+            }
             reached = reached.max(to);
             let what = format!("damaged: {}", hole.cause);
             self.damage(path.clone(), Some(hole.position), hole.from, to, what, RESTORE);
@@ -278,6 +282,21 @@ impl<'a> Inspection<'a> {
             let (from, to) = (end_min, segment.report.end_offset);
             self.damage(path.clone(), Some(segment.position), from, to, what.into(), advice);
         }
+    }
+
+    /// Bytes that are not batches where no record is missing.
+    fn surplus(&mut self, path: PathBuf, hole: &Hole) {
+        let bytes = hole.end_position - hole.position;
+        self.log.findings.push(Finding {
+            severity: Severity::Warning,
+            path,
+            position: Some(hole.position),
+            from: Some(hole.from),
+            to: Some(hole.from),
+            what: format!("{bytes} bytes are no batch, and no record is missing: {}", hole.cause),
+            advice: "nothing is lost: readers pass over them; look at what wrote to the file"
+                .into(),
+        });
     }
 
     fn judge_index(&mut self, segment: &Inspected) {

@@ -212,6 +212,16 @@ fn a_torn_tail_is_no_more_than_a_note() {
 }
 
 #[test]
+fn what_lies_behind_a_sealed_segment_loses_nothing() {
+    let surplus = |base: u64| {
+        let (position, end) = (Some(position(4)), Some(base + 12));
+        (Severity::Warning, segment(base), position, end, end)
+    };
+    let stale = |base| (Severity::Note, segment(base), None, None, None);
+    check(|memory| add(memory, &segment(12), &[7; 99]), &[surplus(12), stale(12)]);
+}
+
+#[test]
 fn a_segment_that_a_roll_left_unfinished_is_a_note() {
     let torn = (Severity::Note, segment(36), Some(0), Some(36), None);
     check(|memory| put(memory, &segment(36)), &[torn]);
