@@ -10,7 +10,7 @@ use taffrail_model::{LogId, Offset};
 
 use crate::given::{
     AppendAll, Given, NOW, NewRecord, SEGMENT_HEADER_BYTES, batch, batch_of, bytes_on_disk, config,
-    copy, has_ending, root, segment,
+    has_ending, root, segment,
 };
 use crate::model::Model;
 
@@ -105,7 +105,7 @@ fn a_damaged_batch_loses_exactly_its_records() {
     // A byte of the length, of the CRC, of the base offset, of the payload's length, of the payload.
     for byte in [1, 6, 12, 86, 89, 95] {
         for (base, index) in [(0, 0), (0, 2), (12, 3), (24, 0), (24, 2)] {
-            let memory = copy(&memory);
+            let memory = memory.copy();
             flip(&memory, base, position(index) + byte);
             let from = base + 3 * index as u64;
             check(&memory, &model, &[(from, from + 3)], false);

@@ -172,25 +172,6 @@ pub(crate) fn has_ending(name: impl AsRef<Path>, ending: &str) -> bool {
     name.as_ref().extension().is_some_and(|found| found == ending)
 }
 
-/// A copy of all files in `memory`, each of them durable.
-pub(crate) fn copy(memory: &Memory) -> Memory {
-    let copy = Memory::new(2);
-    for (path, contents) in memory.files() {
-        let mut above: Vec<_> = path.ancestors().skip(1).collect();
-        above.pop();
-        for directory in above.into_iter().rev() {
-            let _ = copy.create_directory(directory);
-        }
-        let file = copy.create(&path).expect("the place is free");
-        file.write_at(0, &contents).expect("there is room");
-        file.sync_data().expect("it syncs");
-        for directory in path.ancestors().skip(1) {
-            copy.sync_directory(directory).expect("it syncs");
-        }
-    }
-    copy
-}
-
 /// Numbers that follow from a seed, which is printed when a test fails that uses them.
 pub(crate) struct Numbers {
     seed: u64,
@@ -231,9 +212,14 @@ impl Drop for Numbers {
 /// So much more is tried with `TAFFRAIL_DEEP=1`.
 const DEEP_FACTOR: u32 = 25;
 
+/// Whether tests may take long.
+pub(crate) fn is_deep() -> bool {
+    std::env::var_os("TAFFRAIL_DEEP").is_some()
+}
+
 /// How many cases a test tries that would quickly try `count`.
 pub(crate) fn cases(count: u32) -> u32 {
-    if std::env::var_os("TAFFRAIL_DEEP").is_some() { count * DEEP_FACTOR } else { count }
+    if is_deep() { count * DEEP_FACTOR } else { count }
 }
 
 /// The seeds to try: `count` of them, or as many as `TAFFRAIL_SEEDS` says, or the one that

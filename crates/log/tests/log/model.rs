@@ -19,7 +19,7 @@ impl ModelBatch {
     }
 
     #[track_caller]
-    fn check(&self, found: &Batch) {
+    pub(crate) fn check(&self, found: &Batch) {
         assert_eq!(found.header.base_offset.get(), self.base);
         assert_eq!(found.payload, self.batch.payload, "at offset {}", self.base);
         assert_eq!(found.header.end_offset().get(), self.end(), "at offset {}", self.base);
@@ -28,7 +28,7 @@ impl ModelBatch {
         assert!(found.is_sound(), "at offset {}", self.base);
     }
 
-    fn records(&self) -> Vec<Found> {
+    pub(crate) fn records(&self) -> Vec<Found> {
         let header = taffrail_model::batch::BatchHeader {
             base_offset: Offset::new(self.base),
             last_offset_delta: self.batch.record_count - 1,

@@ -7,7 +7,7 @@ use super::Random;
 const SECTOR_BYTES: usize = 512;
 
 /// What a file holds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Contents {
     seen: Vec<u8>,
     durable: Vec<u8>,

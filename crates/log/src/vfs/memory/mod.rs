@@ -84,6 +84,15 @@ impl Memory {
         Self { state: Arc::new(Mutex::new(after)) }
     }
 
+    /// The same disk once more: what happens to one of them does not happen to the other. Nobody
+    /// holds a lock on the copy, and nothing goes wrong there.
+    pub fn copy(&self) -> Self {
+        let State { tree, random, boots, .. } = &*self.state();
+        let (locks, fault) = (BTreeSet::new(), None);
+        let copy = State { tree: tree.copy(), locks, fault, random: *random, boots: *boots };
+        Self { state: Arc::new(Mutex::new(copy)) }
+    }
+
     /// Changes one byte of a file, as rot does: what is durable too.
     pub fn flip(&self, path: &Path, position: usize, bits: u8) -> io::Result<()> {
         let contents = self.state().tree.file(path)?;

@@ -116,6 +116,27 @@ impl Tree {
         Ok(())
     }
 
+    /// The same directories and files once more, sharing nothing.
+    pub(super) fn copy(&self) -> Self {
+        let mut files = BTreeMap::new();
+        let mut copy = |node: &Node| match node {
+            Node::Directory(at) => Node::Directory(*at),
+            // What has two entries, or one that is seen and one that is durable, is one file.
+            Node::File(contents) => {
+                let copy = || Arc::new(Mutex::new(lock(contents).clone()));
+                Node::File(Arc::clone(files.entry(Arc::as_ptr(contents)).or_insert_with(copy)))
+            }
+        };
+        let mut entries = |entries: &Entries| -> Entries {
+            entries.iter().map(|(name, node)| (name.clone(), copy(node))).collect()
+        };
+        let directories = self.directories.iter().map(|directory| Directory {
+            seen: entries(&directory.seen),
+            durable: entries(&directory.durable),
+        });
+        Self { directories: directories.collect() }
+    }
+
     /// What is found after a crash: each entry that is not durable new or old.
     pub(super) fn crash(&self, random: &mut Random) -> Self {
         let mut after = Self { directories: Vec::new() };
