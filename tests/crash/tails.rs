@@ -139,6 +139,8 @@ async fn acknowledged_records_that_are_missing_are_damage_and_not_healed() {
         assert_eq!(error.reason, "DATA_LOSS", "{lost:?}");
         assert_eq!(error.metadata["from"], sound.next_offset.to_string(), "{lost:?}");
         assert_eq!(error.metadata["to"], RECORDS.to_string(), "{lost:?}");
+        let range = v1::OffsetRange { from: sound.next_offset, to: RECORDS };
+        assert_eq!(partition.damaged, [range], "it is described");
         let beyond = fetch(&broker, 0, RECORDS + 7).await;
         let error = beyond.error.as_ref().expect("nobody knows what was there");
         assert_eq!(error.reason, "PARTITION_READ_ONLY", "{beyond:?}");

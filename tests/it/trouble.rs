@@ -7,6 +7,7 @@ use crate::broker::Broker;
 use crate::door::{
     Door, batch, check_error, check_status, fetch_request, produce_batch, settings_of, soon,
 };
+use crate::http::metric;
 
 async fn create(door: &Door, name: &str, partitions: u32) -> Result<(), tonic::Status> {
     let (name, settings) = (name.to_owned(), settings_of(&[]));
@@ -74,6 +75,9 @@ async fn records_of_a_partition_whose_files_are_gone_are_lost_and_the_others_ser
     check_error(refused.error.as_ref(), reason, metadata, "missing");
     let partition = &door.describe("t").await.partitions[1];
     assert_eq!(partition.status(), v1::PartitionStatus::Offline);
+    assert_eq!(partition.damaged, [v1::OffsetRange { from: 0, to: 2 }]);
+    let damaged = "taffrail_log_damaged_offsets{topic=\"t\",partition=\"1\"}";
+    assert_eq!(metric(&broker, damaged).await, 2);
     assert_eq!(door.produce(produce_batch("t", 0, batch(&["b"]))).await.base_offset(), 2);
     assert!(!folder.exists(), "it was not made anew");
 }

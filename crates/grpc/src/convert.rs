@@ -1,5 +1,6 @@
 //! From the contract's types to the broker's, and back.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use taffrail_broker::{
@@ -304,7 +305,12 @@ fn partition(partition: &PartitionDescription) -> v1::Partition {
         leader_epoch: partition.leader_epoch,
         error,
         segments: partition.segments,
+        damaged: partition.damaged.iter().map(offset_range).collect(),
     }
+}
+
+fn offset_range(range: &Range<Offset>) -> v1::OffsetRange {
+    v1::OffsetRange { from: range.start.get(), to: range.end.get() }
 }
 
 fn message_bytes_max(asked: u32) -> usize {

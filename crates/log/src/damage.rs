@@ -1,8 +1,37 @@
 //! What a log has lost.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use taffrail_model::Offset;
+
+/// Ranges of one log that are remembered, at the most: whoever wants all of them inspects it.
+const RANGES_MAX: usize = 1_000;
+
+/// What is known of a log's damage, by the first offset of each range: found when it was opened, or
+/// by somebody who read it.
+#[derive(Debug, Default)]
+pub(crate) struct KnownDamage {
+    ranges: Mutex<BTreeMap<Offset, Offset>>,
+}
+
+impl KnownDamage {
+    /// Takes note of offsets that cannot be read.
+    pub(crate) fn note(&self, from: Offset, to: Offset) {
+        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        let within = |(known, end): (&Offset, &Offset)| *known <= from && to <= *end;
+        if ranges.len() < RANGES_MAX && !ranges.range(..=from).next_back().is_some_and(within) {
+            ranges.insert(from, to);
+        }
+    }
+
+    pub(crate) fn ranges(&self) -> Vec<Range<Offset>> {
+        let ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        ranges.iter().map(|(from, to)| *from..*to).collect()
+    }
+}
 
 /// Records that should be there and are not.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! its exact range and never passed over in silence.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -108,6 +109,12 @@ impl LogReader {
         (sealed + segments.active.written().position, segments.sealed.len() + 1)
     }
 
+    /// The offsets that are known to be damaged or missing: what opening the log found, and what
+    /// reading it came upon since.
+    pub fn damage(&self) -> Vec<Range<Offset>> {
+        self.shared.damage.ranges()
+    }
+
     /// Keeps at most so many bytes of the log's end in memory, from now on.
     pub fn limit_tail(&self, bytes_max: usize) {
         self.shared.limit_tail(bytes_max);
@@ -144,6 +151,14 @@ impl LogReader {
     /// # Errors
     /// If there is no such offset, if what lies there is damaged, or if it cannot be read.
     pub fn read(&self, request: &ReadRequest) -> Result<Read, ReadError> {
+        let read = self.read_anywhere(request);
+        if let Err(ReadError::DataLoss { from, to, .. }) = &read {
+            self.shared.damage.note(*from, *to);
+        }
+        read
+    }
+
+    fn read_anywhere(&self, request: &ReadRequest) -> Result<Read, ReadError> {
         let segments = self.shared.segments.load_full();
         let (start, end) = (self.shared.log_start(), segments.active.written().end);
         let from = request.from;

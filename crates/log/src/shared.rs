@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use arc_swap::ArcSwap;
 use taffrail_model::{LeaderEpoch, LogId, Offset};
 
-use crate::damage::Damage;
+use crate::damage::{Damage, KnownDamage};
 use crate::points::Points;
 use crate::segment::{ActiveSegment, SealedSegment, SegmentCache};
 use crate::vfs::Vfs;
@@ -29,6 +29,7 @@ pub(crate) struct Shared {
     /// Bytes of the end that stay in memory.
     tail_bytes_max: AtomicUsize,
     poison: OnceLock<String>,
+    pub(crate) damage: KnownDamage,
 }
 
 /// The files a log is made of, ascending. Replaced as a whole when a segment is sealed.
@@ -82,6 +83,10 @@ impl Shared {
         segments: Segments,
         progress: Progress,
     ) -> Self {
+        let damage = KnownDamage::default();
+        for lost in &segments.lost {
+            damage.note(lost.from, lost.to);
+        }
         let segments = ArcSwap::from_pointee(segments);
         let (sync, poison) = (Mutex::new(()), OnceLock::new());
         // Until the log that owns this says more.
@@ -99,6 +104,7 @@ impl Shared {
             progress,
             tail_bytes_max,
             poison,
+            damage,
         }
     }
 

@@ -128,11 +128,14 @@ impl Snapshot {
             })
             .collect();
         type Value = fn(&taffrail_broker::PartitionDescription) -> u64;
-        let gauges: [(&str, &str, Value); 5] = [
+        let gauges: [(&str, &str, Value); 6] = [
             ("log_start_offset", "Offset of the first record", |p| p.log_start.get()),
             ("log_high_watermark", "End of what readers may see", |p| p.high_watermark.get()),
             ("log_end_offset", "End of what is written", |p| p.log_end.get()),
             ("log_size_bytes", "Bytes on disk", |p| p.size_bytes),
+            ("log_damaged_offsets", "Offsets that are known to be damaged or missing", |p| {
+                p.damaged.iter().map(|range| range.end.since(range.start)).sum()
+            }),
             ("partition_online", "1 if it reads and writes", |p| {
                 u64::from(p.status == PartitionStatus::Online)
             }),

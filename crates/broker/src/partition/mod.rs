@@ -107,6 +107,8 @@ pub struct PartitionDescription {
     pub size_bytes: u64,
     /// Number of segment files.
     pub segments: u32,
+    /// Offsets that are known to be damaged or missing.
+    pub damaged: Vec<Range<Offset>>,
     /// Number of this opening of the log.
     pub leader_epoch: u32,
 }
@@ -237,14 +239,19 @@ impl Partition {
             log_end: high_watermark,
             size_bytes: 0,
             segments: 0,
+            damaged: Vec::new(),
             leader_epoch: 0,
         };
+        if let Some(Err(Unopened { lost, .. })) = self.log.get() {
+            description.damaged.extend((!lost.is_empty()).then(|| lost.clone()));
+        }
         if let Some(log) = self.open_log() {
             let (size_bytes, segments) = log.reader.size();
             description.log_start = log.reader.start();
             description.log_end = log.reader.end();
             description.size_bytes = size_bytes;
             description.segments = segments as u32;
+            description.damaged = log.reader.damage();
             description.leader_epoch = log.leader_epoch;
         }
         description

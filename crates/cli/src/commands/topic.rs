@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::{Value, json};
 use taffrail_client::TopicName;
-use taffrail_client::proto::{Partition, PartitionStatus, Setting, Topic};
+use taffrail_client::proto::{OffsetRange, Partition, PartitionStatus, Setting, Topic};
 
 use crate::context::Context;
 use crate::figures;
@@ -160,7 +160,12 @@ fn list_text(topics: &[Topic]) -> String {
 fn describe_text(topic: &Topic, partitions: &[Partition]) -> String {
     let row = |partition: &Partition| {
         let held = partition.high_watermark.saturating_sub(partition.log_start);
-        let problem = partition.error.as_ref().map(|error| error.message.clone());
+        let damaged = partition.damaged.iter().map(|range| {
+            let OffsetRange { from, to } = range;
+            format!("offsets {from} to {to} are damaged")
+        });
+        let error = partition.error.iter().map(|error| error.message.clone());
+        let problems: Vec<_> = error.chain(damaged).collect();
         vec![
             partition.partition.to_string(),
             status(partition).to_owned(),
@@ -169,7 +174,7 @@ fn describe_text(topic: &Topic, partitions: &[Partition]) -> String {
             figures::count(held),
             figures::bytes(partition.size_bytes as f64),
             partition.segments.to_string(),
-            problem.unwrap_or_default(),
+            problems.join("; "),
         ]
     };
     let header = ["PARTITION", "STATUS", "START", "END", "RECORDS", "SIZE", "SEGMENTS", "PROBLEM"];
@@ -226,8 +231,13 @@ fn partition_json(partition: &Partition) -> Value {
         "size_bytes": partition.size_bytes,
         "segments": partition.segments,
         "leader_epoch": partition.leader_epoch,
+        "damaged": partition.damaged.iter().map(range_json).collect::<Vec<_>>(),
         "error": error.map(|error| json!({ "reason": error.reason, "message": error.message })),
     })
+}
+
+fn range_json(range: &OffsetRange) -> Value {
+    json!({ "from": range.from, "to": range.to })
 }
 
 #[cfg(test)]

@@ -1705,6 +1705,20 @@ pub struct Partition {
     /// Number of segment files.
     #[prost(uint32, tag = "9")]
     pub segments: u32,
+    /// Offsets that are known to be damaged or missing: whoever reads them gets DATA_LOSS. What nobody
+    /// has read since the start, and the start did not look at, is not known.
+    #[prost(message, repeated, tag = "10")]
+    pub damaged: ::prost::alloc::vec::Vec<OffsetRange>,
+}
+/// Some offsets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OffsetRange {
+    /// The first one.
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    /// The first one behind them.
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
 }
 /// Asks for the catalogue of settings.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
