@@ -1,5 +1,6 @@
 //! Idempotent producers: a batch is in the log once, however often it is sent.
 
+use taffrail_client::{ProduceError, Record};
 use taffrail_proto::v1;
 use tonic::Code;
 
@@ -234,4 +235,30 @@ async fn a_producers_name_has_a_length() {
     let metadata = [("found", "201"), ("max", "200")];
     check_status(taken, Code::InvalidArgument, "INVALID_PRODUCER_NAME", &metadata, "1 to 200");
     Producer::named(&door, &"n".repeat(200)).await;
+}
+
+#[tokio::test]
+async fn a_producer_of_the_rust_client_ends_when_its_name_is_taken() {
+    let (broker, door) = given().await;
+    let client = broker.client();
+    let take = async || client.producer("t").name("billing").build().await.expect("the name");
+    let send = async |producer: &taffrail_client::Producer, value: &[u8]| {
+        let delivery = producer.send(Record::value(value)).await?;
+        delivery.await.map(drop)
+    };
+    let first = take().await;
+    soon(send(&first, b"a")).await.expect("it has the name");
+    let second = take().await;
+    soon(send(&second, b"b")).await.expect("it has the name now");
+    let fenced = soon(send(&first, b"c")).await.expect_err("it has lost the name");
+    let is_fenced = |error: &ProduceError| match error {
+        ProduceError::Fenced => true,
+        ProduceError::Refused(error) => error.reason == "PRODUCER_FENCED",
+        _ => false,
+    };
+    assert!(is_fenced(&fenced), "{fenced:?}");
+    let again = soon(send(&first, b"d")).await.expect_err("it stays so");
+    assert_eq!(again, ProduceError::Fenced);
+    soon(send(&second, b"e")).await.expect("it still has the name");
+    assert_eq!(door.values("t").await, ["a", "b", "e"]);
 }

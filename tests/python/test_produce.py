@@ -93,6 +93,26 @@ def an_expected_offset_is_a_condition(broker):
     check_error(second.error, "OFFSET_MISMATCH", expected="0", actual="1")
 
 
+def what_an_idempotent_producer_sends_twice_is_there_once(broker):
+    topic = new_topic(broker).name
+    request = log_pb2.InitProducerRequest()
+    producer = broker.log.InitProducer(request, timeout=CALL_SECONDS)
+    sequence = 0
+    for listed, offset in ((records(b"a", b"b"), 0), (records(b"c"), 2)):
+        batch = batch_of(listed)
+        batch.producer_id = producer.producer_id
+        batch.producer_epoch = producer.producer_epoch
+        batch.base_sequence = sequence
+        sequence += len(listed)
+        for is_again in (False, True):
+            (result,) = produce_batches(broker, placed(topic, batch))
+            assert not result.HasField("error"), result
+            assert (result.base_offset, result.duplicate) == (offset, is_again), result
+    batch.base_sequence = 7
+    (result,) = produce_batches(broker, placed(topic, batch))
+    check_error(result.error, "SEQUENCE_GAP", expected="3", found="7")
+
+
 def batches_behind_a_refused_one_are_refused(broker):
     topic = new_topic(broker, partitions=2).name
     results = produce_batches(

@@ -179,7 +179,7 @@ pub enum StartError {
     },
     /// A producer with a name does not wait for acknowledgement.
     #[error(
-        "the producer {name:?} must wait for acknowledgement: leave out Acks::None or the name"
+        "the producer {name:?} must wait for acknowledgements: a name takes acks=committed, not none"
     )]
     NameWithoutAcks {
         /// The producer's name.

@@ -53,6 +53,8 @@ fn wrong_arguments_are_named_and_nothing_is_done() {
             (&["bench", "produce", "--topic", "a b"], "--topic"),
             (&["bench", "produce", "--duration", "7"], "30s"),
             (&["completions", "dos"], "'dos'"),
+            (&["produce", "t", "--producer-name", "p", "--acks", "none"], "acks"),
+            (&["produce", "t", "--producer-name", ""], "1 to 200"),
         ],
     );
     assert!(records(&broker, "t").is_empty());

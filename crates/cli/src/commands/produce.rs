@@ -49,6 +49,9 @@ pub(crate) struct Arguments {
     /// What to wait for
     #[arg(long, value_enum, value_name = "ACKS", default_value_t)]
     acks: AcksArgument,
+    /// Take this producer's name: whoever had it before appends nothing any more
+    #[arg(long, value_name = "NAME")]
+    producer_name: Option<String>,
     /// How records are told apart
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     format: InputFormat,
@@ -123,8 +126,11 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
     let parser = arguments.parser()?;
     let sources = arguments.sources();
     let client = context.client()?;
-    let producer =
-        client.producer(arguments.topic.as_str()).acks(arguments.acks.into()).build().await;
+    let mut builder = client.producer(arguments.topic.as_str()).acks(arguments.acks.into());
+    if let Some(name) = &arguments.producer_name {
+        builder = builder.name(name);
+    }
+    let producer = builder.build().await;
     let producer = producer.with_context(|| format!("cannot append to {}", arguments.topic))?;
     let partition = arguments.partition.map(PartitionIndex::new);
     let partitions = producer.partitions();

@@ -59,6 +59,9 @@ pub(crate) struct Options {
     /// What producers wait for
     #[arg(long, value_enum, value_name = "ACKS", default_value_t)]
     acks: AcksArgument,
+    /// Send without sequences, so that what is sent again may be appended twice
+    #[arg(long)]
+    no_idempotence: bool,
     /// End after this time, such as 30s or 2m, whatever --records says
     #[arg(long, value_name = "T", value_parser = duration)]
     duration: Option<Duration>,
@@ -177,6 +180,7 @@ impl Run {
 
     fn producer(&self) -> anyhow::Result<ProducerBuilder> {
         let builder = self.connect()?.producer(&self.topic).acks(self.options.acks.into());
+        let builder = builder.idempotent(!self.options.no_idempotence);
         Ok(match self.options.batch_bytes {
             Some(bytes) => builder.batch_bytes(bytes).batch_bytes_busy(bytes),
             None => builder,
