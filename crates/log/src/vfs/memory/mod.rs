@@ -5,6 +5,7 @@
 //! keeps any subset of the unsynced sectors and entries, chosen by a seed, as a real disk may.
 
 mod contents;
+mod fault;
 mod tree;
 
 use std::collections::BTreeSet;
@@ -14,32 +15,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Entry, File, Lock, Map, Vfs};
+use super::{Entry, File, Lock, Map, Vfs, read_full};
 use contents::Contents;
+pub use fault::Fault;
+use fault::{Faults, SyncFailure};
 use tree::{Node, Tree};
-
-/// What goes wrong, from when it is set until it is cleared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Every sync fails. As on Linux, programs go on seeing what it should have covered, but it
-    /// counts as clean: a later sync succeeds without writing it.
-    SyncFails,
-    /// The same, and what the sync should have covered is no longer seen either.
-    SyncDrops,
-    /// Files grow by so many more bytes, then the disk is full. What is written over needs no room.
-    DiskFull {
-        /// Bytes that still fit.
-        bytes_left: usize,
-    },
-    /// Every read fails.
-    ReadFails,
-    /// After so many more changes the machine stands still: the last one is done by half if it is a
-    /// write, and every call after it fails.
-    Stops {
-        /// Changes that are still made.
-        changes_left: usize,
-    },
-}
 
 /// A file system in memory. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -51,7 +31,7 @@ pub struct Memory {
 struct State {
     tree: Tree,
     locks: BTreeSet<PathBuf>,
-    fault: Option<Fault>,
+    faults: Faults,
     random: u64,
     boots: u64,
 }
@@ -65,7 +45,7 @@ impl Memory {
 
     /// Makes things go wrong, or right again.
     pub fn set_fault(&self, fault: Option<Fault>) {
-        self.state().fault = fault;
+        self.state().faults.set(fault);
     }
 
     /// Loses power: of what was not synced a subset survives that `seed` chooses. Files that are
@@ -76,7 +56,7 @@ impl Memory {
         let after = State {
             tree: state.tree.crash(&mut random),
             locks: BTreeSet::new(),
-            fault: None,
+            faults: Faults::default(),
             random: random.next(),
             boots: state.boots + 1,
         };
@@ -88,8 +68,8 @@ impl Memory {
     /// holds a lock on the copy, and nothing goes wrong there.
     pub fn copy(&self) -> Self {
         let State { tree, random, boots, .. } = &*self.state();
-        let (locks, fault) = (BTreeSet::new(), None);
-        let copy = State { tree: tree.copy(), locks, fault, random: *random, boots: *boots };
+        let (locks, faults) = (BTreeSet::new(), Faults::default());
+        let copy = State { tree: tree.copy(), locks, faults, random: *random, boots: *boots };
         Self { state: Arc::new(Mutex::new(copy)) }
     }
 
@@ -98,6 +78,11 @@ impl Memory {
         let contents = self.state().tree.file(path)?;
         lock(&contents).flip(position, bits);
         Ok(())
+    }
+
+    /// Loses a file, as a disk does that forgot a name although it was synced.
+    pub fn lose(&self, path: &Path) -> io::Result<()> {
+        self.state().tree.lose(path)
     }
 
     /// Every file there is, with its contents, ascending by path.
@@ -116,41 +101,10 @@ impl Memory {
     }
 }
 
-impl State {
-    /// Counts a change, or refuses it because the machine stands still.
-    fn change(&mut self) -> io::Result<()> {
-        match &mut self.fault {
-            Some(Fault::Stops { changes_left: 0 }) => Err(stopped()),
-            Some(Fault::Stops { changes_left }) => {
-                *changes_left -= 1;
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// How many of `bytes` the disk takes, `room` of which go where the file has bytes already.
-    fn admit(&mut self, bytes: usize, room: usize) -> io::Result<usize> {
-        self.change()?;
-        match &mut self.fault {
-            Some(Fault::Stops { changes_left: 0 }) => Ok(bytes.div_ceil(2)),
-            Some(Fault::DiskFull { bytes_left }) => {
-                let taken = bytes.min(room + *bytes_left);
-                *bytes_left -= taken.saturating_sub(room);
-                if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
-            }
-            _ => Ok(bytes),
-        }
-    }
-}
-
 impl Vfs for Memory {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut state = self.state();
-        state.change()?;
-        if state.fault == Some(Fault::DiskFull { bytes_left: 0 }) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        state.faults.create()?;
         state.tree.insert(path, Node::File(Arc::default()))?;
         drop(state);
         self.open_file(path)
@@ -170,33 +124,33 @@ impl Vfs for Memory {
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.change()?;
+        state.faults.name()?;
         state.tree.create_directory(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.change()?;
+        state.faults.name()?;
         state.tree.rename(from, to)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.tree.file(path)?;
-        state.change()?;
+        state.faults.change()?;
         state.tree.remove(path)
     }
 
     fn remove_directory(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.change()?;
+        state.faults.change()?;
         state.tree.remove_directory(path)
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.change()?;
-        if matches!(state.fault, Some(Fault::SyncFails | Fault::SyncDrops)) {
+        state.faults.change()?;
+        if state.faults.sync().is_err() {
             return Err(io::Error::other("injected: sync of a directory failed"));
         }
         state.tree.sync_directory(path)
@@ -239,19 +193,30 @@ struct MemoryFile {
     disk: Memory,
 }
 
+impl MemoryFile {
+    /// Whether this is the file that something is wrong with.
+    fn is_spoilt(&self, state: &State) -> bool {
+        let spoilt = state.faults.file().and_then(|path| state.tree.file(path).ok());
+        spoilt.is_some_and(|spoilt| Arc::ptr_eq(&spoilt, &self.contents))
+    }
+}
+
 impl File for MemoryFile {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.disk.state().fault {
-            Some(Fault::ReadFails) => return Err(io::Error::other("injected: read failed")),
-            Some(Fault::Stops { changes_left: 0 }) => return Err(stopped()),
-            _ => {}
-        }
-        Ok(lock(&self.contents).read(position as usize, buffer))
+        let mut state = self.disk.state();
+        let is_spoilt = self.is_spoilt(&state);
+        state.faults.read(is_spoilt)?;
+        let read = lock(&self.contents).read(position as usize, buffer);
+        Ok(if is_spoilt {
+            state.faults.spoil(position as usize, &mut buffer[..read])
+        } else {
+            read
+        })
     }
 
     fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<usize> {
         let room = lock(&self.contents).seen().len().saturating_sub(position as usize);
-        let taken = self.disk.state().admit(bytes.len(), room)?;
+        let taken = self.disk.state().faults.write(bytes.len(), room)?;
         lock(&self.contents).write(position as usize, &bytes[..taken]);
         Ok(taken)
     }
@@ -261,33 +226,31 @@ impl File for MemoryFile {
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        self.disk.state().change()?;
+        self.disk.state().faults.change()?;
         lock(&self.contents).set_length(length as usize);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        state.change()?;
+        state.faults.change()?;
         let mut contents = lock(&self.contents);
-        match state.fault {
-            Some(Fault::SyncFails) => contents.forget_unsynced(),
-            Some(Fault::SyncDrops) => contents.drop_unsynced(),
-            _ => {
+        match state.faults.sync() {
+            Ok(()) => {
                 contents.sync();
                 return Ok(());
             }
+            Err(SyncFailure { drops: true }) => contents.drop_unsynced(),
+            Err(SyncFailure { drops: false }) => contents.forget_unsynced(),
         }
         Err(io::Error::other("injected: sync failed"))
     }
 
     fn map(&self, length: u64) -> io::Result<Arc<dyn Map>> {
-        if self.disk.state().fault == Some(Fault::ReadFails) {
-            return Err(io::Error::other("injected: map failed"));
-        }
-        let contents = lock(&self.contents);
-        let mapped = contents.seen().get(..length as usize).unwrap_or(contents.seen());
-        Ok(Arc::new(MemoryMap(Bytes::copy_from_slice(mapped))))
+        let mut mapped = vec![0; length as usize];
+        let read = read_full(self, 0, &mut mapped)?;
+        mapped.truncate(read);
+        Ok(Arc::new(MemoryMap(Bytes::from(mapped))))
     }
 }
 
@@ -343,10 +306,6 @@ impl Random {
     fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound.max(1) as u64) as usize
     }
-}
-
-fn stopped() -> io::Error {
-    io::Error::other("injected: the machine stands still")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

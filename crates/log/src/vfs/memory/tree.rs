@@ -109,6 +109,14 @@ impl Tree {
         removed.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// Removes an entry durably, without a sync.
+    pub(super) fn lose(&mut self, path: &Path) -> io::Result<()> {
+        self.remove(path)?;
+        let (directory, name) = self.place(path)?;
+        self.directories[directory].durable.remove(name);
+        Ok(())
+    }
+
     pub(super) fn sync_directory(&mut self, path: &Path) -> io::Result<()> {
         let directory = self.directory(path)?;
         let directory = &mut self.directories[directory];
