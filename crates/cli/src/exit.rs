@@ -82,7 +82,7 @@ fn kind(error: &(dyn Error + 'static)) -> Option<Kind> {
         Some(_) => return Some(Kind::Usage),
         None => {}
     }
-    if let Some(ProduceError::Refused(_) | ProduceError::Fenced { .. }) =
+    if let Some(ProduceError::Refused(_) | ProduceError::Fenced) =
         error.downcast_ref::<ProduceError>()
     {
         return Some(Kind::Refused);

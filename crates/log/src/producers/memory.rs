@@ -193,8 +193,15 @@ impl Producers {
         }
     }
 
+    /// Forgets everybody; whoever is below `id` was there before.
+    pub(crate) fn forget_all(&mut self, id: ProducerId) {
+        self.by_id.clear();
+        self.batches = 0;
+        self.forget_below(id);
+    }
+
     /// From now on whoever is below `id` and not remembered may have been forgotten.
-    pub(crate) fn forget_below(&mut self, id: ProducerId) {
+    fn forget_below(&mut self, id: ProducerId) {
         self.known_from = self.known_from.max(id);
     }
 

@@ -132,12 +132,10 @@ pub(crate) fn recover(
     let expected = Expected { recovery_point, end_min, is_clean };
     let (checkpoints, mut remembered) =
         Remembered::load(vfs.as_ref(), path, id, recovery_point, producer_ids_end);
-    let checkpoint_end = remembered.end();
     remembered.catch_up(vfs, &files, &last).map_err(io_at(path))?;
+    remembered.begin(&last.header);
     let tail = recover_tail(vfs, &last, expected, before_cut, &mut remembered, &mut report)?;
-    if report.damage.iter().any(|damage| checkpoint_end < damage.to) {
-        remembered.lost_some();
-    }
+    remembered.reach(tail.end);
     if !report.was_clean {
         settle(vfs.as_ref(), path, point.is_none())?;
     }

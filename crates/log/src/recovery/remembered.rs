@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use taffrail_model::batch::BatchHeader;
-use taffrail_model::{LogId, Offset, ProducerId};
+use taffrail_model::{GapReason, LogId, Offset, ProducerId};
 
 use super::files::{Files, SegmentFile};
 use super::last::LastSegment;
@@ -43,17 +43,32 @@ impl Remembered {
         self.end
     }
 
-    /// Takes note of a batch.
-    pub(super) fn note(&mut self, header: &BatchHeader) {
-        if self.end <= header.base_offset {
-            self.producers.note_header(header);
-            self.end = header.end_offset();
+    /// Takes note that a segment begins. Offsets that a power loss took away were never appended, as far
+    /// as anybody knows now.
+    pub(super) fn begin(&mut self, segment: &SegmentHeader) {
+        let gap = segment.gap().filter(|gap| gap.reason == GapReason::PowerLoss);
+        if let Some(gap) = gap.filter(|gap| gap.from <= self.end) {
+            self.end = self.end.max(gap.to);
         }
     }
 
-    /// Some batches behind the checkpoint cannot be read: nobody knows who sent them.
-    pub(super) fn lost_some(&mut self) {
-        self.producers.forget_below(self.ids_end);
+    /// Takes note of a batch.
+    pub(super) fn note(&mut self, header: &BatchHeader) {
+        if header.base_offset < self.end {
+            return;
+        }
+        self.reach(header.base_offset);
+        self.producers.note_header(header);
+        self.end = header.end_offset();
+    }
+
+    /// Takes note that everything below `end` was read. What is not counted in by then cannot be read:
+    /// nobody knows who sent it, and what was remembered may not be the last that a producer sent.
+    pub(super) fn reach(&mut self, end: Offset) {
+        if self.end < end {
+            self.producers.forget_all(self.ids_end);
+            self.end = end;
+        }
     }
 
     /// Reads what the segments before the last one hold behind the checkpoint.
@@ -63,9 +78,6 @@ impl Remembered {
         files: &Files,
         last: &LastSegment,
     ) -> io::Result<()> {
-        if self.end < files.first().min(last.header.base_offset) {
-            self.lost_some();
-        }
         let behind = files.sound.iter().skip(1).map(|next| next.header.base_offset);
         let ends = behind.chain([last.header.base_offset]);
         for (segment, end) in files.sound.iter().zip(ends) {
@@ -90,12 +102,11 @@ impl Remembered {
         length: u64,
         position: u64,
     ) -> io::Result<()> {
+        self.begin(header);
         let mut scanner = Scanner::new(file, header, length, position, header.base_offset);
         while let Some(scanned) = scanner.next()? {
-            match scanned {
-                Scanned::Batch { header, .. } => self.note(&header),
-                Scanned::Hole(hole) if hole.to.is_some_and(|to| to <= self.end) => {}
-                Scanned::Hole(_) => self.lost_some(),
+            if let Scanned::Batch { header, .. } = scanned {
+                self.note(&header);
             }
         }
         Ok(())

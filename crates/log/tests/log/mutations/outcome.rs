@@ -103,23 +103,24 @@ impl Outcome {
         }
     }
 
-    /// Sends each batch of an idempotent producer again: one that can be read is never taken for
-    /// new, and one that is not there never for a duplicate.
+    /// Sends each batch of an idempotent producer again: one that can be read, or is lost, is never
+    /// taken for new, and one that is not there never for a duplicate.
     #[track_caller]
     fn find(&mut self, log: &mut Log, history: &History) {
         let readable = self.readable();
         for sent in history.batches.iter().filter(|sent| sent.batch.producer.is_some()) {
             let found = log.begin(NOW).find(&sent.batch);
-            let is_there = readable.contains(&sent.base);
+            let (is_there, is_lost) = (readable.contains(&sent.base), self.is_lost(sent.base));
             match found {
+                Ok(Known::New) => assert!(!is_there && !is_lost, "{} was appended", sent.base),
                 Ok(Known::Duplicate { place, below }) => {
-                    assert!(is_there || self.is_lost(sent.base), "{} is not there", sent.base);
+                    assert!(is_there || is_lost, "{} is not there", sent.base);
                     assert!(sent.base < below.get());
                     assert!(place.is_none_or(|place| place.base_offset.get() == sent.base));
                 }
                 // Nobody knows: the client makes a new producer id.
                 Err(SequenceError::Unknown { .. }) => {}
-                _ => assert!(!is_there, "{} is there: {found:?}", sent.base),
+                Err(_) => assert!(!is_there, "{} is there: {found:?}", sent.base),
             }
             self.found.push(found);
         }
