@@ -3,6 +3,7 @@
 import zlib
 
 from client import (
+    CALL_SECONDS,
     batch_of,
     check_error,
     damaged,
