@@ -4,11 +4,12 @@
 
 #![expect(clippy::disallowed_types, reason = "this is the seam")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Once, PoisonError, RwLock};
 
 use bytes::Bytes;
 use memmap2::{Advice, Mmap};
@@ -22,15 +23,15 @@ pub struct Disk;
 impl Vfs for Disk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = fs::File::options().read(true).write(true).create_new(true).open(path)?;
-        Ok(Arc::new(DiskFile(file)))
+        Ok(DiskFile::shared(file, path))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(DiskFile(fs::File::options().read(true).write(true).open(path)?)))
+        Ok(DiskFile::shared(fs::File::options().read(true).write(true).open(path)?, path))
     }
 
     fn open_read_only(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(DiskFile(fs::File::open(path)?)))
+        Ok(DiskFile::shared(fs::File::open(path)?, path))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
@@ -113,27 +114,36 @@ fn find_lock(locks: &str, device: u64, inode: u64) -> Option<bool> {
 }
 
 #[derive(Debug)]
-struct DiskFile(fs::File);
+struct DiskFile {
+    file: fs::File,
+    path: PathBuf,
+}
+
+impl DiskFile {
+    fn shared(file: fs::File, path: &Path) -> Arc<dyn File> {
+        Arc::new(Self { file, path: path.to_owned() })
+    }
+}
 
 impl File for DiskFile {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read_at(buffer, position)
+        self.file.read_at(buffer, position)
     }
 
     fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write_at(bytes, position)
+        self.file.write_at(bytes, position)
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
+        self.file.set_len(length)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     #[expect(unsafe_code, reason = "mapping a file is unsafe by nature")]
@@ -142,8 +152,8 @@ impl File for DiskFile {
         // unlinked, which leaves maps of it whole. The data directory's lock keeps other brokers
         // out; another program that cuts the file makes reads of the map raise SIGBUS, which
         // docs/operations/durability.md says.
-        let map = unsafe { memmap2::MmapOptions::new().len(length as usize).map(&self.0)? };
-        let map = Arc::new(map);
+        let map = unsafe { memmap2::MmapOptions::new().len(length as usize).map(&self.file)? };
+        let map = Arc::new(Mapped::new(map, &self.path));
         Ok(Arc::new(DiskMap { bytes: Bytes::from_owner(SharedMap(Arc::clone(&map))), map }))
     }
 }
@@ -151,17 +161,72 @@ impl File for DiskFile {
 /// A map, and the same as bytes that keep it alive.
 #[derive(Debug)]
 struct DiskMap {
-    map: Arc<Mmap>,
+    map: Arc<Mapped>,
     bytes: Bytes,
 }
 
 /// Lets `Bytes` own a map.
-struct SharedMap(Arc<Mmap>);
+struct SharedMap(Arc<Mapped>);
 
 impl AsRef<[u8]> for SharedMap {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.0.map
     }
+}
+
+/// A map that is found by its address.
+#[derive(Debug)]
+struct Mapped {
+    map: Mmap,
+}
+
+/// Every map: where it begins, its length, and its file.
+static MAPS: RwLock<BTreeMap<usize, (usize, PathBuf)>> = RwLock::new(BTreeMap::new());
+
+impl Mapped {
+    fn new(map: Mmap, path: &Path) -> Self {
+        static DEATHBED: Once = Once::new();
+        DEATHBED.call_once(name_file_on_sigbus);
+        let mut maps = MAPS.write().unwrap_or_else(PoisonError::into_inner);
+        maps.insert(map.as_ptr() as usize, (map.len(), path.to_owned()));
+        Self { map }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        let mut maps = MAPS.write().unwrap_or_else(PoisonError::into_inner);
+        maps.remove(&(self.map.as_ptr() as usize));
+    }
+}
+
+/// Says which file it is when a page of a map can no longer be read: the process ends then, because
+/// whoever touched the page cannot be told.
+#[expect(unsafe_code, reason = "a handler of signals is unsafe by nature")]
+fn name_file_on_sigbus() {
+    let handler = |info: &libc::siginfo_t| {
+        // SAFETY: the kernel has filled this in for SIGBUS, with the address that was touched.
+        let address = unsafe { info.si_addr() } as usize;
+        // Whoever adds a map at this very moment leaves the file unnamed.
+        let maps = MAPS.try_read().ok();
+        let found = maps.as_ref().and_then(|maps| maps.range(..=address).next_back());
+        match found.filter(|(start, (length, _))| address - **start < *length) {
+            Some((start, (_, path))) => {
+                let (position, path) = (address - start, path.display());
+                eprintln!(
+                    "byte {position} of {path} can no longer be read: was the file cut, or has the disk failed? \
+                           `taffrail inspect` says what is left of it"
+                );
+            }
+            None => eprintln!("a mapped file can no longer be read: has the disk failed?"),
+        }
+        std::process::abort();
+    };
+    // SAFETY: the handler takes no lock that it could wait for, but for that of standard error, which
+    // nobody holds while touching a map; and it never returns.
+    let registered = unsafe { signal_hook_registry::register_sigaction(libc::SIGBUS, handler) };
+    // Without it the process ends all the same, and says less.
+    drop(registered);
 }
 
 impl Map for DiskMap {
@@ -170,7 +235,7 @@ impl Map for DiskMap {
         let length = length.min(self.bytes.len() - start);
         // Faults the range in here, on a thread that may wait for the disk, and where an error of
         // the disk is an error and not a signal. Linux before 5.14 cannot, and says so.
-        match self.map.advise_range(Advice::PopulateRead, start, length) {
+        match self.map.map.advise_range(Advice::PopulateRead, start, length) {
             Err(error) if error.kind() != io::ErrorKind::InvalidInput => return Err(error),
             _ => {}
         }
@@ -191,6 +256,29 @@ impl Lock for DiskLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_dies_of_a_file_that_was_cut_names_it() {
+        const FILE: &str = "TAFFRAIL_TEST_CUT_FILE";
+        if let Some(path) = std::env::var_os(FILE) {
+            let file = Disk.open(Path::new(&path)).expect("it is there");
+            let bytes = file.map(8192).expect("it maps").slice(0, 8192).expect("it is read");
+            file.set_length(0).expect("it is cut");
+            std::hint::black_box(bytes[5000]);
+            unreachable!("the page is gone");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("00000000000000000000.log");
+        fs::write(&path, [7; 8192]).expect("it is written");
+        let test = "vfs::disk::tests::whoever_dies_of_a_file_that_was_cut_names_it";
+        let mut child = std::process::Command::new(std::env::current_exe().expect("this"));
+        child.args(["--exact", test, "--nocapture"]).env(FILE, &path);
+        let ended = child.output().expect("it runs");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success(), "{said}");
+        let name = path.display().to_string();
+        assert!(said.contains(&format!("byte 5000 of {name}")), "{said}");
+    }
 
     #[test]
     fn a_lock_is_found_in_the_list_of_locks() {
