@@ -2,8 +2,7 @@
 //! everything goes on by itself.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use taffrail_client::Client;
@@ -15,54 +14,18 @@ use crate::broker::{Broker, Home};
 use crate::dice::Dice;
 use crate::history::History;
 use crate::kills::{TOPICS, create_topics, start_load};
+use crate::mount::{Mount, shell};
 use crate::readback::{conclude, read_back};
-use crate::skip;
 use crate::stream::{batch_of, connect};
 
 /// Long enough for the slowest, the lazy sync and the retries of clients.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A small file system of our own. Unmounted when dropped.
-struct Mount {
-    path: PathBuf,
-}
-
-impl Mount {
-    /// Mounts one, or notes that this cannot be.
-    fn new(folder: &Path, kind: &str) -> Option<Self> {
-        let (path, image) = (folder.join("disk"), folder.join("image"));
-        std::fs::create_dir_all(&path).expect("a folder to mount on");
-        let (disk, file) = (path.display(), image.display());
-        let script = match kind {
-            "ext4" => format!(
-                "truncate -s 48M {file} && mkfs.ext4 -q -F {file} && mount -o loop {file} {disk}"
-            ),
-            _ => format!("mount -t {kind} -o size=32m {kind} {disk}"),
-        };
-        let mounted = shell(&script);
-        if !mounted {
-            skip(&format!("full {kind}"), "this machine does not let us mount it");
-        }
-        mounted.then_some(Self { path })
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        shell(&format!("umount -l {}", self.path.display()));
-    }
-}
-
-fn shell(script: &str) -> bool {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", script]).stdout(Stdio::null()).stderr(Stdio::null());
-    shell.status().is_ok_and(|status| status.success())
-}
-
 async fn check(kind: &str) {
     let mut dice = Dice::new(kind);
     let mut home = Home::new().await;
-    let Some(mount) = Mount::new(home.folder(), kind) else { return };
+    let test = format!("full {kind}");
+    let Some(mount) = Mount::new(home.folder(), kind, &test) else { return };
     home.data = mount.path.join("data");
     let broker = home.start().await;
     create_topics(&broker).await;
@@ -71,15 +34,8 @@ async fn check(kind: &str) {
     let load = start_load(&home, &mut dice);
     sleep(Duration::from_millis(500)).await;
 
-    let ballast = mount.path.join("ballast");
-    // It ends when the disk is full; a little later it takes what was still free then.
-    let fill = format!("cat /dev/zero >> {}", ballast.display());
     load.history.note("the disk is full");
-    wait_for(&broker, |reason| {
-        shell(&fill);
-        reason == Some("STORAGE_FULL")
-    })
-    .await;
+    let ballast = fill(&broker, &mount).await;
     sleep(Duration::from_secs(1)).await;
     for (topic, partitions) in TOPICS {
         read_back(&broker, topic, partitions, &History::default()).await;
@@ -97,13 +53,26 @@ async fn check(kind: &str) {
     broker.kill().await;
 }
 
+/// Fills a disk until the broker says that it is full; what fills it.
+pub(crate) async fn fill(broker: &Broker, mount: &Mount) -> PathBuf {
+    let ballast = mount.path.join("ballast");
+    // It ends when the disk is full; a little later it takes what was still free then.
+    let fill = format!("cat /dev/zero >> {}", ballast.display());
+    wait_for(broker, |reason| {
+        shell(&fill);
+        reason == Some("STORAGE_FULL")
+    })
+    .await;
+    ballast
+}
+
 /// Appends to a topic of its own until `is_right` likes how that ends in every partition.
-async fn wait_for(broker: &Broker, mut is_right: impl FnMut(Option<&str>) -> bool) {
+pub(crate) async fn wait_for(broker: &Broker, mut is_right: impl FnMut(Option<&str>) -> bool) {
     let mut last = String::new();
     let waiting = async {
         for partition in 0..2 {
             loop {
-                let error = produce(broker, partition).await;
+                let error = produce(broker, "probe", partition).await.error;
                 if is_right(error.as_ref().map(|error| error.reason.as_str())) {
                     break;
                 }
@@ -116,17 +85,18 @@ async fn wait_for(broker: &Broker, mut is_right: impl FnMut(Option<&str>) -> boo
     assert!(in_time, "the last answer: {last}");
 }
 
-async fn produce(broker: &Broker, partition: u32) -> Option<v1::Error> {
+/// Appends a batch of 8 KB.
+pub(crate) async fn produce(broker: &Broker, topic: &str, partition: u32) -> v1::ProduceResult {
     let mut service = connect(&broker.url()).await.expect("the broker listens");
     let batch = v1::ProduceBatch {
-        topic: "probe".to_owned(),
+        topic: topic.to_owned(),
         placement: Some(Placement::Partition(partition)),
         batch: Some(batch_of(vec![vec![b'p'; 8000]])),
         expected_next_offset: None,
     };
     let request = v1::ProduceRequest { batches: vec![batch], acks: v1::Acks::Committed.into() };
     let answer = service.produce(request).await.expect("it is answered").into_inner();
-    answer.results.into_iter().next().expect("a result for the batch").error
+    answer.results.into_iter().next().expect("a result for the batch")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,12 +6,14 @@
 
 mod broker;
 mod dice;
+mod disk_copy;
 mod failed_sync;
 mod full_disk;
 #[path = "../history/mod.rs"]
 mod history;
 mod kills;
 mod load;
+mod mount;
 mod pauses;
 mod power;
 mod proxy;

@@ -1,8 +1,7 @@
 //! A broker that finds its machine started anew, as after a power loss: records of `page_cache`
 //! topics may be gone then, so their offsets are not used again, and readers are told.
 //!
-//! The files are those of a killed process: what a real power loss takes, disks in memory take in
-//! the tests of the log.
+//! The files are those of a killed process; `disk_copy` has those that a power loss leaves.
 
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ const BOOT_ID: usize = 16;
 const CRC_BYTES: usize = 4;
 
 /// Makes the recovery points those of an earlier start of the machine.
-fn start_machine_anew(home: &Home) {
+pub(crate) fn start_machine_anew(home: &Home) {
     for copy in ["recovery-points.a", "recovery-points.b"] {
         let path = home.data.join(copy);
         let mut bytes = std::fs::read(&path).expect("there are recovery points");
