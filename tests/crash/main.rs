@@ -14,6 +14,7 @@ mod history;
 mod kills;
 mod load;
 mod mount;
+mod no_room;
 mod pauses;
 mod power;
 mod proxy;

@@ -38,6 +38,7 @@ impl Broker {
         let _changing = self.changing.lock().await;
         let catalog = self.catalog_now().await?;
         let parsed = catalog.check_create(&name, partitions, &settings)?;
+        self.check_spare()?;
         self.check_room(&catalog, partitions)?;
         parsed.check_request(self.shared.config.request_bytes_max)?;
         let id = TopicId::new(self.directory.random_id());
@@ -59,6 +60,7 @@ impl Broker {
         if altered.batch_bytes_max > served.topic.settings.batch_bytes_max {
             altered.check_request(self.shared.config.request_bytes_max)?;
         }
+        self.check_spare()?;
         let catalog = self.command(Command::Alter { name: name.clone(), settings }).await?;
         let topic = catalog.topic(&name)?;
         let (partitions, settings) = (served.partitions.clone(), topic.settings);
@@ -77,6 +79,7 @@ impl Broker {
         refuse_internal(&name)?;
         let catalog = self.catalog_now().await?;
         let topic = catalog.check_add(&name, partitions)?;
+        self.check_spare()?;
         self.check_room(&catalog, partitions - topic.partitions)?;
         let indices = topic.partitions..partitions;
         let more = self.create_partitions(&name, topic.id, topic.settings, indices).await?;
@@ -104,6 +107,13 @@ impl Broker {
         self.share_tail_memory();
         self.finish_delete(served.topic.id, served.topic.partitions).await;
         Ok(())
+    }
+
+    /// Refuses what only a disk with room takes: the catalog may use what is kept back, and must be
+    /// able to when something is deleted.
+    fn check_spare(&self) -> Result<(), CatalogError> {
+        let full = |path| CatalogError::Storage(ProduceError::StorageFull { path });
+        self.directory.check_spare().map_err(full)
     }
 
     /// Whether the broker takes so many more partitions.

@@ -253,6 +253,8 @@ impl Broker {
         if let Err(error) = self.directory.persist_points() {
             tracing::error!(%error, "the recovery points could not be written: the next start checks all logs");
         }
+        // The next start may need it; it says so if it cannot be.
+        let _ = self.directory.keep_spare(self.shared.config.spare_bytes);
     }
 }
 

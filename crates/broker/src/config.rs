@@ -13,6 +13,8 @@ pub struct BrokerConfig {
     pub tail_bytes: u64,
     /// Bytes of one request: what a front end takes, and what a topic's batches must fit into.
     pub request_bytes_max: usize,
+    /// Bytes of the disk that are kept back for what must be written when it is full.
+    pub spare_bytes: u64,
     /// Partitions of all topics.
     pub partitions_max: usize,
     /// Threads that write to logs.
@@ -31,6 +33,7 @@ impl Default for BrokerConfig {
             memory_bytes: limits::MEMORY_BYTES_DEFAULT,
             tail_bytes: limits::MEMORY_BYTES_DEFAULT / 2,
             request_bytes_max: limits::REQUEST_BYTES_DEFAULT as usize,
+            spare_bytes: limits::SPARE_BYTES,
             partitions_max: limits::PARTITIONS_DEFAULT,
             writer_threads: 2,
             committer_threads: 8,

@@ -98,6 +98,7 @@ impl Broker {
         let first_logs = [CATALOG, PRODUCERS].map(|internal| (internal.log(), internal.label));
         let options = DirectoryOptions { path, init, first_logs: &first_logs, now: clock.now() };
         let directory = Arc::new(Directory::open(vfs, &options)?);
+        let has_spare = keep_spare(&directory, config.spare_bytes, true);
         let metrics = Arc::<Metrics>::default();
         let threads = LogThreads::start(ThreadsConfig {
             writers: config.writer_threads,
@@ -111,6 +112,8 @@ impl Broker {
         let threads = threads.map_err(StartError::Threads)?;
         let served = open_internal(&CATALOG, &directory, &threads);
         let partition = Arc::clone(&served.partitions[0]);
+        // Nothing can be deleted without it.
+        partition.allow_spare();
         if let Some(cause) = damage_of(&partition) {
             return Err(StartError::Catalog { cause });
         }
@@ -133,7 +136,7 @@ impl Broker {
             broker.finish_delete(id, partitions).await;
         }
         broker.serve_known(&known)?;
-        keep_points(&broker, &crew)?;
+        keep_points(&broker, &crew, has_spare)?;
         Ok(broker)
     }
 
@@ -274,14 +277,30 @@ fn lost_with(directory: &Directory, log: LogId, error: &OpenError) -> Range<Offs
     }
 }
 
-/// Writes the recovery points at an interval, if they changed, as long as there is a broker.
-fn keep_points(broker: &Arc<Broker>, crew: &Crew) -> Result<(), StartError> {
+/// Keeps room back for when the disk is full, and says so where that changes; whether it is there.
+fn keep_spare(directory: &Directory, bytes: u64, was_there: bool) -> bool {
+    let kept = directory.keep_spare(bytes);
+    match &kept {
+        Ok(()) if !was_there => tracing::info!("the disk has room again: writing goes on"),
+        Err(error) if was_there => {
+            tracing::warn!(%error, bytes, "no room can be kept back: if the disk is full, nothing is written until it has some");
+        }
+        Ok(()) | Err(_) => {}
+    }
+    kept.is_ok()
+}
+
+/// Writes the recovery points at an interval, if they changed, and keeps room back on the disk, as
+/// long as there is a broker.
+fn keep_points(broker: &Arc<Broker>, crew: &Crew, mut has_spare: bool) -> Result<(), StartError> {
     let broker: Weak<Broker> = Arc::downgrade(broker);
     let keep = move || {
         let Some(broker) = broker.upgrade() else { return false };
         if let Err(error) = broker.directory.persist_points() {
             tracing::warn!(%error, "the recovery points could not be written");
         }
+        let spare_bytes = broker.config().spare_bytes;
+        has_spare = keep_spare(&broker.directory, spare_bytes, has_spare);
         true
     };
     let kept = crew.repeat("log-points", limits::RECOVERY_POINT_INTERVAL, keep);

@@ -17,6 +17,7 @@ mod reader;
 mod recovery;
 mod segment;
 mod shared;
+mod spare;
 mod sync;
 mod trim;
 pub mod verify;

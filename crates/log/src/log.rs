@@ -22,6 +22,7 @@ use crate::segment::{
     ActiveSegment, Group, SegmentHeader, create_segment, random_salt, segment_path, write_index,
 };
 use crate::shared::{Segments, Shared};
+use crate::spare::is_full;
 use crate::sync::{LogSyncer, SyncError, sync_active};
 use crate::vfs::write_full;
 
@@ -138,6 +139,8 @@ pub struct Log {
     /// What is remembered of idempotent producers, those included whose batches are being appended.
     pub(crate) producers: Producers,
     checkpoints: Checkpoints,
+    /// Whether it may use what is kept back for when the disk is full.
+    may_use_spare: bool,
     chunk: BytesMut,
 }
 
@@ -146,8 +149,17 @@ impl Log {
         shared.limit_tail(config.tail_bytes_max);
         let reserved_end = shared.points.known(shared.id).unwrap_or_default().reserved_end;
         let LogState { append_time, read_only, producers, checkpoints } = state;
-        let chunk = BytesMut::new();
-        Self { shared, config, read_only, append_time, reserved_end, producers, checkpoints, chunk }
+        Self {
+            shared,
+            config,
+            read_only,
+            append_time,
+            reserved_end,
+            producers,
+            checkpoints,
+            may_use_spare: false,
+            chunk: BytesMut::new(),
+        }
     }
 
     /// Its identity.
@@ -192,6 +204,12 @@ impl Log {
         self.config.reserves_offsets &= reserved.is_ok();
         self.shared.limit_tail(config.tail_bytes_max);
         reserved
+    }
+
+    /// Lets it use what the directory keeps back for when the disk is full, and write when that is
+    /// given up: only for a log without which nothing can be deleted.
+    pub fn allow_spare(&mut self) {
+        self.may_use_spare = true;
     }
 
     /// Begins to append. `now` is clamped so that append times never fall.
@@ -326,10 +344,14 @@ impl Log {
         if let Some(cause) = self.shared.poisoned() {
             return Err(AppendError::Poisoned { cause: cause.to_owned() });
         }
-        match &self.read_only {
-            Some(cause) => Err(AppendError::ReadOnly { cause: cause.clone() }),
-            None => Ok(()),
+        if let Some(cause) = &self.read_only {
+            return Err(AppendError::ReadOnly { cause: cause.clone() });
         }
+        let spare = self.shared.points.spare();
+        if spare.is_missing() && !self.may_use_spare {
+            return Err(AppendError::StorageFull { path: spare.path().to_owned() });
+        }
+        Ok(())
     }
 
     /// How many of `batches` still go into the active segment.
@@ -369,7 +391,14 @@ impl Log {
         let active = Arc::clone(&self.shared.segments.load().active);
         let written = active.written();
         let (bytes, headers) = self.encode(batches, active.header.salt, written.end);
-        let outcome = write_full(active.file.as_ref(), written.position, &bytes);
+        let write = || write_full(active.file.as_ref(), written.position, &bytes);
+        let outcome = match write() {
+            Err((_, error)) if self.may_use_spare && is_full(&error) => {
+                self.shared.points.spare().give_up();
+                write()
+            }
+            outcome => outcome,
+        };
         let in_file = match &outcome {
             Ok(()) => bytes.len(),
             Err((in_file, _)) => *in_file,
@@ -481,7 +510,7 @@ fn whole_batches(headers: &[BatchHeader], in_file: usize) -> Whole {
 }
 
 fn write_error(path: PathBuf, error: io::Error) -> AppendError {
-    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+    if is_full(&error) {
         return AppendError::StorageFull { path };
     }
     AppendError::Io { path, source: Arc::new(error) }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use taffrail_model::{LeaderEpoch, LogId, Offset};
 
+use crate::spare::Spare;
 use crate::vfs::{Vfs, read_file, replace_file};
 
 const MAGIC: [u8; 8] = *b"TAFFRPT1";
@@ -56,6 +57,7 @@ pub(crate) struct Points {
     vfs: Arc<dyn Vfs>,
     directory: PathBuf,
     boot_id: [u8; 16],
+    spare: Arc<Spare>,
     state: Mutex<State>,
     /// Held while the copies are written.
     writing: Mutex<()>,
@@ -75,7 +77,7 @@ struct State {
 impl Points {
     /// Loads the points, and raises the epoch and takes back the clean mark of every log, durably:
     /// from here on an end without a clean stop is seen as one.
-    pub(crate) fn open(vfs: Arc<dyn Vfs>, directory: &Path) -> io::Result<Self> {
+    pub(crate) fn open(vfs: Arc<dyn Vfs>, spare: Arc<Spare>, directory: &Path) -> io::Result<Self> {
         let Copy { generation, boot_id: last_boot_id, entries: mut unopened } =
             load(vfs.as_ref(), directory)?.unwrap_or_default();
         let boot_id = vfs.boot_id().unwrap_or(UNKNOWN_BOOT_ID);
@@ -95,6 +97,7 @@ impl Points {
         };
         let points = Self {
             boot_id,
+            spare,
             directory: directory.to_owned(),
             state: Mutex::new(state),
             writing: Mutex::new(()),
@@ -102,6 +105,11 @@ impl Points {
         };
         points.persist()?;
         Ok(points)
+    }
+
+    /// The room for when the disk is full.
+    pub(crate) fn spare(&self) -> &Spare {
+        &self.spare
     }
 
     /// What is known of a log, from the last run if nobody has opened it in this one.
@@ -210,7 +218,8 @@ impl Points {
             (state.generation, encode(state.generation, self.boot_id, &state.entries))
         };
         for name in COPIES {
-            replace_file(self.vfs.as_ref(), &self.directory.join(name), &bytes)?;
+            let path = self.directory.join(name);
+            self.spare.lend(|| replace_file(self.vfs.as_ref(), &path, &bytes))?;
         }
         self.state().durable_generation = generation;
         Ok(())

@@ -50,6 +50,10 @@ pub const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
 /// The same in a topic of `durability=page_cache`.
 pub const UNSYNCED_BYTES_PAGE_CACHE_MAX: u64 = 64 << 20;
 
+/// Bytes that a data directory keeps back for what must be written when the disk is full: a torn tail
+/// of [`UNSYNCED_BYTES_MAX`] can be moved aside.
+pub const SPARE_BYTES: u64 = UNSYNCED_BYTES_MAX;
+
 /// Offsets that a log reserves at a time, where what is written may be read before it is synced.
 pub const RESERVED_OFFSETS: u64 = 1 << 20;
 

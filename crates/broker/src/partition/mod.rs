@@ -159,6 +159,15 @@ impl Partition {
         }
     }
 
+    /// Lets the log use what the directory keeps back for when the disk is full.
+    pub(crate) fn allow_spare(&self) {
+        if let Some(open) = self.open_log()
+            && let Some(log) = open.lock().as_mut()
+        {
+            log.allow_spare();
+        }
+    }
+
     /// Tells of every move of the high watermark, and of the partition's end.
     pub(crate) fn watch(&self) -> watch::Receiver<Offset> {
         self.watermark.subscribe()

@@ -4,6 +4,7 @@
 //! identity                     makes it a data directory; written last when it is set up
 //! lock                         held by the one process that uses it
 //! recovery-points.a, .b        what is durably known of each log
+//! spare                        room for what must be written on a full disk
 //! logs/<id>/<offset>.log       segments        .index beside sealed ones
 //! logs/<id>/producers.a, .b    what is remembered of idempotent producers, as of some offset
 //! logs/<id>/*.aside            what recovery cut off; nothing reads it, nothing deletes it
@@ -26,8 +27,10 @@ use crate::points::{Point, Points};
 use crate::recovery::{OpenError, Recovery, RecoveryReport, recover};
 use crate::segment::{SegmentCache, SegmentHeader, create_segment, random_salt, segment_path};
 use crate::shared::{Progress, Segments, Shared};
+use crate::spare::Spare;
 use crate::vfs::{Lock, Vfs, read_file};
 
+pub(crate) use crate::spare::NAME as SPARE;
 pub(crate) use identity::{Identity, NAME as IDENTITY, read as read_identity};
 
 pub(crate) const LOGS: &str = "logs";
@@ -152,7 +155,8 @@ impl Directory {
                 return Err(DirectoryError::Identity { path: path.join(IDENTITY) });
             }
         };
-        let points = Arc::new(Points::open(Arc::clone(&vfs), path).map_err(io)?);
+        let spare = Arc::new(Spare::new(Arc::clone(&vfs), path));
+        let points = Arc::new(Points::open(Arc::clone(&vfs), spare, path).map_err(io)?);
         Ok(Self { vfs, path: path.to_owned(), id, points, cache: Arc::default(), _lock: lock })
     }
 
@@ -234,14 +238,13 @@ impl Directory {
     ) -> Result<Opened, OpenError> {
         let path = self.log_path(id);
         self.cache.forget(id);
-        let point = self.points.known(id);
         let note_loss = || {
             self.points.may_have_lost(id);
             let what = "before anything is cut off, the recovery points must be written";
             self.points.persist().map_err(|e| io::Error::new(e.kind(), format!("{what}: {e}")))
         };
         let recovery =
-            recover(&self.vfs, &self.cache, &path, id, point, producer_ids_end, note_loss)?;
+            recover(&self.vfs, &self.cache, &self.points, &path, id, producer_ids_end, note_loss)?;
         let Recovery { segments, label, start, end, epoch, .. } = recovery;
         let Recovery { state, may_have_lost, report, .. } = recovery;
         let epoch = self
@@ -272,7 +275,7 @@ impl Directory {
         let doomed = logs.join(format!("{id}{DELETED}"));
         // An earlier deletion may have been interrupted, and the log created again since.
         remove_if_there(self.vfs.as_ref(), &doomed)?;
-        match self.vfs.rename(&path, &doomed) {
+        match self.points.spare().lend(|| self.vfs.rename(&path, &doomed)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => self.vfs.sync_directory(&logs)?,
         }
@@ -289,6 +292,25 @@ impl Directory {
     /// If they cannot be written: what is known on disk stays as it was.
     pub fn persist_points(&self) -> io::Result<()> {
         self.points.persist()
+    }
+
+    /// Keeps so many bytes back for what must be written when the disk is full: deleting, stopping,
+    /// starting, moving a torn tail aside. Where they are given up, logs take no appends until they
+    /// are kept back again. Cheap if they are.
+    ///
+    /// # Errors
+    /// If the disk is full, or fails otherwise.
+    pub fn keep_spare(&self, bytes: u64) -> io::Result<()> {
+        self.points.spare().keep(bytes)
+    }
+
+    /// Makes sure that what is kept back for a full disk is there.
+    ///
+    /// # Errors
+    /// If it is not, the file that cannot be as long as it should.
+    pub fn check_spare(&self) -> Result<(), PathBuf> {
+        let spare = self.points.spare();
+        if spare.is_missing() { Err(spare.path().to_owned()) } else { Ok(()) }
     }
 
     fn log_path(&self, id: LogId) -> PathBuf {

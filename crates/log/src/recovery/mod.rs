@@ -20,12 +20,13 @@ use taffrail_model::{Gap, GapReason, LeaderEpoch, LogId, Offset, ProducerId, Tim
 
 use crate::damage::Damage;
 use crate::log::LogState;
-use crate::points::Point;
+use crate::points::Points;
 use crate::segment::{
     ActiveSegment, Scanned, Scanner, SealedSegment, SegmentCache, SegmentHeader,
     SegmentHeaderError, Written, create_segment, random_salt, segment_path,
 };
 use crate::shared::Segments;
+use crate::spare::Spare;
 use crate::vfs::{Vfs, parent};
 
 use files::{Files, find_files};
@@ -97,18 +98,19 @@ pub(crate) struct Recovery {
     pub(crate) report: RecoveryReport,
 }
 
-/// Recovers the log in `path`; `point` is what is known of it. `note_loss` makes it durable that
+/// Recovers the log in `path`; the points say what is known of it. `note_loss` makes it durable that
 /// something may be gone. Whatever producers there were before have ids below `producer_ids_end`.
 pub(crate) fn recover(
     vfs: &Arc<dyn Vfs>,
     cache: &Arc<SegmentCache>,
+    points: &Points,
     path: &Path,
     id: LogId,
-    point: Option<Point>,
     producer_ids_end: ProducerId,
     note_loss: impl Fn() -> io::Result<()>,
 ) -> Result<Recovery, OpenError> {
     let mut report = RecoveryReport::default();
+    let (point, spare) = (points.known(id), points.spare());
     let known = point.unwrap_or_default();
     // Whoever cuts, and is ended before it is seen that something was cut, leaves word before.
     let before_cut = |end: Offset| if end < known.reserved_end { note_loss() } else { Ok(()) };
@@ -134,7 +136,7 @@ pub(crate) fn recover(
         Remembered::load(vfs.as_ref(), path, id, recovery_point, producer_ids_end);
     remembered.catch_up(vfs, &files, &last).map_err(io_at(path))?;
     remembered.begin(&last.header);
-    let tail = recover_tail(vfs, &last, expected, before_cut, &mut remembered, &mut report)?;
+    let tail = recover_tail(vfs, spare, &last, expected, before_cut, &mut remembered, &mut report)?;
     remembered.reach(tail.end);
     if !report.was_clean {
         settle(vfs.as_ref(), path, point.is_none())?;
@@ -156,10 +158,11 @@ pub(crate) fn recover(
     let must_skip = end < known.reserved_end && !is_certain;
     if must_skip && read_only.is_none() {
         // Offsets from here on may have been given out, and read: they are not given out again.
-        let next = skip(vfs.as_ref(), path, &active.header, end, known.reserved_end, append_time)?;
+        let (last, reserved_end) = (&active.header, known.reserved_end);
+        let next = skip(vfs.as_ref(), spare, path, last, end, reserved_end, append_time)?;
         report.skipped = next.header.gap();
         sealed.push(Arc::new(active.seal(Arc::clone(vfs), Arc::clone(cache))));
-        (active, end) = (next, known.reserved_end);
+        (active, end) = (next, reserved_end);
     }
     let lost = report.damage.clone();
     Ok(Recovery {
@@ -177,6 +180,7 @@ pub(crate) fn recover(
 /// Begins a segment behind offsets that may have been given out and are gone.
 fn skip(
     vfs: &dyn Vfs,
+    spare: &Spare,
     path: &Path,
     last: &SegmentHeader,
     end: Offset,
@@ -193,7 +197,8 @@ fn skip(
         ..last.clone()
     };
     let segment = segment_path(path, reserved_end);
-    let active = create_segment(vfs, segment.clone(), header).map_err(io_at(&segment))?;
+    let create = || create_segment(vfs, segment.clone(), header.clone());
+    let active = spare.lend(create).map_err(io_at(&segment))?;
     vfs.sync_directory(path).map_err(io_at(path))?;
     Ok(active)
 }

@@ -13,6 +13,7 @@ use super::{OpenError, RecoveryReport, io_at};
 use crate::damage::Damage;
 use crate::index::{Index, decode, index_path};
 use crate::segment::{Hole, Scanned, Scanner};
+use crate::spare::Spare;
 use crate::vfs::{Vfs, read_file};
 
 /// What is known of the last segment.
@@ -52,6 +53,7 @@ pub(super) struct Expected {
 /// Recovers the last segment; `before_cut` hears where it is about to end.
 pub(super) fn recover_tail(
     vfs: &Arc<dyn Vfs>,
+    spare: &Spare,
     last: &LastSegment,
     Expected { recovery_point, end_min, is_clean }: Expected,
     before_cut: impl Fn(Offset) -> io::Result<()>,
@@ -73,7 +75,8 @@ pub(super) fn recover_tail(
     let end_min = end_min.max(tail.synced_end);
     let torn = tail.holes.iter().find(|hole| recovery_point <= hole.from);
     if let Some((position, end)) = torn.map(|hole| (hole.position, hole.from)) {
-        let cut = before_cut(end).and_then(|()| cut_aside(vfs.as_ref(), last, position));
+        let cut = before_cut(end);
+        let cut = cut.and_then(|()| spare.lend(|| cut_aside(vfs.as_ref(), last, position)));
         *remembered = before;
         tail = scan(last, position, remembered).map_err(&io)?;
         tail.was_torn = true;

@@ -7,7 +7,7 @@ use taffrail_model::LogId;
 use super::around::{find_points, usage};
 use super::log::inspect_log;
 use super::{DirectoryReport, Finding, IdentityState, PointsCopy, PointsState, Report, Severity};
-use crate::directory::{DELETED, IDENTITY, Identity, LOCK, LOGS, read_identity};
+use crate::directory::{DELETED, IDENTITY, Identity, LOCK, LOGS, SPARE, read_identity};
 use crate::points::COPIES;
 use crate::vfs::{Entry, Vfs};
 
@@ -112,7 +112,7 @@ fn judge_points(path: &Path, directory: &mut DirectoryReport) {
 /// Whether an entry of a data directory may stand there.
 fn is_ours(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
-    [IDENTITY, LOCK, LOGS, "lost+found"].contains(&name) || COPIES.contains(&name)
+    [IDENTITY, LOCK, LOGS, SPARE, "lost+found"].contains(&name) || COPIES.contains(&name)
 }
 
 fn finding(severity: Severity, path: PathBuf, what: impl Into<String>, advice: &str) -> Finding {

@@ -12,5 +12,6 @@ mod model;
 mod mutations;
 mod property;
 mod reserved;
+mod spare;
 mod torn;
 mod verify;

@@ -19,7 +19,8 @@ pub enum Fault {
         /// Whether what it should have covered is no longer seen either.
         drops: bool,
     },
-    /// Files grow by so many more bytes, then the disk is full. What is written over needs no room.
+    /// Files grow by so many more bytes, then the disk is full. What is written over needs no room,
+    /// and a file that is removed makes some.
     DiskFull {
         /// Bytes that still fit.
         bytes_left: usize,
@@ -100,6 +101,13 @@ impl Faults {
                 | Fault::FileLies { path, .. },
             ) => Some(path),
             _ => None,
+        }
+    }
+
+    /// A file of so many bytes is removed: there is room for as many again.
+    pub(super) fn removed(&mut self, bytes: usize) {
+        if let Some(Fault::DiskFull { bytes_left }) = &mut self.set {
+            *bytes_left += bytes;
         }
     }
 

@@ -136,8 +136,9 @@ impl Vfs for Memory {
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.tree.file(path)?;
+        let contents = state.tree.file(path)?;
         state.faults.change()?;
+        state.faults.removed(lock(&contents).seen().len());
         state.tree.remove(path)
     }
 
