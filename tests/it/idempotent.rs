@@ -229,6 +229,26 @@ async fn the_same_attempt_gets_the_same_producer() {
 }
 
 #[tokio::test]
+async fn an_id_that_nobody_was_given_is_refused() {
+    let (broker, door) = given().await;
+    let producer = Producer::new(&door).await;
+    for id in [producer.id + 2, producer.id + 1_000_000, u64::MAX - 1] {
+        let stranger = Producer { id, epoch: 0 };
+        let error = stranger.refused(&door, 0, &["x"]).await;
+        let metadata = [("producer_id", &*id.to_string())];
+        check_error(Some(&error), "UNKNOWN_PRODUCER_STATE", &metadata, "new producer id");
+    }
+    let stranger = Producer { id: producer.id + 1, epoch: 0 };
+    assert_eq!(stranger.refused(&door, 0, &["x"]).await.reason, "PRODUCER_FENCED", "as if named");
+    let next = Producer::new(&door).await;
+    assert_eq!(next.send(&door, 0, &["a"]).await, (Some(0), false));
+    let broker = broker.restart().await;
+    let door = Door::open(&broker).await;
+    door.online("t").await;
+    assert_eq!(next.send(&door, 1, &["b"]).await, (Some(1), false));
+}
+
+#[tokio::test]
 async fn a_producers_name_has_a_length() {
     let (_broker, door) = given().await;
     let taken = Producer::take(&door, &"n".repeat(201), 0).await.map(|_| ());

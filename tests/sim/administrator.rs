@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::world::{State, Topic, World};
 
 /// Topics that there are at a time.
-const TOPICS_MAX: usize = 4;
+const TOPICS_MAX: usize = 3;
 
 /// Lives as long as the broker does.
 pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>) {
@@ -43,7 +43,7 @@ pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>) {
 async fn create(world: &World, broker: &Arc<Broker>) {
     let is_cached = world.dice.once_in(2);
     let name = format!("{}{}", if is_cached { "cached" } else { "synced" }, world.number());
-    let partitions = 1 + world.dice.below(3) as u32;
+    let partitions = 1 + world.dice.below(2) as u32;
     let topic = Topic { partitions, is_cached, state: State::Creating };
     world.topics.borrow_mut().insert(name.clone(), topic);
     let durability = if is_cached { "page_cache" } else { "fsync" };
@@ -65,7 +65,7 @@ async fn delete(world: &World, broker: &Arc<Broker>, name: &str) {
 
 async fn grow(world: &World, broker: &Arc<Broker>, name: &str) {
     let wanted = world.topics.borrow().get(name).map_or(0, |topic| topic.partitions) + 1;
-    if wanted <= 4
+    if wanted <= 3
         && let Ok(description) = broker.add_partitions(name, wanted).await
         && let Some(topic) = world.topics.borrow_mut().get_mut(name)
     {

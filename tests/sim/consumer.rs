@@ -178,5 +178,5 @@ async fn stream(
     }
     world.reach("consumers' streams");
     drop((command, received));
-    drop(session.await);
+    session.await.expect("a session does not panic");
 }

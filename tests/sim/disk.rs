@@ -38,6 +38,7 @@ pub(crate) async fn fail(world: Rc<World>, disk: Memory) {
         world.has_lost.set(true);
     }
     let stands_still = matches!(fault, Fault::Stops { .. });
+    world.stands_still.set(stands_still);
     disk.set_fault(Some(fault));
     if stands_still || dice.once_in(2) {
         return;

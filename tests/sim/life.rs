@@ -46,11 +46,17 @@ pub(crate) enum End {
 pub(crate) fn live(world: &Rc<World>, people: &People, end: End, may_fail: bool) {
     world.is_faulty.set(false);
     world.has_lost.set(false);
+    world.stands_still.set(false);
     let has_ended_well = run(world, async {
         let Some(broker) = begin(world, may_fail).await else { return false };
         join(world, &broker, people);
         for _ in 0..world.dice.below(1_500) {
             world.moment().await;
+        }
+        if !world.stands_still.get() && world.dice.once_in(2) {
+            world.disk.borrow().set_fault(None);
+            let probed = producer::probe(world, &broker);
+            timeout(PATIENCE, probed).await.expect("whoever sends is answered");
         }
         if end == End::Stopped {
             broker.begin_stop();
@@ -80,6 +86,10 @@ pub(crate) fn conclude(world: &Rc<World>, people: &People) {
         for place in world.places() {
             let read = consumer::read_back(world, &broker, &place);
             timeout(PATIENCE, read).await.expect("everything can be read");
+        }
+        for topic in broker.describe_all() {
+            let segments = topic.partitions.iter().map(|partition| partition.segments);
+            segments.filter(|segments| *segments > 1).for_each(|_| world.reach("rolls"));
         }
     });
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use taffrail_broker::{
     Acks, Broker, IncomingBatch, InitProducer, InitProducerError, Outcome, PartitionStatus,
     Placement, ProduceBatch, ProduceError, ProduceSession, Produced, ProducerIdentity,
@@ -52,11 +53,8 @@ struct Stream {
     number: u64,
 }
 
-/// Why a stream ends.
-enum End {
-    /// Its identity is worth nothing any more.
-    NewIdentity,
-}
+/// The identity is worth nothing any more, and with it the stream.
+struct Spent;
 
 impl Producer {
     pub(crate) fn new(world: &World, kind: Kind, quota: u64) -> Rc<RefCell<Self>> {
@@ -97,7 +95,7 @@ impl Producer {
         for _ in 0..count {
             self.records += 1;
             let record = RecordId { producer: self.number, sequence: self.records };
-            let bytes = if world.dice.once_in(4) { 9_000 } else { 20 + world.dice.below(600) };
+            let bytes = if world.dice.once_in(3) { 12_000 } else { 20 + world.dice.below(600) };
             let value = value_of(record, bytes as usize);
             let digest = crc32fast::hash(&value);
             world.history.add(Event::Invoke { record, place: place_of(place), digest });
@@ -125,9 +123,8 @@ pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>, producer: Rc<Ref
         if !producer.borrow().is_plain() && producer.borrow().identity.is_none() {
             take_identity(&world, &broker, &producer).await;
         }
-        match stream(&world, &broker, &producer).await {
-            End::NewIdentity => producer.borrow_mut().forget_identity(&world),
-        }
+        let Spent = stream(&world, &broker, &producer).await;
+        producer.borrow_mut().forget_identity(&world);
     }
 }
 
@@ -179,15 +176,15 @@ fn note_fenced(
     }
 }
 
-async fn stream(world: &World, broker: &Arc<Broker>, producer: &RefCell<Producer>) -> End {
+async fn stream(world: &World, broker: &Arc<Broker>, producer: &RefCell<Producer>) -> Spent {
     let (session, mut outcomes) = broker.produce_session();
     let (places, expected) = (HashMap::new(), HashMap::new());
     let mut stream = Stream { session, places, expected, number: 0 };
     producer.borrow_mut().lanes.values_mut().for_each(Lane::begin_stream);
     loop {
         while let Ok(outcome) = outcomes.try_recv() {
-            if let Some(end) = stream.take(world, producer, outcome) {
-                return end;
+            if let Some(spent) = stream.take(world, producer, outcome) {
+                return spent;
             }
         }
         world.moment().await;
@@ -195,8 +192,8 @@ async fn stream(world: &World, broker: &Arc<Broker>, producer: &RefCell<Producer
         if !has_sent && !stream.places.is_empty() {
             let Some(outcome) = outcomes.recv().await else { continue };
             let refused = outcome.result.is_err();
-            if let Some(end) = stream.take(world, producer, outcome) {
-                return end;
+            if let Some(spent) = stream.take(world, producer, outcome) {
+                return spent;
             }
             if refused {
                 sleep(Duration::from_millis(5)).await;
@@ -204,6 +201,46 @@ async fn stream(world: &World, broker: &Arc<Broker>, producer: &RefCell<Producer
         } else if !has_sent {
             sleep(Duration::from_millis(1 + world.dice.below(20))).await;
         }
+    }
+}
+
+/// Sends a batch to every partition, and waits for what is said of each.
+pub(crate) async fn probe(world: &World, broker: &Broker) {
+    let mut producer = Producer {
+        kind: Kind::Plain,
+        number: world.number(),
+        records: 0,
+        identity: None,
+        lanes: BTreeMap::new(),
+        quota: u64::MAX,
+    };
+    for place in world.places() {
+        producer.new_batch(world, &place);
+        let lane = producer.lanes.entry(place.clone()).or_default();
+        let (batch, _) = lane.send(1).expect("it was made just now");
+        let sent = ProduceBatch {
+            topic: place.0.clone(),
+            placement: Placement::Partition(PartitionIndex::new(place.1)),
+            batch: incoming(batch.payload.clone(), None),
+            expected_next_offset: None,
+        };
+        let outcome = broker.produce(vec![sent], Acks::Committed).await.remove(0);
+        match outcome.result {
+            Ok(produced) => drop(note_placed(world, &batch, &produced)),
+            Err(error) => plain_refused(world, &mut producer, &place, 1, &error),
+        }
+        world.reach("probes");
+    }
+}
+
+fn incoming(payload: Bytes, producer: Option<ProducerStamp>) -> IncomingBatch {
+    IncomingBatch {
+        records_crc: Some(records_crc(&payload)),
+        payload,
+        compression: 0,
+        is_compressed: false,
+        is_control: false,
+        producer,
     }
 }
 
@@ -256,14 +293,7 @@ impl Stream {
             let (id, epoch) = (identity.id, identity.epoch);
             ProducerStamp { id, epoch, sequence: Sequence::new(batch.sequence) }
         };
-        let incoming = IncomingBatch {
-            records_crc: Some(records_crc(&batch.payload)),
-            payload: batch.payload,
-            compression: 0,
-            is_compressed: false,
-            is_control: false,
-            producer: identity.map(stamp),
-        };
+        let incoming = incoming(batch.payload, identity.map(stamp));
         let batch = ProduceBatch {
             topic: place.0.clone(),
             placement: Placement::Partition(PartitionIndex::new(place.1)),
@@ -278,7 +308,7 @@ impl Stream {
         world: &World,
         producer: &RefCell<Producer>,
         outcome: Outcome,
-    ) -> Option<End> {
+    ) -> Option<Spent> {
         let place = self.places.remove(&outcome.number).expect("an answer to a request");
         let expected = self.expected.remove(&outcome.number);
         let producer = &mut *producer.borrow_mut();
@@ -360,18 +390,18 @@ fn refused(
     place: &(String, u32),
     number: u64,
     error: &ProduceError,
-) -> Option<End> {
+) -> Option<Spent> {
     match error {
         ProduceError::Sequence(SequenceError::Fenced { .. }) | ProduceError::NameLost { .. } => {
             let is_named = producer.kind != Kind::Idempotent { name: String::new() };
             assert!(is_named, "fenced without a name");
             world.reach("fenced");
-            Some(End::NewIdentity)
+            Some(Spent)
         }
         ProduceError::Sequence(error) => {
             assert!(world.is_cached(&place.0), "{place:?} has forgotten a producer: {error}");
             world.reach("forgotten producers");
-            Some(End::NewIdentity)
+            Some(Spent)
         }
         _ => {
             check_produce(world, place, error);

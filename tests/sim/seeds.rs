@@ -12,7 +12,7 @@ use crate::run::{Reached, run};
 const FOUND: &[u64] = &[];
 
 /// What the seeds of a quick run must come upon, or they prove little.
-const MUST_REACH: [&str; 25] = [
+const MUST_REACH: [&str; 27] = [
     "a full disk",
     "a machine that stands still",
     "acknowledged batches",
@@ -35,7 +35,9 @@ const MUST_REACH: [&str; 25] = [
     "one failing sync",
     "one failing write",
     "power losses",
+    "probes",
     "refused for a full disk",
+    "rolls",
     "short writes",
     "unknown results",
 ];

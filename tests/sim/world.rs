@@ -25,6 +25,8 @@ pub(crate) struct World {
     pub(crate) is_faulty: Cell<bool>,
     /// Whether something that was written before this life ended may never have been synced.
     pub(crate) has_lost: Cell<bool>,
+    /// Whether the machine does nothing any more in this life.
+    pub(crate) stands_still: Cell<bool>,
     /// Whether nothing new is to be begun.
     pub(crate) is_closing: Cell<bool>,
     /// Of the former holders of a name: behind which offset of a place nothing of theirs may be.
@@ -79,6 +81,7 @@ impl World {
             topics: RefCell::default(),
             is_faulty: Cell::new(false),
             has_lost: Cell::new(false),
+            stands_still: Cell::new(false),
             is_closing: Cell::new(false),
             fenced: RefCell::default(),
             holders: RefCell::default(),
@@ -100,7 +103,7 @@ impl World {
         *self.reached.borrow_mut().entry(what).or_default() += 1;
     }
 
-    /// The partitions of topics that are there, and whether they acknowledge before they sync.
+    /// The partitions of topics that are there.
     pub(crate) fn places(&self) -> Vec<(String, u32)> {
         let topics = self.topics.borrow();
         let there = topics.iter().filter(|(_, topic)| topic.state == State::There);

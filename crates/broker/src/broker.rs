@@ -90,7 +90,10 @@ impl Broker {
                 let partitions = topics.all().flat_map(|served| &served.partitions);
                 partitions.for_each(|partition| partition.pass_writer());
             };
-            self.threads.on_admin_thread(pass).await;
+            let stopping =
+                || ProduceError::ResultUnknown { cause: "the broker is stopping".into() };
+            let passed = self.threads.on_opener_thread(pass).await;
+            passed.ok_or_else(|| InitProducerError::Storage(stopping()))?;
         }
         Ok(taken)
     }

@@ -149,6 +149,9 @@ impl Explain for ProduceError {
             Self::NameLost { id } => {
                 new("PRODUCER_FENCED", Code::FailedPrecondition).with("producer_id", id)
             }
+            Self::ProducersDamaged { .. } => {
+                new("DATA_LOSS", Code::DataLoss).with("topic", "__producers")
+            }
             Self::CorruptBatch { found, computed } => new("CORRUPT_BATCH", Code::InvalidArgument)
                 .with("found", found)
                 .with("computed", computed),

@@ -4,7 +4,7 @@
 //! of an idempotent producer is seen by the next one of the same producer before either is written.
 
 use taffrail_model::batch::HEADER_BYTES;
-use taffrail_model::{Offset, Timestamp};
+use taffrail_model::{Offset, ProducerId, Timestamp};
 
 use crate::log::{AppendError, Appended, Log, NewBatch};
 use crate::producers::{Known, Mark, SequenceError};
@@ -17,13 +17,16 @@ pub struct Append<'a> {
     next: Offset,
     bytes: usize,
     now: Timestamp,
+    /// Whose batches they are.
+    producers: Vec<ProducerId>,
     is_written: bool,
 }
 
 impl<'a> Append<'a> {
     pub(crate) fn new(log: &'a mut Log, now: Timestamp) -> Self {
         let next = log.end();
-        Self { log, batches: Vec::new(), next, bytes: 0, now, is_written: false }
+        let (batches, producers) = (Vec::new(), Vec::new());
+        Self { log, batches, next, bytes: 0, now, producers, is_written: false }
     }
 
     /// The offset that the next batch gets.
@@ -52,7 +55,7 @@ impl<'a> Append<'a> {
     /// one writes what there is, and lets somebody else call [`Log::roll`].
     pub fn must_roll(&self, batch: &NewBatch) -> bool {
         // Where nothing can be written, that is said at once.
-        self.log.read_only().is_none() && self.log.must_roll(self.bytes as u64, batch, self.now)
+        self.log.check_writable().is_ok() && self.log.must_roll(self.bytes as u64, batch, self.now)
     }
 
     /// Adds a batch, which is not in the log already: see [`Self::find`].
@@ -65,6 +68,9 @@ impl<'a> Append<'a> {
                 append_time: self.now,
             };
             self.log.producers.note(stamp, mark);
+            if self.producers.last() != Some(&stamp.id) {
+                self.producers.push(stamp.id);
+            }
         }
         self.next = self.next.advance(u64::from(batch.record_count));
         self.bytes += HEADER_BYTES + batch.payload.len();
@@ -89,6 +95,7 @@ impl<'a> Append<'a> {
         if error.is_some() {
             self.forget();
         }
+        self.log.trim_producers(&self.producers);
         (appended, error)
     }
 

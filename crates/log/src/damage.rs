@@ -21,8 +21,15 @@ impl KnownDamage {
     /// Takes note of offsets that cannot be read.
     pub(crate) fn note(&self, from: Offset, to: Offset) {
         let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
-        let within = |(known, end): (&Offset, &Offset)| *known <= from && to <= *end;
-        if ranges.len() < RANGES_MAX && !ranges.range(..=from).next_back().is_some_and(within) {
+        let (mut from, mut to) = (from, to);
+        // Those that overlap it become one with it.
+        while let Some((start, end)) = ranges.range(..=to).next_back().map(|(s, e)| (*s, *e))
+            && from <= end
+        {
+            ranges.remove(&start);
+            (from, to) = (from.min(start), to.max(end));
+        }
+        if ranges.len() < RANGES_MAX {
             ranges.insert(from, to);
         }
     }

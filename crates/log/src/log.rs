@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use taffrail_model::batch::{BatchHeader, BatchKind, Compression, HEADER_BYTES, Salt};
-use taffrail_model::{LeaderEpoch, LogId, Offset, ProducerStamp, Timestamp, limits};
+use taffrail_model::{LeaderEpoch, LogId, Offset, ProducerId, ProducerStamp, Timestamp, limits};
 
 use crate::append::Append;
-use crate::producers::{Checkpoint, Checkpoints, Producers};
+use crate::producers::{Checkpoint, Checkpoints, CrowdShare, Producers};
 use crate::reader::LogReader;
 use crate::segment::{
     ActiveSegment, Group, SegmentHeader, create_segment, random_salt, segment_path, write_index,
@@ -139,6 +139,8 @@ pub struct Log {
     /// What is remembered of idempotent producers, those included whose batches are being appended.
     pub(crate) producers: Producers,
     checkpoints: Checkpoints,
+    /// What all logs of the directory remember of producers.
+    crowd: CrowdShare,
     /// Whether it may use what is kept back for when the disk is full.
     may_use_spare: bool,
     chunk: BytesMut,
@@ -149,6 +151,8 @@ impl Log {
         shared.limit_tail(config.tail_bytes_max);
         let reserved_end = shared.points.known(shared.id).unwrap_or_default().reserved_end;
         let LogState { append_time, read_only, producers, checkpoints } = state;
+        let mut crowd = shared.crowd.share();
+        crowd.count(producers.batches());
         Self {
             shared,
             config,
@@ -157,6 +161,7 @@ impl Log {
             reserved_end,
             producers,
             checkpoints,
+            crowd,
             may_use_spare: false,
             chunk: BytesMut::new(),
         }
@@ -314,6 +319,18 @@ impl Log {
         Ok(())
     }
 
+    /// Remembers no more of these producers than should be, now that it is known what is in the log.
+    pub(crate) fn trim_producers(&mut self, producers: &[ProducerId]) {
+        if producers.is_empty() {
+            return;
+        }
+        let is_crowded = self.crowd.is_crowded();
+        for id in producers {
+            self.producers.trim(*id, is_crowded);
+        }
+        self.crowd.count(self.producers.batches());
+    }
+
     /// Stores what is remembered of producers that sent something below `end`.
     fn checkpoint(&mut self, end: Offset, is_durable: bool) -> io::Result<()> {
         let mut producers = self.producers.clone();
@@ -340,7 +357,7 @@ impl Log {
         Ok(())
     }
 
-    fn check_writable(&self) -> Result<(), AppendError> {
+    pub(crate) fn check_writable(&self) -> Result<(), AppendError> {
         if let Some(cause) = self.shared.poisoned() {
             return Err(AppendError::Poisoned { cause: cause.to_owned() });
         }

@@ -9,6 +9,7 @@ use taffrail_model::{LeaderEpoch, LogId, Offset};
 
 use crate::damage::{Damage, KnownDamage};
 use crate::points::Points;
+use crate::producers::Crowd;
 use crate::segment::{ActiveSegment, SealedSegment, SegmentCache};
 use crate::vfs::Vfs;
 
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) cache: Arc<SegmentCache>,
     pub(crate) points: Arc<Points>,
+    pub(crate) crowd: Crowd,
     pub(crate) segments: ArcSwap<Segments>,
     /// Held by whoever syncs the active segment, cuts it or replaces it: one at a time.
     pub(crate) sync: Mutex<()>,
@@ -80,6 +82,7 @@ impl Shared {
         vfs: Arc<dyn Vfs>,
         cache: Arc<SegmentCache>,
         points: Arc<Points>,
+        crowd: Crowd,
         segments: Segments,
         progress: Progress,
     ) -> Self {
@@ -99,6 +102,7 @@ impl Shared {
             vfs,
             cache,
             points,
+            crowd,
             segments,
             sync,
             progress,

@@ -128,6 +128,9 @@ pub const PRODUCER_BATCHES_MIN: usize = 64;
 /// Batches of all idempotent producers that a partition remembers before it remembers fewer of each.
 pub const PARTITION_BATCHES_MAX: usize = 64 << 10;
 
+/// The same of all partitions of a broker together.
+pub const REMEMBERED_BATCHES_MAX: usize = 2 << 20;
+
 /// Idempotent producers that a partition remembers; those that have been silent for longest go.
 pub const PARTITION_PRODUCERS_MAX: usize = 4_096;
 

@@ -58,12 +58,6 @@ impl ProducerEpoch {
     pub const fn get(self) -> u32 {
         self.0
     }
-
-    /// The next one.
-    #[must_use]
-    pub const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
 }
 
 impl fmt::Display for ProducerEpoch {

@@ -123,15 +123,16 @@ impl Partition {
         }
     }
 
-    /// Gives the partition to a writer if something waits.
+    /// Gives the partition to a writer if something waits: the end of every stall.
     pub(super) fn schedule_append(self: &Arc<Self>) {
         let schedule = {
             let mut state = self.appends.state();
-            let waits = !state.requests.is_empty() && state.turn != Turn::Scheduled;
-            if waits {
-                state.turn = Turn::Scheduled;
+            let waits = !state.requests.is_empty();
+            let is_free = state.turn != Turn::Scheduled;
+            if is_free {
+                state.turn = if waits { Turn::Scheduled } else { Turn::Idle };
             }
-            waits
+            waits && is_free
         };
         if schedule {
             self.push_to_writers();
@@ -204,8 +205,8 @@ impl Partition {
         group.must_roll
     }
 
-    /// Begins the next segment, if a writer has found that it must; called by a committer thread, with
-    /// all synced. What waits for it is refused if that fails.
+    /// Begins the next segment, if a writer has found that it must; called by a committer thread. If
+    /// that fails, the writer, whose turn comes next, refuses what should have gone there.
     pub(super) fn roll_if_due(&self, open: &OpenLog) {
         if !self.must_roll.swap(false, Ordering::AcqRel) {
             return;
@@ -213,13 +214,16 @@ impl Partition {
         if let Some(log) = open.lock().as_mut()
             && let Err(error) = log.roll()
         {
-            self.refuse_all(&append_error(&error));
+            let (topic, partition) = (&self.topic, self.index);
+            tracing::warn!(%topic, %partition, %error, "the next segment could not be begun");
+            self.roll_failure.store(Some(Arc::new(append_error(&error))));
         }
     }
 
     /// Takes what goes into one write.
     fn take_group(&self, append: &mut Append<'_>) -> Group {
         let mut group = Group::default();
+        let roll_failure = self.roll_failure.swap(None);
         while append.bytes() < limits::WRITE_BYTES_MAX {
             let Some(request) = self.appends.state().requests.pop_front() else { break };
             let AppendRequest { batch, expected, fence, order, reply, charge, arrived } = request;
@@ -229,6 +233,11 @@ impl Partition {
                 Ok((batch, verdict))
             }) {
                 Ok((batch, Verdict::Append)) if append.must_roll(&batch) => {
+                    if let Some(error) = &roll_failure {
+                        let verdict = Err(self.refused(&order, ProduceError::clone(error)));
+                        group.requests.push(Admitted { verdict, order, reply, arrived });
+                        continue;
+                    }
                     let batch = Ok(batch);
                     let request =
                         AppendRequest { batch, expected, fence, order, reply, charge, arrived };

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use taffrail_log::{Log, LogConfig, LogReader, LogSyncer};
 use taffrail_model::{LogId, Offset, PartitionIndex, TopicName};
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ pub(crate) struct Partition {
     commits: committer::Queue,
     /// Whether the next segment is to be begun before anything else is written.
     must_roll: AtomicBool,
+    /// Why that could not be done.
+    roll_failure: ArcSwapOption<ProduceError>,
     /// Whether a lazy sync is on its way.
     lazy_sync: AtomicBool,
     deleted: AtomicBool,
@@ -52,7 +54,8 @@ pub(crate) struct Partition {
 /// The log of a partition that could be opened.
 #[derive(Debug)]
 struct OpenLog {
-    /// Locked by the writer thread that has the partition, and by whoever closes it.
+    /// Locked by the writer thread that has the partition, and by whoever rolls, configures or closes
+    /// the log.
     log: Mutex<Option<Log>>,
     reader: LogReader,
     syncer: LogSyncer,
@@ -130,6 +133,7 @@ impl Partition {
             appends: appender::Queue::default(),
             commits: committer::Queue::default(),
             must_roll: AtomicBool::new(false),
+            roll_failure: ArcSwapOption::empty(),
             lazy_sync: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
             watermark: watch::Sender::new(Offset::ZERO),

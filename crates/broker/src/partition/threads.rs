@@ -34,7 +34,7 @@ pub(crate) struct LogThreads {
     /// Partitions that were written to and may be synced a little later.
     pub(super) lazy: WorkQueue<Arc<Partition>>,
     pub(super) readers: WorkQueue<Job>,
-    /// Opens logs, which may take long: nobody else waits behind them.
+    /// Opens logs, or waits for writers, which may take long: nobody else waits behind them.
     openers: WorkQueue<Job>,
     /// Creates, configures and removes logs.
     admins: WorkQueue<Job>,
@@ -90,6 +90,14 @@ impl LogThreads {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         run_on(&self.readers, work).await
+    }
+
+    /// Runs something that may wait for writers; `None` if the threads ended before it ran.
+    pub(crate) async fn on_opener_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        run_on(&self.openers, work).await
     }
 
     /// Runs something that creates, configures or removes logs; `None` if the threads ended before

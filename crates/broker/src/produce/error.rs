@@ -104,6 +104,12 @@ pub enum ProduceError {
         /// How much later it may be.
         ahead_ms: u64,
     },
+    /// Nobody knows who has which producer's name.
+    #[error("the log of producers is damaged: {cause}; until it is repaired names cannot be told")]
+    ProducersDamaged {
+        /// What is wrong.
+        cause: String,
+    },
     /// It would get another offset than the one it must get.
     #[error(
         "the next offset is {actual}, not {expected}: read what came in between, then decide anew"

@@ -6,7 +6,7 @@ use super::ProduceError;
 
 /// What one stream knows of one partition: whether something was refused, and what.
 ///
-/// Only the partition's writer asks and tells, in the order of its queue.
+/// Only whoever has the partition's queue asks and tells, in its order.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
     refused: Mutex<Option<u64>>,

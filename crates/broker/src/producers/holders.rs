@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use taffrail_model::ProducerId;
 
-use super::state::is_named;
 use crate::produce::Fence;
 
 /// Who has which name, and the fences before those who have one.
@@ -36,12 +35,9 @@ impl Holders {
         }
     }
 
-    /// The fence before a producer, if it has a name; `Err` if it has lost it.
-    pub(super) fn fence(&self, id: ProducerId) -> Result<Option<Fence>, ()> {
-        if !is_named(id) {
-            return Ok(None);
-        }
-        self.state().fences.get(&id).cloned().map(Some).ok_or(())
+    /// The fence before a producer that has a name.
+    pub(super) fn fence(&self, id: ProducerId) -> Option<Fence> {
+        self.state().fences.get(&id).cloned()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

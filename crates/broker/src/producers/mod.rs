@@ -6,20 +6,22 @@
 
 mod event;
 mod holders;
+mod numbers;
 mod state;
 
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use taffrail_log::SequenceError;
 use taffrail_model::{ProducerEpoch, ProducerId, Timestamp, limits};
 
 use crate::coordinator::{CommandError, Coordinator};
 use crate::partition::Partition;
 use crate::produce::{Fence, ProduceError};
 use holders::Holders;
+use numbers::Numbers;
 use state::{Command, Registry, Reply, TakeName};
 
 /// An idempotent producer.
@@ -85,7 +87,7 @@ pub(crate) struct Producers {
     /// Whoever was made before the start is below this.
     ids_end: ProducerId,
     /// Numbers for producers without a name.
-    numbers: Mutex<Range<u64>>,
+    numbers: Numbers,
     holders: Holders,
 }
 
@@ -109,7 +111,7 @@ impl Producers {
                 (Err(cause), ProducerId::LAST)
             }
         };
-        Self { registry, ids_end, numbers: Mutex::new(0..0), holders }
+        Self { registry, ids_end, numbers: Numbers::new(ids_end), holders }
     }
 
     /// Whoever was made before the start has an id below this.
@@ -119,12 +121,10 @@ impl Producers {
 
     /// A producer without a name.
     pub(crate) async fn make(&self, now: Timestamp) -> Result<ProducerIdentity, InitProducerError> {
-        let number = match self.next_number(None) {
+        let number = match self.numbers.next() {
             Some(number) => number,
             None => match self.submit(Command::Reserve, now).await? {
-                Reply::Reserved(numbers) => {
-                    self.next_number(Some(numbers)).expect("numbers were reserved")
-                }
+                Reply::Reserved(numbers) => self.numbers.next_of(numbers),
                 Reply::Taken(_) => unreachable!("numbers were asked for"),
             },
         };
@@ -153,20 +153,18 @@ impl Producers {
         }
     }
 
-    /// What stands between a producer and the log, if it has a name.
+    /// What stands between a producer and the log, if it has a name. Nobody has an id that was not
+    /// given out: whoever gets it later would find batches that are not its own.
     pub(crate) fn fence(&self, id: ProducerId) -> Result<Option<Fence>, ProduceError> {
-        self.holders.fence(id).map_err(|()| ProduceError::NameLost { id })
-    }
-
-    /// The next number, out of those that are left, or else out of these.
-    fn next_number(&self, more: Option<Range<u64>>) -> Option<u64> {
-        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        if numbers.is_empty()
-            && let Some(more) = more
-        {
-            *numbers = more;
+        if !state::is_named(id) {
+            let is_given_out = id < self.ids_end || self.numbers.are_given_out(id);
+            return if is_given_out { Ok(None) } else { Err(SequenceError::Unknown { id }.into()) };
         }
-        numbers.next()
+        match (self.holders.fence(id), &self.registry) {
+            (Some(fence), _) => Ok(Some(fence)),
+            (None, Ok(_)) => Err(ProduceError::NameLost { id }),
+            (None, Err(cause)) => Err(ProduceError::ProducersDamaged { cause: cause.clone() }),
+        }
     }
 
     async fn submit(&self, command: Command, now: Timestamp) -> Result<Reply, InitProducerError> {

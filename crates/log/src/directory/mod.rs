@@ -24,6 +24,7 @@ use taffrail_model::{LogId, Offset, ProducerId, Timestamp};
 
 use crate::log::{Log, LogConfig, LogState};
 use crate::points::{Point, Points};
+use crate::producers::Crowd;
 use crate::recovery::{OpenError, Recovery, RecoveryReport, recover};
 use crate::segment::{SegmentCache, SegmentHeader, create_segment, random_salt, segment_path};
 use crate::shared::{Progress, Segments, Shared};
@@ -67,6 +68,7 @@ pub struct Directory {
     id: String,
     points: Arc<Points>,
     cache: Arc<SegmentCache>,
+    crowd: Crowd,
     _lock: Box<dyn Lock>,
 }
 
@@ -157,7 +159,15 @@ impl Directory {
         };
         let spare = Arc::new(Spare::new(Arc::clone(&vfs), path));
         let points = Arc::new(Points::open(Arc::clone(&vfs), spare, path).map_err(io)?);
-        Ok(Self { vfs, path: path.to_owned(), id, points, cache: Arc::default(), _lock: lock })
+        Ok(Self {
+            vfs,
+            path: path.to_owned(),
+            id,
+            points,
+            cache: Arc::default(),
+            crowd: Crowd::default(),
+            _lock: lock,
+        })
     }
 
     /// Where it is.
@@ -218,6 +228,7 @@ impl Directory {
             Arc::clone(&self.vfs),
             Arc::clone(&self.cache),
             Arc::clone(&self.points),
+            self.crowd.clone(),
             segments,
             progress,
         ));
@@ -259,6 +270,7 @@ impl Directory {
             Arc::clone(&self.vfs),
             Arc::clone(&self.cache),
             Arc::clone(&self.points),
+            self.crowd.clone(),
             segments,
             Progress::at(start, end),
         ));

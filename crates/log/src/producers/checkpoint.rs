@@ -51,7 +51,8 @@ pub(crate) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// The newest sound checkpoint of a log that is not behind `end_max`.
+    /// The newest sound checkpoint of a log that is not behind `end_max`. One that is goes: what it
+    /// counts in may be cut off yet, and other batches take its place.
     pub(crate) fn load(
         vfs: &dyn Vfs,
         directory: &Path,
@@ -59,9 +60,15 @@ impl Checkpoints {
         end_max: Offset,
     ) -> (Self, Option<Checkpoint>) {
         let found = COPIES.iter().enumerate().filter_map(|(copy, name)| {
-            let checkpoint = read(vfs, &directory.join(name)).ok()??;
-            let belongs = checkpoint.log_id == id && checkpoint.end <= end_max;
-            belongs.then_some((copy, checkpoint))
+            let path = directory.join(name);
+            let checkpoint = read(vfs, &path).ok()??;
+            if end_max < checkpoint.end {
+                // If it cannot be removed now, it is not believed at the next opening either, or all it
+                // counts in is on disk by then.
+                let _ = vfs.remove_file(&path);
+                return None;
+            }
+            (checkpoint.log_id == id).then_some((copy, checkpoint))
         });
         match found.max_by_key(|(_, checkpoint)| checkpoint.end) {
             Some((copy, checkpoint)) => (Self { newest: Some(copy) }, Some(checkpoint)),

@@ -148,27 +148,35 @@ impl Producers {
         duplicate.ok_or(SequenceError::Gap { id, expected, found: sequence })
     }
 
-    /// Takes note of a batch that is being appended.
+    /// Takes note of a batch that is being appended. Nothing of its producer is forgotten for it, since
+    /// it may have to be taken back: see [`Self::trim`].
     pub(crate) fn note(&mut self, stamp: &ProducerStamp, mark: Mark) {
         let is_new = !self.by_id.contains_key(&stamp.id);
         if is_new && self.by_id.len() >= limits::PARTITION_PRODUCERS_MAX {
             self.make_room();
         }
-        let is_full = self.batches >= limits::PARTITION_BATCHES_MAX;
-        let batches_max =
-            if is_full { limits::PRODUCER_BATCHES_MIN } else { limits::PRODUCER_BATCHES_MAX };
         let producer = self.by_id.entry(stamp.id).or_default();
         self.batches -= producer.batches.len();
         if producer.epoch != stamp.epoch {
             producer.batches.clear();
             producer.epoch = stamp.epoch;
         }
-        while producer.batches.len() >= batches_max {
-            producer.batches.pop_front();
-        }
         producer.batches.push_back(mark);
         producer.last_append = mark.append_time;
         self.batches += producer.batches.len();
+    }
+
+    /// Forgets the oldest batches of a producer, of which more are remembered than should be; only the
+    /// fewest are kept where `is_crowded`.
+    pub(crate) fn trim(&mut self, id: ProducerId, is_crowded: bool) {
+        let is_full = is_crowded || self.batches > limits::PARTITION_BATCHES_MAX;
+        let batches_max =
+            if is_full { limits::PRODUCER_BATCHES_MIN } else { limits::PRODUCER_BATCHES_MAX };
+        if let Some(producer) = self.by_id.get_mut(&id) {
+            let excess = producer.batches.len().saturating_sub(batches_max);
+            producer.batches.drain(..excess);
+            self.batches -= excess;
+        }
     }
 
     /// Takes note of a batch that is in the log.
@@ -181,6 +189,17 @@ impl Producers {
             append_time: header.append_time,
         };
         self.note(stamp, mark);
+        self.trim(stamp.id, false);
+    }
+
+    /// Number of batches that are remembered.
+    pub(crate) fn batches(&self) -> usize {
+        self.batches
+    }
+
+    /// Whoever is not below `ids_end` was never made before, and so cannot have been forgotten.
+    pub(crate) fn know_from(&mut self, ids_end: ProducerId) {
+        self.known_from = self.known_from.min(ids_end);
     }
 
     /// Takes back what was noted of batches at and above `end`, which are not in the log after all.
@@ -292,6 +311,7 @@ mod tests {
                 append_time: NOW,
             };
             producers.note(&stamp, mark);
+            producers.trim(stamp.id, false);
         }
     }
 
@@ -402,6 +422,26 @@ mod tests {
         assert_eq!(said(&mut producers, stamp(1, 0, 0), 3), "at 0");
         let counted: usize = producers.by_id.values().map(|it| it.batches.len()).sum();
         assert_eq!(producers.batches, counted);
+    }
+
+    #[test]
+    fn what_is_taken_back_costs_nobody_what_was_before() {
+        let mut producers = Producers::default();
+        append(&mut producers, 1, 0, &[(0, 1), (1, 1)]);
+        let many = 2 * limits::PRODUCER_BATCHES_MAX as u32;
+        for sequence in 2..many {
+            let mark = Mark {
+                sequence: Sequence::new(sequence),
+                record_count: 1,
+                base_offset: Offset::new(u64::from(sequence)),
+                append_time: NOW,
+            };
+            producers.note(&stamp(1, 0, sequence), mark);
+        }
+        producers.cut(Offset::new(2));
+        producers.trim(ProducerId::FIRST, false);
+        assert_eq!(said(&mut producers, stamp(1, 0, 2), 1), "new");
+        assert_eq!(said(&mut producers, stamp(1, 0, 0), 1), "at 0");
     }
 
     #[test]

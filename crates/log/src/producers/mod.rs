@@ -8,10 +8,12 @@
 //! log. So nothing is ever taken for new because it was forgotten.
 
 mod checkpoint;
+mod crowd;
 mod memory;
 
 pub(crate) use checkpoint::{
     COPIES as CHECKPOINTS, Checkpoint, Checkpoints, read as read_checkpoint,
 };
+pub(crate) use crowd::{Crowd, CrowdShare};
 pub use memory::{Known, SequenceError};
 pub(crate) use memory::{Mark, Producers};

@@ -134,7 +134,7 @@ pub(crate) fn recover(
     let expected = Expected { recovery_point, end_min, is_clean };
     let (checkpoints, mut remembered) =
         Remembered::load(vfs.as_ref(), path, id, recovery_point, producer_ids_end);
-    remembered.catch_up(vfs, &files, &last).map_err(io_at(path))?;
+    remembered.catch_up(vfs, &files, &last);
     remembered.begin(&last.header);
     let tail = recover_tail(vfs, spare, &last, expected, before_cut, &mut remembered, &mut report)?;
     remembered.reach(tail.end);

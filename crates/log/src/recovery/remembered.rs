@@ -22,6 +22,7 @@ pub(super) struct Remembered {
     end: Offset,
     /// Whoever was made before this opening is below this.
     ids_end: ProducerId,
+    has_checkpoint: bool,
 }
 
 impl Remembered {
@@ -34,8 +35,11 @@ impl Remembered {
         ids_end: ProducerId,
     ) -> (Checkpoints, Self) {
         let (checkpoints, newest) = Checkpoints::load(vfs, path, id, end_max);
-        let (producers, end) = newest.map_or_else(Default::default, |it| (it.producers, it.end));
-        (checkpoints, Self { producers, end, ids_end })
+        let has_checkpoint = newest.is_some();
+        let (mut producers, end) =
+            newest.map_or_else(Default::default, |it| (it.producers, it.end));
+        producers.know_from(ids_end);
+        (checkpoints, Self { producers, end, ids_end, has_checkpoint })
     }
 
     /// The offset below which all batches are counted in.
@@ -71,13 +75,13 @@ impl Remembered {
         }
     }
 
-    /// Reads what the segments before the last one hold behind the checkpoint.
-    pub(super) fn catch_up(
-        &mut self,
-        vfs: &Arc<dyn Vfs>,
-        files: &Files,
-        last: &LastSegment,
-    ) -> io::Result<()> {
+    /// Reads what the segments before the last one hold behind the checkpoint: one, or two. Without a
+    /// checkpoint that could be all of a long log; then, or if one cannot be read, nobody in them is
+    /// remembered.
+    pub(super) fn catch_up(&mut self, vfs: &Arc<dyn Vfs>, files: &Files, last: &LastSegment) {
+        if !self.has_checkpoint {
+            return;
+        }
         let behind = files.sound.iter().skip(1).map(|next| next.header.base_offset);
         let ends = behind.chain([last.header.base_offset]);
         for (segment, end) in files.sound.iter().zip(ends) {
@@ -85,9 +89,11 @@ impl Remembered {
                 continue;
             }
             let SegmentFile { path, length, header, header_bytes } = segment;
-            self.read(vfs.open_read_only(path)?, header, *length, *header_bytes)?;
+            let file = vfs.open_read_only(path);
+            if file.and_then(|file| self.read(file, header, *length, *header_bytes)).is_err() {
+                return;
+            }
         }
-        Ok(())
     }
 
     /// Reads what the last segment holds behind the checkpoint.
