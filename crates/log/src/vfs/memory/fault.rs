@@ -92,6 +92,10 @@ impl Faults {
         *self = Self { set: fault, calls: 0 };
     }
 
+    pub(super) fn get(&self) -> Option<&Fault> {
+        self.set.as_ref()
+    }
+
     /// The file that the fault is about, if it is about one.
     pub(super) fn file(&self) -> Option<&Path> {
         match &self.set {

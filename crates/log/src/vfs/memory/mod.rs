@@ -48,6 +48,11 @@ impl Memory {
         self.state().faults.set(fault);
     }
 
+    /// What goes wrong from now on: less may be left of it than when it was set.
+    pub fn fault(&self) -> Option<Fault> {
+        self.state().faults.get().cloned()
+    }
+
     /// Loses power: of what was not synced a subset survives that `seed` chooses. Files that are
     /// open keep working on what nobody will see again; locks are gone.
     pub fn crash(&self, seed: u64) -> Self {
