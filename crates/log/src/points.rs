@@ -77,7 +77,14 @@ struct State {
 impl Points {
     /// Loads the points, and raises the epoch and takes back the clean mark of every log, durably:
     /// from here on an end without a clean stop is seen as one.
-    pub(crate) fn open(vfs: Arc<dyn Vfs>, spare: Arc<Spare>, directory: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// With the file or directory that they are about.
+    pub(crate) fn open(
+        vfs: Arc<dyn Vfs>,
+        spare: Arc<Spare>,
+        directory: &Path,
+    ) -> Result<Self, (PathBuf, io::Error)> {
         let Copy { generation, boot_id: last_boot_id, entries: mut unopened } =
             load(vfs.as_ref(), directory)?.unwrap_or_default();
         let boot_id = vfs.boot_id().unwrap_or(UNKNOWN_BOOT_ID);
@@ -103,7 +110,7 @@ impl Points {
             writing: Mutex::new(()),
             vfs,
         };
-        points.persist()?;
+        points.persist().map_err(|error| (directory.to_owned(), error))?;
         Ok(points)
     }
 
@@ -240,17 +247,18 @@ impl Points {
 
 /// The newest sound copy. Each copy holds all that was promised to be durable, so one is enough;
 /// without one, a copy that cannot be read is an error, and not the same as none.
-fn load(vfs: &dyn Vfs, directory: &Path) -> io::Result<Option<Copy>> {
+fn load(vfs: &dyn Vfs, directory: &Path) -> Result<Option<Copy>, (PathBuf, io::Error)> {
     let mut newest: Option<Copy> = None;
     let mut unreadable = None;
     for name in COPIES {
-        match read(vfs, &directory.join(name)) {
+        let path = directory.join(name);
+        match read(vfs, &path) {
             Ok(bytes) => {
                 newest =
                     newest.into_iter().chain(decode(&bytes)).max_by_key(|copy| copy.generation);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => unreadable = Some(error),
+            Err(error) => unreadable = Some((path, error)),
         }
     }
     match (newest, unreadable) {

@@ -165,7 +165,9 @@ impl LogReader {
         if from < start || from > end {
             return Err(ReadError::OutOfRange { from, start, end });
         }
-        if from >= request.limit.min(end) {
+        // A segment that could not be read to its end when the log was opened may hold more than that.
+        let request = &ReadRequest { limit: request.limit.min(end), ..*request };
+        if from >= request.limit {
             return Ok(Read::End);
         }
         if let Some(read) = self.read_tail(request) {
@@ -191,7 +193,8 @@ impl LogReader {
         limit: Offset,
     ) -> Result<Option<Found>, ReadError> {
         let segments = self.shared.segments.load_full();
-        let start = self.shared.log_start();
+        let (start, end) = (self.shared.log_start(), segments.active.written().end);
+        let limit = limit.min(end);
         for source in Source::all(&segments) {
             if source.end() <= start {
                 continue;

@@ -145,7 +145,7 @@ impl Directory {
     /// said; nothing is changed then.
     pub fn open(vfs: Arc<dyn Vfs>, options: &DirectoryOptions<'_>) -> Result<Self, DirectoryError> {
         let path = options.path;
-        let io = |source| DirectoryError::Io { path: path.to_owned(), source };
+        let io = |source| DirectoryError::Io { path: path.join(IDENTITY), source };
         setup::prepare(&vfs, options)?;
         let lock = take_lock(vfs.as_ref(), path)?;
         let id = match read_identity(vfs.as_ref(), path).map_err(io)? {
@@ -158,7 +158,10 @@ impl Directory {
             }
         };
         let spare = Arc::new(Spare::new(Arc::clone(&vfs), path));
-        let points = Arc::new(Points::open(Arc::clone(&vfs), spare, path).map_err(io)?);
+        let points = Arc::new(
+            Points::open(Arc::clone(&vfs), spare, path)
+                .map_err(|(path, source)| DirectoryError::Io { path, source })?,
+        );
         Ok(Self {
             vfs,
             path: path.to_owned(),

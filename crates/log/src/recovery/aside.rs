@@ -8,22 +8,26 @@ use crate::vfs::{File, Vfs, parent, read_bytes, write_full};
 
 const COPY_BYTES: usize = 1 << 20;
 
-/// Keeps what lies behind `position` in a file of its own, durably, then cuts it off, durably.
-pub(super) fn cut_aside(vfs: &dyn Vfs, last: &LastSegment, position: u64) -> io::Result<PathBuf> {
+/// Keeps what lies behind `position` in a file of its own, durably.
+pub(super) fn keep_aside(vfs: &dyn Vfs, last: &LastSegment, position: u64) -> io::Result<PathBuf> {
     let path = aside_path(vfs, &last.path, position);
-    let kept = keep(vfs, last, position, &path);
-    if let Err(error) = kept {
-        // Nothing is cut yet, and a part of a copy only takes up room.
+    let copied = copy(vfs, last, position, &path);
+    if let Err(error) = copied {
+        // A part of a copy only takes up room.
         let _ = vfs.remove_file(&path);
         return Err(error);
     }
-    last.file.set_length(position)?;
-    last.file.sync_data()?;
     Ok(path)
 }
 
+/// Cuts off what lies behind `position`, durably.
+pub(super) fn cut(last: &LastSegment, position: u64) -> io::Result<()> {
+    last.file.set_length(position)?;
+    last.file.sync_data()
+}
+
 /// Copies what lies behind `position` to a new file, durably.
-fn keep(vfs: &dyn Vfs, last: &LastSegment, position: u64, path: &Path) -> io::Result<()> {
+fn copy(vfs: &dyn Vfs, last: &LastSegment, position: u64, path: &Path) -> io::Result<()> {
     let aside = vfs.create(path)?;
     let mut copied = position;
     while copied < last.length {

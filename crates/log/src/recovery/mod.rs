@@ -136,7 +136,7 @@ pub(crate) fn recover(
         Remembered::load(vfs.as_ref(), path, id, recovery_point, producer_ids_end);
     remembered.catch_up(vfs, &files, &last);
     remembered.begin(&last.header);
-    let tail = recover_tail(vfs, spare, &last, expected, before_cut, &mut remembered, &mut report)?;
+    let tail = recover_tail(vfs, spare, &last, expected, before_cut, &mut remembered, &mut report);
     remembered.reach(tail.end);
     if !report.was_clean {
         settle(vfs.as_ref(), path, point.is_none())?;
@@ -148,7 +148,7 @@ pub(crate) fn recover(
         }
         _ => tail.epoch,
     };
-    let Tail { index, position, mut end, append_time, read_only, was_torn, .. } = tail;
+    let Tail { index, position, mut end, append_time, mut read_only, was_torn, .. } = tail;
     let label = last.header.label.clone();
     let written = Written { position, end };
     let mut active = last.activate(index, written);
@@ -159,10 +159,17 @@ pub(crate) fn recover(
     if must_skip && read_only.is_none() {
         // Offsets from here on may have been given out, and read: they are not given out again.
         let (last, reserved_end) = (&active.header, known.reserved_end);
-        let next = skip(vfs.as_ref(), spare, path, last, end, reserved_end, append_time)?;
-        report.skipped = next.header.gap();
-        sealed.push(Arc::new(active.seal(Arc::clone(vfs), Arc::clone(cache))));
-        (active, end) = (next, reserved_end);
+        match skip(vfs.as_ref(), spare, path, last, end, reserved_end, append_time) {
+            Ok(next) => {
+                report.skipped = next.header.gap();
+                sealed.push(Arc::new(active.seal(Arc::clone(vfs), Arc::clone(cache))));
+                (active, end) = (next, reserved_end);
+            }
+            Err(error) => {
+                let what = format!("no segment can be begun in {} behind", path.display());
+                read_only = Some(format!("{what} offsets that may have been lost: {error}"));
+            }
+        }
     }
     let lost = report.damage.clone();
     Ok(Recovery {
@@ -186,7 +193,7 @@ fn skip(
     end: Offset,
     reserved_end: Offset,
     created: Timestamp,
-) -> Result<ActiveSegment, OpenError> {
+) -> io::Result<ActiveSegment> {
     let header = SegmentHeader {
         salt: random_salt(vfs),
         created,
@@ -197,9 +204,8 @@ fn skip(
         ..last.clone()
     };
     let segment = segment_path(path, reserved_end);
-    let create = || create_segment(vfs, segment.clone(), header.clone());
-    let active = spare.lend(create).map_err(io_at(&segment))?;
-    vfs.sync_directory(path).map_err(io_at(path))?;
+    let active = spare.lend(|| create_segment(vfs, segment.clone(), header.clone()))?;
+    vfs.sync_directory(path)?;
     Ok(active)
 }
 

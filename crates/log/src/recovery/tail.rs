@@ -6,10 +6,10 @@ use std::sync::Arc;
 use taffrail_model::batch::BatchHeader;
 use taffrail_model::{LeaderEpoch, Offset, Timestamp};
 
-use super::aside::{cut_aside, rewrite};
+use super::RecoveryReport;
+use super::aside::{cut, keep_aside, rewrite};
 use super::last::LastSegment;
 use super::remembered::Remembered;
-use super::{OpenError, RecoveryReport, io_at};
 use crate::damage::Damage;
 use crate::index::{Index, decode, index_path};
 use crate::segment::{Hole, Scanned, Scanner};
@@ -30,9 +30,16 @@ pub(super) struct Tail {
     pub(super) was_torn: bool,
     synced_end: Offset,
     holes: Vec<Hole>,
+    /// Why not all of it could be read, if that is so.
+    failure: Option<io::Error>,
 }
 
 impl Tail {
+    /// What is not known to be on disk stays as it is and is not served.
+    fn uncertain(self, recovery_point: Offset, cause: String) -> Self {
+        Self { end: recovery_point, holes: Vec::new(), read_only: Some(cause), ..self }
+    }
+
     /// Whether what lies behind the last valid batch is damaged.
     fn ends_in_a_hole(&self) -> bool {
         self.holes.last().is_some_and(|hole| self.position <= hole.position)
@@ -50,7 +57,8 @@ pub(super) struct Expected {
     pub(super) is_clean: bool,
 }
 
-/// Recovers the last segment; `before_cut` hears where it is about to end.
+/// Recovers the last segment; `before_cut` hears where it is about to end. What cannot be read is not
+/// taken for invalid: nothing is cut then, and the log takes nothing.
 pub(super) fn recover_tail(
     vfs: &Arc<dyn Vfs>,
     spare: &Spare,
@@ -59,38 +67,49 @@ pub(super) fn recover_tail(
     before_cut: impl Fn(Offset) -> io::Result<()>,
     remembered: &mut Remembered,
     report: &mut RecoveryReport,
-) -> Result<Tail, OpenError> {
-    let io = io_at(&last.path);
-    if is_clean && let Some(tail) = trust_clean(vfs.as_ref(), last, recovery_point).map_err(&io)? {
+) -> Tail {
+    if is_clean && let Some(tail) = trust_clean(vfs.as_ref(), last, recovery_point) {
         report.was_clean = true;
         if remembered.end() < tail.end {
-            remembered.catch_up_with(last).map_err(&io)?;
+            // What cannot be read is not counted in, and that is noticed.
+            let _ = remembered.catch_up_with(last);
         }
-        return Ok(tail);
+        return tail;
     }
     let before = remembered.clone();
-    let mut tail = scan(last, last.length, remembered).map_err(&io)?;
+    let mut tail = scan(last, last.length, remembered);
     report.scanned_bytes = last.length;
     let recovery_point = recovery_point.max(tail.synced_end);
     let end_min = end_min.max(tail.synced_end);
     let torn = tail.holes.iter().find(|hole| recovery_point <= hole.from);
-    if let Some((position, end)) = torn.map(|hole| (hole.position, hole.from)) {
-        let cut = before_cut(end);
-        let cut = cut.and_then(|()| spare.lend(|| cut_aside(vfs.as_ref(), last, position)));
+    let torn = torn.map(|hole| (hole.position, hole.from)).filter(|_| tail.failure.is_none());
+    if let Some((position, end)) = torn {
+        let outcome = before_cut(end)
+            .and_then(|()| spare.lend(|| keep_aside(vfs.as_ref(), last, position)))
+            .map(|aside| report.moved_aside.push(aside))
+            .and_then(|()| cut(last, position));
         *remembered = before;
-        tail = scan(last, position, remembered).map_err(&io)?;
+        tail = scan(last, position, remembered);
         tail.was_torn = true;
-        match cut {
-            Ok(aside) => report.moved_aside.push(aside),
-            Err(error) => {
-                let what = format!("what lies behind byte {position} of the last segment");
-                tail.read_only = Some(format!("{what} cannot be kept aside: {error}"));
-            }
+        if let Err(error) = outcome {
+            let what = format!("what lies behind byte {position} of {}", last.path.display());
+            tail.read_only = Some(format!("{what} cannot be kept aside and cut off: {error}"));
         }
+    }
+    if let Some(error) = tail.failure.take() {
+        let cause = format!("{} cannot be read: {error}", last.path.display());
+        // Whoever reads finds out what of it can be.
+        tail.position = last.length;
+        return tail.uncertain(recovery_point, cause);
     }
     if recovery_point < tail.end {
         let from = tail.index.floor(recovery_point).map_or(last.header_bytes, |e| e.position);
-        rewrite(last, from, tail.position).map_err(&io)?;
+        if let Err(error) = rewrite(last, from, tail.position) {
+            let cause = format!("{} cannot be written again: {error}", last.path.display());
+            // As after any failed sync: it may be gone although it is still seen.
+            tail.was_torn = true;
+            return tail.uncertain(recovery_point, cause);
+        }
         report.rewritten_bytes = tail.position - from;
     }
     report.damage.extend(damage(last, &tail, end_min));
@@ -101,7 +120,7 @@ pub(super) fn recover_tail(
         // None of these offsets is given out again, and who reads them is told.
         tail.end = to;
     }
-    Ok(tail)
+    tail
 }
 
 /// What is damaged or missing of a segment that should reach `end_min` at least.
@@ -124,31 +143,26 @@ fn damage(last: &LastSegment, tail: &Tail, end_min: Offset) -> Vec<Damage> {
 
 /// The end of a segment that was closed cleanly, from its index and the last few batches; `None` if
 /// these do not say what the recovery point says.
-fn trust_clean(
-    vfs: &dyn Vfs,
-    last: &LastSegment,
-    recovery_point: Offset,
-) -> io::Result<Option<Tail>> {
-    let Ok(bytes) = read_file(vfs, &index_path(&last.path), last.length) else {
-        return Ok(None);
-    };
-    let Some(file) = decode(&bytes) else { return Ok(None) };
+fn trust_clean(vfs: &dyn Vfs, last: &LastSegment, recovery_point: Offset) -> Option<Tail> {
+    let bytes = read_file(vfs, &index_path(&last.path), last.length).ok()?;
+    let file = decode(&bytes)?;
     let belongs = file.salt == last.header.salt
         && file.base_offset == last.header.base_offset
         && file.segment_bytes == last.length
         && file.end_offset == recovery_point;
     if !belongs {
-        return Ok(None);
+        return None;
     }
     let begin = (last.header_bytes, last.header.base_offset);
     let (position, offset) =
         file.index.last().map_or(begin, |entry| (entry.position, entry.offset));
-    let tail = scan_from(last, last.length, position, offset, file.index, |_| {})?;
-    Ok((tail.holes.is_empty() && tail.end == recovery_point).then_some(tail))
+    let tail = scan_from(last, last.length, position, offset, file.index, |_| {});
+    let is_whole = tail.failure.is_none() && tail.holes.is_empty();
+    (is_whole && tail.end == recovery_point).then_some(tail)
 }
 
 /// Reads a segment up to `length`.
-fn scan(last: &LastSegment, length: u64, remembered: &mut Remembered) -> io::Result<Tail> {
+fn scan(last: &LastSegment, length: u64, remembered: &mut Remembered) -> Tail {
     let (position, offset) = (last.header_bytes, last.header.base_offset);
     scan_from(last, length, position, offset, Index::default(), |header| remembered.note(header))
 }
@@ -161,7 +175,7 @@ fn scan_from(
     offset: Offset,
     mut index: Index,
     mut note: impl FnMut(&BatchHeader),
-) -> io::Result<Tail> {
+) -> Tail {
     let is_known = index.last().is_some();
     let mut tail = Tail {
         index: Index::default(),
@@ -171,13 +185,14 @@ fn scan_from(
         append_time: last.header.created,
         synced_end: Offset::ZERO,
         holes: Vec::new(),
+        failure: None,
         read_only: None,
         was_torn: false,
     };
     let mut scanner = Scanner::new(Arc::clone(&last.file), &last.header, length, position, offset);
-    while let Some(scanned) = scanner.next()? {
-        match scanned {
-            Scanned::Batch { position, header, .. } => {
+    loop {
+        match scanner.next() {
+            Ok(Some(Scanned::Batch { position, header, .. })) => {
                 note(&header);
                 if !is_known {
                     index.note(position, &header);
@@ -188,12 +203,17 @@ fn scan_from(
                 tail.append_time = tail.append_time.max(header.append_time);
                 tail.synced_end = tail.synced_end.max(header.synced_end);
             }
-            Scanned::Hole(hole) => {
+            Ok(Some(Scanned::Hole(hole))) => {
                 tail.synced_end = tail.synced_end.max(hole.synced_end);
                 tail.holes.push(hole);
+            }
+            Ok(None) => break,
+            Err(error) => {
+                tail.failure = Some(error);
+                break;
             }
         }
     }
     tail.index = index;
-    Ok(tail)
+    tail
 }

@@ -102,10 +102,18 @@ pub(crate) fn read_full(file: &dyn File, position: u64, buffer: &mut [u8]) -> io
     Ok(filled)
 }
 
-/// Reads up to `length` bytes as a shared slice; shorter only at the end of the file.
+/// Reads up to `length` bytes as a shared slice; shorter only at the end of the file. Where reading
+/// ends before the file does, that is an error: what was not read must not be taken for missing.
 pub(crate) fn read_bytes(file: &dyn File, position: u64, length: usize) -> io::Result<Bytes> {
     let mut buffer = vec![0; length];
     let filled = read_full(file, position, &mut buffer)?;
+    if filled < length {
+        let (reached, end) = (position + filled as u64, file.length()?);
+        if reached < end {
+            let message = format!("reading ends at byte {reached} of {end}");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+        }
+    }
     buffer.truncate(filled);
     Ok(Bytes::from(buffer))
 }

@@ -221,7 +221,7 @@ fn worst(findings: &[Finding]) -> Option<Severity> {
 
 /// Whatever lay in a segment lies there still, or is kept aside.
 #[track_caller]
-fn check_kept(before: &[(PathBuf, Vec<u8>)], after: &[(PathBuf, Vec<u8>)]) {
+pub(super) fn check_kept(before: &[(PathBuf, Vec<u8>)], after: &[(PathBuf, Vec<u8>)]) {
     let after: BTreeMap<_, _> = after.iter().map(|(path, bytes)| (path, bytes)).collect();
     for (path, bytes) in before.iter().filter(|(path, _)| has_ending(path, "log")) {
         let left = after.get(path).map_or(&[][..], |left| left);
@@ -232,7 +232,7 @@ fn check_kept(before: &[(PathBuf, Vec<u8>)], after: &[(PathBuf, Vec<u8>)]) {
 }
 
 /// Says what was tried when a check fails.
-struct Case(String);
+pub(super) struct Case(pub(super) String);
 
 impl Drop for Case {
     fn drop(&mut self) {

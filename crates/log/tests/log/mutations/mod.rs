@@ -8,6 +8,8 @@ mod image;
 mod judge;
 mod mutation;
 mod outcome;
+mod unreadable;
+mod unwritable;
 
 use std::path::Path;
 
