@@ -246,7 +246,8 @@ impl Producers {
     fn forget(&mut self, id: ProducerId) {
         let forgotten = self.by_id.remove(&id);
         self.batches -= forgotten.map_or(0, |producer| producer.batches.len());
-        self.forget_below(id.advance(1));
+        // An id comes from the disk, or from a client: it may be the last there is.
+        self.forget_below(ProducerId::new(id.get().saturating_add(1)).unwrap_or(ProducerId::LAST));
     }
 }
 
@@ -409,6 +410,16 @@ mod tests {
         }
         assert_eq!(said(&mut producers, stamp(4, 0, 0), 1), "unknown");
         assert_eq!(said(&mut producers, stamp(6, 0, 0), 1), "new");
+    }
+
+    #[test]
+    fn even_the_last_id_there_is_can_be_forgotten() {
+        let mut producers = Producers::default();
+        append(&mut producers, u64::MAX, 0, &[(0, 1)]);
+        let later = NOW.plus(limits::PRODUCER_EXPIRY);
+        let found = producers.find(&stamp(u64::MAX, 0, 1), 1, later);
+        assert!(matches!(found, Err(SequenceError::Unknown { .. })), "{found:?}");
+        assert_eq!(said(&mut producers, stamp(7, 0, 0), 1), "unknown");
     }
 
     #[test]
