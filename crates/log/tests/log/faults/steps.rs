@@ -9,9 +9,9 @@ use super::append;
 use crate::given::{Given, SEGMENT_HEADER_BYTES, batch, bytes_on_disk};
 use crate::model::Model;
 
-/// A segment takes three of the batches.
+/// A segment takes four of the batches.
 fn segment_bytes() -> u64 {
-    (SEGMENT_HEADER_BYTES + 3 * bytes_on_disk(&batch(10, 3))) as u64
+    (SEGMENT_HEADER_BYTES + 4 * bytes_on_disk(&batch(10, 3))) as u64
 }
 
 /// What a log goes through, and what of it failed.

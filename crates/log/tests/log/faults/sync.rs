@@ -86,7 +86,7 @@ fn each_opening_in_one_process_has_an_epoch_of_its_own() {
 fn a_roll_whose_name_may_not_be_durable_poisons_the_log() {
     // The new segment has its name, but the directory could not be synced: what is appended to the
     // old one now would be hidden behind the new one after a restart.
-    for changes_left in 0..8 {
+    for changes_left in 0..16 {
         let mut given = Given::new(1 << 20);
         let mut model = Model::default();
         assert!(append(&mut given, &mut model, 0..2).is_none());

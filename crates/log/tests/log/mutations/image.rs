@@ -37,11 +37,11 @@ pub(super) fn images() -> Vec<Image> {
     let power_lost = |(memory, logs): (Memory, _)| (memory.crash(7), logs);
     let mut images = vec![
         image("closed", Life::closed()),
-        image("killed", Life::killed()),
+        image("killed", Life::writing()),
         image("torn", power_lost(Life::writing())),
     ];
     if is_deep() {
-        images.push(image("without power", power_lost(Life::killed())));
+        images.push(image("without power", power_lost(Life::synced())));
     }
     images
 }
@@ -196,7 +196,7 @@ impl Life {
     }
 
     /// All is on disk, the recovery points do not know it yet.
-    fn killed() -> (Memory, [History; 2]) {
+    fn synced() -> (Memory, [History; 2]) {
         let mut life = Self::lived();
         life.sync();
         (life.memory, life.histories)

@@ -15,6 +15,9 @@ use super::outcome::{Outcome, Piece, joined};
 use crate::given::{NOW, SEGMENT_HEADER_BYTES, batch, has_ending, root};
 use crate::model::ModelBatch;
 
+/// Where a segment's header lies.
+const HEADER: Range<usize> = 0..SEGMENT_HEADER_BYTES;
+
 /// What is known of an image before it is changed.
 pub(super) struct Judge<'a> {
     image: &'a Image,
@@ -136,8 +139,7 @@ impl Facts {
         for segment in &log.segments {
             let path = &segment.path;
             let dump = dump(&image.memory, path).expect("its header is sound");
-            let header = 0..SEGMENT_HEADER_BYTES;
-            evidence.push((path.clone(), header, segment.base_offset.get()));
+            evidence.push((path.clone(), HEADER, segment.base_offset.get()));
             for dumped in dump {
                 let Ok(Dumped::Batch { position, batch }) = dumped else { continue };
                 let (base, position) = (batch.header.base_offset.get(), position as usize);
@@ -151,9 +153,13 @@ impl Facts {
         Self { sound, places, evidence, recovery_point }
     }
 
-    /// The offset below which everything can still be known to have been on disk.
+    /// The offset below which everything can still be known to have been on disk. Without a segment's
+    /// header nothing that lies in it is evidence.
     fn known_durable(&self, mutation: &Mutation) -> u64 {
-        let left = self.evidence.iter().filter(|(path, range, _)| !mutation.touches(path, range));
+        let is_left = |(path, range, _): &&(PathBuf, Range<usize>, u64)| {
+            !mutation.touches(path, range) && !mutation.touches(path, &HEADER)
+        };
+        let left = self.evidence.iter().filter(is_left);
         left.map(|(_, _, end)| *end).fold(self.recovery_point, u64::max)
     }
 
@@ -181,7 +187,7 @@ impl Facts {
                 "what was changed is read, at {base}"
             );
             // Who cannot read a segment's header may or may not find its batches.
-            let is_touched = is_changed || mutation.touches(path, &(0..SEGMENT_HEADER_BYTES));
+            let is_touched = is_changed || mutation.touches(path, &HEADER);
             is_behind |= is_touched;
             // What lies behind the first batch that is not whole goes with it, if nothing says that
             // it was on disk: it cannot be told from a torn tail.

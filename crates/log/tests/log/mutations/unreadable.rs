@@ -23,7 +23,7 @@ fn check(image: &Image, path: &Path, fault: Fault) {
     match open(&memory, &image.logs) {
         Ok(directory) => {
             for history in &image.logs {
-                check_log(&directory, history, path);
+                check_log(&memory, &directory, history, path);
             }
         }
         Err(error) => {
@@ -42,7 +42,7 @@ fn check(image: &Image, path: &Path, fault: Fault) {
 }
 
 #[track_caller]
-fn check_log(directory: &Directory, history: &History, path: &Path) {
+fn check_log(memory: &Memory, directory: &Directory, history: &History, path: &Path) {
     let is_its = path.starts_with(history.path());
     match directory.open_log(history.id, history.config, producer_ids_end()) {
         Ok(opened) => {
@@ -55,6 +55,11 @@ fn check_log(directory: &Directory, history: &History, path: &Path) {
             let refused = read(&opened.log, history);
             assert!(is_its || refused.is_empty(), "{refused:?}");
             assert!(refused.iter().all(|refused| refused == path), "{refused:?}");
+            // Nor is it if reading works again.
+            let fault = memory.fault();
+            memory.set_fault(None);
+            assert_eq!(read(&opened.log, history), [""; 0].map(PathBuf::from));
+            memory.set_fault(fault);
         }
         Err(OpenError::Io { path: named, .. }) => assert!(is_its && named == path),
         Err(error) => panic!("{error}"),
@@ -68,7 +73,7 @@ fn read(log: &Log, history: &History) -> Vec<PathBuf> {
     let reader = log.reader();
     let mut refused = Vec::new();
     for from in (0..reader.end().get()).map(Offset::new) {
-        // More than there is: what is not known to be on disk is not read.
+        // More than there is: what is not known to be on disk is not read, although it may be there.
         let limit = reader.end().advance(100);
         match reader.read(&ReadRequest { from, limit, bytes_max: 1 << 20 }) {
             Ok(Read::Batches { bytes, next }) => {
