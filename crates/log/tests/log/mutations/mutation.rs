@@ -48,6 +48,11 @@ impl Mutation {
         }
     }
 
+    /// Whether it is one of the two files that say what producers have sent.
+    pub(super) fn is_of_producers(&self) -> bool {
+        self.path.file_stem().is_some_and(|stem| stem == "producers")
+    }
+
     /// Whether bytes in this range of a file are no longer what they were.
     pub(super) fn touches(&self, path: &Path, range: &Range<usize>) -> bool {
         if path != self.path {

@@ -63,6 +63,11 @@ impl Outcome {
         Ok((log, outcome))
     }
 
+    /// All but what is said of batches that are sent again.
+    pub(super) fn without_memory(&self) -> Self {
+        Self { found: Vec::new(), ..self.clone() }
+    }
+
     /// The base offsets of the batches that can be read.
     pub(super) fn readable(&self) -> BTreeSet<u64> {
         let bases = self.pieces.iter().filter_map(|piece| match piece {
