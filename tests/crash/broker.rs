@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::proxy::Proxy;
+use crate::strace::inject;
 
 /// A start that takes longer has hung.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -23,6 +24,8 @@ pub(crate) struct Home {
     /// Kept if the test fails.
     folder: Option<TempDir>,
     pub(crate) data: PathBuf,
+    /// Settings of brokers that are started here, as in `NAME=VALUE`.
+    pub(crate) settings: Vec<String>,
     pub(crate) proxy: Proxy,
 }
 
@@ -38,7 +41,8 @@ impl Home {
         let folder = tempfile::Builder::new().prefix("taffrail-crash-").tempdir();
         let folder = folder.expect("a temporary directory");
         let data = folder.path().join("data");
-        Self { folder: Some(folder), data, proxy: Proxy::start().await }
+        let (settings, proxy) = (Vec::new(), Proxy::start().await);
+        Self { folder: Some(folder), data, settings, proxy }
     }
 
     /// A place for files beside the data.
@@ -60,6 +64,7 @@ impl Home {
         let (program, rest) = words.split_first().expect("the binary at least");
         let mut command = Command::new(program);
         command.args(rest).args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&self.data);
+        command.args(self.settings.iter().flat_map(|setting| ["--set", setting]));
         // What tells tests where things are is no setting of a broker.
         let ours = std::env::vars().filter(|(name, _)| name.starts_with("TAFFRAIL_"));
         ours.for_each(|(name, _)| {
@@ -71,6 +76,12 @@ impl Home {
         let mut child = command.spawn().expect("the broker's binary starts");
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
         Broker { child, output, address: None }
+    }
+
+    /// Starts a broker that is killed at so many of these system calls of one of its threads.
+    pub(crate) fn spawn_killed(&self, calls: &str, number: u64) -> Broker {
+        let [a, b, c, d] = inject(calls, &format!("signal=SIGKILL:when={number}"));
+        self.spawn(&["strace", "-D", "-f", "-qq", "-o", "/dev/null", &a, &b, &c, &d])
     }
 
     /// The end of what brokers here wrote on standard error.
@@ -132,6 +143,15 @@ impl Broker {
     /// The process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().expect("it runs")
+    }
+
+    /// Bytes of memory that it has, or had at the most.
+    pub(crate) fn memory_peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("it has a status");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = peak.and_then(|it| it.split_whitespace().next()?.parse::<u64>().ok());
+        kilobytes.expect("Linux says how much memory it has") << 10
     }
 
     /// Where it listens itself.

@@ -17,6 +17,11 @@ impl Dice {
         Self { state: seed }
     }
 
+    /// Dice that always fall alike.
+    pub(crate) fn from(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
     /// Other dice that follow from these.
     pub(crate) fn fork(&mut self) -> Self {
         Self { state: self.next() }

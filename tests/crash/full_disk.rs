@@ -8,7 +8,6 @@ use std::time::Duration;
 use taffrail_client::Client;
 use taffrail_proto::v1;
 use tokio::time::{sleep, timeout};
-use v1::produce_batch::Placement;
 
 use crate::broker::{Broker, Home};
 use crate::dice::Dice;
@@ -16,7 +15,7 @@ use crate::history::History;
 use crate::kills::{TOPICS, create_topics, start_load};
 use crate::mount::{Mount, shell};
 use crate::readback::{conclude, read_back};
-use crate::stream::{batch_of, connect};
+use crate::stream::{connect, send};
 
 /// Long enough for the slowest, the lazy sync and the retries of clients.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -72,7 +71,7 @@ pub(crate) async fn wait_for(broker: &Broker, mut is_right: impl FnMut(Option<&s
     let waiting = async {
         for partition in 0..2 {
             loop {
-                let error = produce(broker, "probe", partition).await.error;
+                let error = produce(&broker.url(), "probe", partition).await.error;
                 if is_right(error.as_ref().map(|error| error.reason.as_str())) {
                     break;
                 }
@@ -86,17 +85,10 @@ pub(crate) async fn wait_for(broker: &Broker, mut is_right: impl FnMut(Option<&s
 }
 
 /// Appends a batch of 8 KB.
-pub(crate) async fn produce(broker: &Broker, topic: &str, partition: u32) -> v1::ProduceResult {
-    let mut service = connect(&broker.url()).await.expect("the broker listens");
-    let batch = v1::ProduceBatch {
-        topic: topic.to_owned(),
-        placement: Some(Placement::Partition(partition)),
-        batch: Some(batch_of(vec![vec![b'p'; 8000]])),
-        expected_next_offset: None,
-    };
-    let request = v1::ProduceRequest { batches: vec![batch], acks: v1::Acks::Committed.into() };
-    let answer = service.produce(request).await.expect("it is answered").into_inner();
-    answer.results.into_iter().next().expect("a result for the batch")
+pub(crate) async fn produce(url: &str, topic: &str, partition: u32) -> v1::ProduceResult {
+    let service = connect(url).await.expect("the broker listens");
+    let sent = send(service, topic.to_owned(), partition, vec![b'p'; 8000]).await;
+    sent.expect("it is answered")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

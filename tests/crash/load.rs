@@ -88,6 +88,12 @@ impl Load {
 }
 
 impl Sender {
+    /// One whose records are all alike.
+    pub(crate) fn of(topic: &str, partitions: u32) -> Self {
+        let (topic, dice) = (topic.to_owned(), Dice::from(1));
+        Self { producer: 1, topic, partitions, dice, sequence: 0 }
+    }
+
     /// The next record, noted as about to be sent; and its partition and value.
     pub(crate) fn next(&mut self, history: &History, partition: u32) -> (RecordId, Vec<u8>) {
         self.sequence += 1;
@@ -103,6 +109,29 @@ impl Sender {
     pub(crate) fn any_partition(&mut self) -> u32 {
         self.dice.below(self.partitions.into()) as u32
     }
+}
+
+/// Appends a record by a bare call, and notes what comes of it; the reason of a refusal, or
+/// `UNREACHABLE` if nobody answers.
+pub(crate) async fn append(
+    url: &str,
+    sender: &mut Sender,
+    partition: u32,
+    history: &History,
+) -> Option<String> {
+    let Ok(service) = stream::connect(url).await else { return Some("UNREACHABLE".into()) };
+    let (record, value) = sender.next(history, partition);
+    let sent = stream::send(service, sender.topic.clone(), partition, value).await;
+    let reason = match &sent {
+        Ok(result) => result.error.as_ref().map(|error| error.reason.clone()),
+        Err(_) => Some("UNREACHABLE".to_owned()),
+    };
+    history.add(match (&sent, reason.as_deref()) {
+        (Ok(result), None) => Event::Ok { record, offset: result.base_offset() },
+        (_, Some("RESULT_UNKNOWN" | "UNREACHABLE") | None) => Event::Unknown { record },
+        (_, Some(_)) => Event::Fail { record },
+    });
+    reason
 }
 
 async fn produce(load: Load, mut sender: Sender, acks: Acks) {

@@ -100,10 +100,10 @@ async fn on_a_full_disk_what_needs_room_is_refused_whole_and_deleting_makes_some
     let rolling = given.create("rolling", 1, &small).await.expect("the topic is created");
     let rolling = given.home.data.join(format!("logs/{}-0", rolling.id));
     for _ in 1..BATCHES_OF_A_SEGMENT {
-        assert_eq!(produce(&given.broker, "rolling", 0).await.error, None);
+        assert_eq!(produce(&given.broker.url(), "rolling", 0).await.error, None);
     }
     for _ in 0..LARGE_BYTES / 8000 {
-        assert_eq!(produce(&given.broker, "large", 0).await.error, None);
+        assert_eq!(produce(&given.broker.url(), "large", 0).await.error, None);
     }
     let load = start_load(&given.home, &mut given.dice);
     sleep(Duration::from_millis(300)).await;
@@ -114,7 +114,7 @@ async fn on_a_full_disk_what_needs_room_is_refused_whole_and_deleting_makes_some
     let before = given.files();
     let refused = loop {
         // The last block of the segment may have room for a few.
-        let result = produce(&given.broker, "rolling", 0).await;
+        let result = produce(&given.broker.url(), "rolling", 0).await;
         if let Some(error) = result.error {
             break error;
         }
@@ -141,7 +141,7 @@ async fn on_a_full_disk_what_needs_room_is_refused_whole_and_deleting_makes_some
     let is_left = |path: &PathBuf| path.to_string_lossy().contains(&large.id);
     assert!(!given.files().iter().any(is_left), "its files are gone");
     wait_for(&given.broker, |reason| reason.is_none()).await;
-    assert_eq!(produce(&given.broker, "rolling", 0).await.error, None, "it rolls");
+    assert_eq!(produce(&given.broker.url(), "rolling", 0).await.error, None, "it rolls");
     given.create("more", 2, &[]).await.expect("the topic is created");
     std::fs::remove_file(&ballast).expect("the ballast is removed");
     load.stop().await;
@@ -203,7 +203,7 @@ async fn start_with_tail(mut given: Given, bytes: u64) -> (Given, PathBuf) {
     let (topic, _) = given.admin().describe_topic("probe").await.expect("it is there");
     let log = given.home.data.join(format!("logs/{}-0", topic.id));
     for partition in 0..2 {
-        assert_eq!(produce(&given.broker, "probe", partition).await.error, None);
+        assert_eq!(produce(&given.broker.url(), "probe", partition).await.error, None);
     }
     given.broker.kill().await;
     let segment = log.join("00000000000000000000.log");
@@ -248,7 +248,7 @@ async fn a_torn_tail_that_cannot_be_kept_aside_is_not_cut() {
     assert_eq!(partition.status(), v1::PartitionStatus::ReadOnly, "{partition:?}");
     assert_eq!(partition.high_watermark, 1, "what was acknowledged is read: {partition:?}");
     assert!(!has_aside(&log), "no part of a copy takes up room");
-    let refused = produce(&given.broker, "probe", 0).await.error.expect("it is read-only");
+    let refused = produce(&given.broker.url(), "probe", 0).await.error.expect("it is read-only");
     assert_eq!(refused.reason, "PARTITION_READ_ONLY", "{refused:?}");
     std::fs::remove_file(given.mount.path.join("ballast")).expect("the ballast is removed");
     given = given.restart().await;

@@ -133,6 +133,24 @@ pub(crate) async fn connect(
     Ok(LogServiceClient::new(endpoint.connect().await?).max_decoding_message_size(8 << 20))
 }
 
+/// Appends a record; what becomes of it, if there is an answer.
+pub(crate) async fn send(
+    mut service: LogServiceClient<Channel>,
+    topic: String,
+    partition: u32,
+    value: Vec<u8>,
+) -> Result<v1::ProduceResult, tonic::Status> {
+    let batch = v1::ProduceBatch {
+        topic,
+        placement: Some(Placement::Partition(partition)),
+        batch: Some(batch_of(vec![value])),
+        expected_next_offset: None,
+    };
+    let request = v1::ProduceRequest { batches: vec![batch], acks: v1::Acks::Committed.into() };
+    let answer = service.produce(request).await?.into_inner();
+    Ok(answer.results.into_iter().next().expect("a result for the batch"))
+}
+
 /// A batch as any protobuf library makes it, with the checksum of a careful producer.
 pub(crate) fn batch_of(values: Vec<Vec<u8>>) -> v1::RecordBatch {
     let record = |value: Vec<u8>| v1::Record { value: Some(value.into()), ..Default::default() };
