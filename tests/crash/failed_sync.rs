@@ -93,28 +93,28 @@ async fn what_waits_for_a_sync_that_fails_is_unknown_and_only_its_partition_is_c
     admin.create_topic("synced", 2, BTreeMap::new()).await.expect("the topic is created");
     let (history, url) = (History::default(), broker.url());
     let mut sender = Sender::of("synced", 2);
-    assert_eq!(append(&url, &mut sender, 0, &history).await, None);
+    assert_eq!(append(&url, &mut sender, 0, 100, &history).await, None);
 
     // The first one fails, after a while; those behind it would not.
     let segment = first_segment(&home, &broker, "synced", 0).await;
     let what = format!("error=EIO:delay_enter={}:when=1", SLOWLY.as_micros());
     let strace = Strace::attach(&broker, "fdatasync", &what, &[&segment]).await;
     let mut other = Sender { producer: 2, ..Sender::of("synced", 2) };
-    let (first, second) = tokio::join!(append(&url, &mut sender, 0, &history), async {
+    let (first, second) = tokio::join!(append(&url, &mut sender, 0, 100, &history), async {
         sleep(SLOWLY / 4).await;
-        append(&url, &mut other, 0, &history).await
+        append(&url, &mut other, 0, 100, &history).await
     });
     let unknown = Some("RESULT_UNKNOWN".to_owned());
     assert_eq!((first, second), (unknown.clone(), unknown), "both waited for it");
     let read_only = Some("PARTITION_READ_ONLY".to_owned());
-    assert_eq!(append(&url, &mut sender, 0, &history).await, read_only);
+    assert_eq!(append(&url, &mut sender, 0, 100, &history).await, read_only);
     strace.detach().await;
     assert_eq!(
-        append(&url, &mut sender, 0, &history).await,
+        append(&url, &mut sender, 0, 100, &history).await,
         read_only,
         "no later sync is believed"
     );
-    assert_eq!(append(&url, &mut sender, 1, &history).await, None, "the other one goes on");
+    assert_eq!(append(&url, &mut sender, 1, 100, &history).await, None, "the other one goes on");
     use v1::PartitionStatus::{Online, ReadOnly};
     assert_eq!(statuses(&broker, "synced").await, [ReadOnly, Online]);
     // What is not known to be on disk is not shown.
@@ -128,7 +128,11 @@ async fn what_waits_for_a_sync_that_fails_is_unknown_and_only_its_partition_is_c
     broker.stop().await;
     let broker = home.start().await;
     wait_until_online(&broker, "synced").await;
-    assert_eq!(append(&broker.url(), &mut sender, 0, &history).await, None, "it is open again");
+    assert_eq!(
+        append(&broker.url(), &mut sender, 0, 100, &history).await,
+        None,
+        "it is open again"
+    );
     conclude(&home, &broker, &[("synced", 2)], &history).await;
 }
 
@@ -155,7 +159,8 @@ async fn when_directories_cannot_be_synced_nothing_new_is_believed_and_nothing_i
     for partition in 0..3 {
         let refused = async {
             loop {
-                let reason = append(&broker.url(), &mut sender, partition, &load.history).await;
+                let reason =
+                    append(&broker.url(), &mut sender, partition, 100, &load.history).await;
                 if let Some(reason) = reason {
                     break reason;
                 }

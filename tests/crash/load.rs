@@ -96,10 +96,15 @@ impl Sender {
 
     /// The next record, noted as about to be sent; and its partition and value.
     pub(crate) fn next(&mut self, history: &History, partition: u32) -> (RecordId, Vec<u8>) {
+        let bytes = if self.dice.below(20) == 0 { 4000 } else { 20 + self.dice.below(300) };
+        self.next_of(history, partition, bytes as usize)
+    }
+
+    /// The same, with a value of so many bytes.
+    fn next_of(&mut self, history: &History, partition: u32, bytes: usize) -> (RecordId, Vec<u8>) {
         self.sequence += 1;
         let record = RecordId { producer: self.producer, sequence: self.sequence };
-        let bytes = if self.dice.below(20) == 0 { 4000 } else { 20 + self.dice.below(300) };
-        let value = value_of(record, bytes as usize);
+        let value = value_of(record, bytes);
         let place = format!("{}/{partition}", self.topic);
         history.add(Event::Invoke { record, place, digest: crc32fast::hash(&value) });
         (record, value)
@@ -111,16 +116,17 @@ impl Sender {
     }
 }
 
-/// Appends a record by a bare call, and notes what comes of it; the reason of a refusal, or
+/// Appends a record of so many bytes by a bare call, and notes what comes of it; the reason of a refusal, or
 /// `UNREACHABLE` if nobody answers.
 pub(crate) async fn append(
     url: &str,
     sender: &mut Sender,
     partition: u32,
+    bytes: usize,
     history: &History,
 ) -> Option<String> {
     let Ok(service) = stream::connect(url).await else { return Some("UNREACHABLE".into()) };
-    let (record, value) = sender.next(history, partition);
+    let (record, value) = sender.next_of(history, partition, bytes);
     let sent = stream::send(service, sender.topic.clone(), partition, value).await;
     let reason = match &sent {
         Ok(result) => result.error.as_ref().map(|error| error.reason.clone()),

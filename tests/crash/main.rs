@@ -23,6 +23,7 @@ mod slow_sync;
 mod startup;
 mod strace;
 mod stream;
+mod sweep;
 mod tails;
 mod topics;
 
@@ -31,7 +32,11 @@ use std::io::Write as _;
 
 /// How often to do something: quick, or deep.
 fn rounds(quick: u64, deep: u64) -> u64 {
-    if std::env::var_os("TAFFRAIL_DEEP").is_some() { deep } else { quick }
+    if is_deep() { deep } else { quick }
+}
+
+fn is_deep() -> bool {
+    std::env::var_os("TAFFRAIL_DEEP").is_some()
 }
 
 /// Notes that a test cannot run here: in the file that `TAFFRAIL_SKIPS` names, because what a test

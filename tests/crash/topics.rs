@@ -15,7 +15,7 @@ use crate::rounds;
 
 /// Topics by name; what was asked and not answered is both.
 #[derive(Default)]
-struct Expected {
+pub(crate) struct Expected {
     topics: BTreeMap<String, Known>,
     /// Ids of topics that are gone.
     gone: BTreeSet<String>,
@@ -52,6 +52,29 @@ async fn killed_while_topics_change_each_is_whole_or_gone() {
 }
 
 impl Expected {
+    /// From here on a topic may have any of these numbers of partitions.
+    pub(crate) fn expect(&mut self, name: &str, partitions: &[u32]) {
+        self.topics.entry(name.to_owned()).or_insert_with(Known::gone).partitions =
+            partitions.to_vec();
+    }
+
+    /// A topic is there.
+    pub(crate) fn note(&mut self, topic: &v1::Topic) {
+        self.topics.insert(topic.name.clone(), Known::there(topic));
+    }
+
+    /// A topic is gone.
+    pub(crate) fn note_deleted(&mut self, name: &str) {
+        let known = self.topics.insert(name.to_owned(), Known::gone());
+        self.gone.extend(known.and_then(|known| known.id));
+    }
+
+    /// A topic that is there.
+    pub(crate) fn any(&self) -> Option<String> {
+        let mut there = self.topics.iter().filter(|(_, known)| known.id.is_some());
+        there.next().map(|(name, _)| name.clone())
+    }
+
     /// Changes topics, one after another, until it is dropped.
     async fn change(&mut self, broker: &Broker, dice: &mut Dice) -> std::convert::Infallible {
         let admin = Client::connect(&broker.url()).expect("a valid address").admin();
@@ -103,7 +126,7 @@ impl Known {
 }
 
 /// What the broker says, if it could still say it. A refusal would be wrong.
-fn answer<T>(answer: Result<T, CallError>) -> Option<T> {
+pub(crate) fn answer<T>(answer: Result<T, CallError>) -> Option<T> {
     match answer {
         Ok(answer) => Some(answer),
         Err(CallError::Unreachable { .. }) => None,
@@ -112,7 +135,7 @@ fn answer<T>(answer: Result<T, CallError>) -> Option<T> {
 }
 
 /// The broker has what was promised, and from here on that is certain.
-async fn check(home: &Home, broker: &Broker, expected: &mut Expected) {
+pub(crate) async fn check(home: &Home, broker: &Broker, expected: &mut Expected) {
     let client = Client::connect(&broker.url()).expect("a valid address");
     let listed = client.admin().list_topics(false).await.expect("topics are listed");
     let mut there: BTreeMap<_, _> = listed.into_iter().map(|it| (it.name.clone(), it)).collect();
