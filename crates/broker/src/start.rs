@@ -243,6 +243,10 @@ fn open_partition(directory: &Directory, partition: &Arc<Partition>, producer_id
                 let path = damage.path.display();
                 tracing::error!(%topic, partition = %index, %from, %to, %path, position, cause = damage.cause, "records are damaged or missing");
             }
+            for salvaged in &report.salvaged {
+                let (path, cause) = (salvaged.path.display(), &salvaged.cause);
+                tracing::warn!(%topic, partition = %index, %path, cause, "a segment's header is damaged; all it said is known from elsewhere, and no record is lost");
+            }
             for path in &report.moved_aside {
                 let path = path.display();
                 tracing::warn!(%topic, partition = %index, %path, "a torn tail was moved aside");

@@ -30,7 +30,7 @@ pub use log::{AppendError, Appended, Log, LogConfig, NewBatch};
 pub use points::Point;
 pub use producers::{Known, SequenceError};
 pub use reader::{Found, LogReader, Read, ReadError};
-pub use recovery::{OpenError, RecoveryReport};
+pub use recovery::{OpenError, RecoveryReport, SalvagedHeader};
 pub use segment::{SegmentHeader, SegmentHeaderError};
 pub use sync::{LogSyncer, SyncError};
 pub use trim::ReadRequest;

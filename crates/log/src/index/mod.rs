@@ -46,6 +46,11 @@ impl Index {
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
     }
 
+    /// Its places.
+    pub(crate) fn entries(&self) -> &[IndexEntry] {
+        &self.entries
+    }
+
     /// The last place at or before `offset`.
     pub(crate) fn floor(&self, offset: Offset) -> Option<IndexEntry> {
         let behind = self.entries.partition_point(|entry| entry.offset <= offset);

@@ -1,4 +1,5 @@
-//! Finds the segment files of a log, and tells those whose header is sound from the others.
+//! Finds the segment files of a log, and tells those whose header is sound, or can be restored, from
+//! the others.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,23 +9,23 @@ use taffrail_model::{LogId, Offset};
 
 use super::aside::aside_path;
 use super::last::LastSegment;
-use super::{OpenError, RecoveryReport, io_at};
+use super::{OpenError, RecoveryReport, SalvagedHeader, io_at};
 use crate::damage::Damage;
 use crate::segment::{
-    HEADER_BYTES_MAX, SegmentHeader, SegmentHeaderError, decode_header, parse_segment_name,
-    segment_path,
+    HEADER_BYTES_MAX, Salvaged, SegmentHeader, SegmentHeaderError, decode_header,
+    parse_segment_name, salvage_header, segment_path,
 };
 use crate::vfs::{Vfs, read_bytes};
 
 /// The segment files of a log, ascending by base offset.
 pub(super) struct Files {
-    /// Those whose header is sound.
+    /// Those whose header is sound, or was restored.
     pub(super) sound: Vec<SegmentFile>,
     /// The base offsets that the names of the others state.
     unreadable: Vec<Offset>,
 }
 
-/// A segment file whose header is sound. It is not open: there may be more of them than a process
+/// A segment file whose header is known. It is not open: there may be more of them than a process
 /// may have open files.
 pub(super) struct SegmentFile {
     pub(super) path: PathBuf,
@@ -38,6 +39,15 @@ impl Files {
     pub(super) fn first(&self) -> Offset {
         let sound = self.sound.first().map(|segment| segment.header.base_offset);
         sound.into_iter().chain(self.unreadable.first().copied()).min().unwrap_or_default()
+    }
+
+    /// The offset from which on the files say what became of every record: a gap that the first one's
+    /// header records is no loss.
+    pub(super) fn told_from(&self) -> Offset {
+        let first = self.first();
+        let sound = self.sound.first().filter(|segment| segment.header.base_offset == first);
+        let gap = sound.and_then(|segment| segment.header.gap());
+        gap.map_or(first, |gap| gap.from.min(first))
     }
 
     /// The base offset of the next unreadable file behind the segment that begins at `base_offset`.
@@ -54,8 +64,9 @@ impl SegmentFile {
     }
 }
 
-/// Finds every segment of the log. A last one that a roll left unfinished is moved aside; others
-/// whose header is damaged are reported, and stay. `before_cut` hears where the log is about to end.
+/// Finds every segment of the log. A damaged header is restored, in memory, where that can be done for
+/// sure. Else a last one is what a roll left unfinished, and is moved aside; others are reported, and
+/// stay. `before_cut` hears where the log is about to end.
 pub(super) fn find_files(
     vfs: &dyn Vfs,
     directory: &Path,
@@ -84,6 +95,11 @@ pub(super) fn find_files(
             Err(cause) => cause,
         };
         let next = bases.get(index + 1);
+        if let Some(segment) = salvage(vfs, &path, id, *base).map_err(io_at(&path))? {
+            report.salvaged.push(SalvagedHeader { path, cause: cause.to_string() });
+            files.sound.push(segment);
+            continue;
+        }
         if next.is_none() && !files.sound.is_empty() && *base >= recovery_point {
             before_cut(*base).map_err(io_at(&path))?;
             let aside = aside_path(vfs, &path, 0);
@@ -106,6 +122,14 @@ pub(super) fn find_files(
         Some((path, cause)) if files.sound.is_empty() => Err(OpenError::Damaged { path, cause }),
         _ => Ok(files),
     }
+}
+
+/// A segment file whose header is damaged and can be restored.
+fn salvage(vfs: &dyn Vfs, path: &Path, id: LogId, base: Offset) -> io::Result<Option<SegmentFile>> {
+    let Some(salvaged) = salvage_header(vfs, path, id, base)? else { return Ok(None) };
+    let Salvaged { header, header_bytes } = salvaged;
+    let length = vfs.open_read_only(path)?.length()?;
+    Ok(Some(SegmentFile { path: path.to_owned(), length, header, header_bytes }))
 }
 
 /// A segment file by its header, or what is wrong with that.

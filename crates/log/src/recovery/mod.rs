@@ -44,10 +44,21 @@ pub struct RecoveryReport {
     pub rewritten_bytes: u64,
     /// Where what was cut off is kept.
     pub moved_aside: Vec<PathBuf>,
+    /// Segments whose header is damaged, and was restored from what else is known. No record is lost.
+    pub salvaged: Vec<SalvagedHeader>,
     /// What is damaged or missing, for people.
     pub damage: Vec<Damage>,
     /// Offsets that may have been given out before a power loss, and are not given out again.
     pub skipped: Option<Gap>,
+}
+
+/// A segment whose header is damaged, and was restored from what else is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SalvagedHeader {
+    /// The segment.
+    pub path: PathBuf,
+    /// What is wrong with its header on disk.
+    pub cause: String,
 }
 
 /// Why a log cannot be opened.
@@ -116,15 +127,15 @@ pub(crate) fn recover(
     let before_cut = |end: Offset| if end < known.reserved_end { note_loss() } else { Ok(()) };
     let recovery_point = known.recovery_point;
     let mut files = find_files(vfs.as_ref(), path, id, recovery_point, before_cut, &mut report)?;
-    let first = files.first();
+    let (first, told_from) = (files.first(), files.told_from());
     let Some(last) = files.sound.pop() else {
         return Err(OpenError::Missing { path: path.to_owned() });
     };
     let start = point.map_or(first, |point| point.log_start);
-    if start < first {
+    if start < told_from {
         let cause = "the segments that held them are missing".into();
         let path = path.to_owned();
-        report.damage.push(Damage { from: start, to: first, path, position: 0, cause });
+        report.damage.push(Damage { from: start, to: told_from, path, position: 0, cause });
     }
     let last = last.open(vfs)?;
     let recovery_point = recovery_point.max(last.header.base_offset);

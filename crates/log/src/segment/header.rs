@@ -12,10 +12,10 @@ use taffrail_model::batch::Salt;
 use taffrail_model::{Gap, GapReason, LogId, Offset, Timestamp, limits};
 
 /// The version of the layout that is written and read.
-const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 1;
 
 /// Bytes of a header before its label.
-const FIXED_BYTES: usize = 78;
+pub(super) const FIXED_BYTES: usize = 78;
 
 /// Bytes of a header with the longest label.
 pub(crate) const HEADER_BYTES_MAX: usize = FIXED_BYTES + limits::LABEL_BYTES_MAX;

@@ -9,6 +9,7 @@ mod cache;
 mod create;
 mod header;
 mod known;
+mod salvage;
 mod scanner;
 mod sealed;
 
@@ -22,6 +23,7 @@ pub(crate) use create::{create_segment, random_salt};
 pub(crate) use header::{HEADER_BYTES_MAX, decode_header};
 pub use header::{SegmentHeader, SegmentHeaderError};
 pub(crate) use known::Known;
+pub(crate) use salvage::{Salvaged, salvage_header};
 pub(crate) use scanner::{Hole, Scanned, Scanner};
 pub(crate) use sealed::{SealedSegment, write_index};
 

@@ -7,7 +7,11 @@ use taffrail_model::Offset;
 use taffrail_model::batch::Batch;
 
 use super::InspectError;
-use crate::segment::{HEADER_BYTES_MAX, Scanned, Scanner, SegmentHeader, decode_header};
+use super::log::owner;
+use crate::segment::{
+    HEADER_BYTES_MAX, Salvaged, Scanned, Scanner, SegmentHeader, SegmentHeaderError, decode_header,
+    parse_segment_name, salvage_header,
+};
 use crate::vfs::{Vfs, read_bytes};
 
 /// A segment's batches, in order, with the damaged ranges between them.
@@ -15,7 +19,7 @@ use crate::vfs::{Vfs, read_bytes};
 /// Ends behind the first error, which is one of reading.
 #[derive(Debug)]
 pub struct Dump {
-    /// What the segment says of itself.
+    /// What the segment says of itself, or said before its header was damaged.
     pub header: SegmentHeader,
     scanner: Option<Scanner>,
 }
@@ -54,10 +58,25 @@ pub fn dump(vfs: &dyn Vfs, path: &Path) -> Result<Dump, InspectError> {
     let file = vfs.open_read_only(path).map_err(io)?;
     let length = file.length().map_err(io)?;
     let bytes = read_bytes(file.as_ref(), 0, HEADER_BYTES_MAX).map_err(io)?;
-    let (header, header_bytes) = decode_header(&bytes)
-        .map_err(|cause| InspectError::Header { path: path.to_owned(), cause })?;
-    let scanner = Scanner::new(file, &header, length, header_bytes as u64, header.base_offset);
+    let (header, header_bytes) = match decode_header(&bytes) {
+        Ok((header, header_bytes)) => (header, header_bytes as u64),
+        Err(cause) => match salvage(vfs, path, &cause).map_err(io)? {
+            Some(Salvaged { header, header_bytes }) => (header, header_bytes),
+            None => return Err(InspectError::Header { path: path.to_owned(), cause }),
+        },
+    };
+    let scanner = Scanner::new(file, &header, length, header_bytes, header.base_offset);
     Ok(Dump { header, scanner: Some(scanner) })
+}
+
+/// Restores a damaged header of a segment that stands in its place.
+fn salvage(vfs: &dyn Vfs, path: &Path, cause: &SegmentHeaderError) -> io::Result<Option<Salvaged>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_newer = matches!(cause, SegmentHeaderError::Version { .. });
+    match (owner(vfs, path).filter(|_| !is_newer), parse_segment_name(&name)) {
+        (Some(id), Some(base_offset)) => salvage_header(vfs, path, id, base_offset),
+        _ => Ok(None),
+    }
 }
 
 impl Iterator for Dump {

@@ -9,11 +9,13 @@ use taffrail_model::{LogId, Offset};
 
 use super::around::{PointsFound, around_log};
 use super::checkpoints::inspect_checkpoints;
-use super::segment::{Inspected, inspect_segment};
+use super::segment::{Inspected, Wanted, inspect_segment};
 use super::{Finding, IndexState, LogReport, Severity, Usage};
 use crate::producers::CHECKPOINTS;
-use crate::segment::{Hole, SegmentHeader, parse_segment_name};
-use crate::vfs::{Entry, Vfs, parent};
+use crate::segment::{
+    HEADER_BYTES_MAX, Hole, SegmentHeader, decode_header, parse_segment_name, segment_path,
+};
+use crate::vfs::{Entry, Vfs, parent, read_bytes};
 
 const RESTORE: &str = "readers are told DATA_LOSS for these offsets and go on behind them; \
                        to have them back, restore the file from a backup while no broker runs";
@@ -44,13 +46,14 @@ pub(super) fn inspect_log(
     let name = path.file_name().and_then(|name| LogId::parse(&name.to_string_lossy()));
     let mut bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
     bases.sort_unstable();
+    let id = name.or_else(|| stated_id(vfs, path, &bases));
     let segments = bases.iter().enumerate().map(|(index, base)| {
-        let path = crate::segment::segment_path(path, *base);
-        inspect_segment(vfs, &path, *base, index + 1 == bases.len(), u64::MAX)
+        let path = &segment_path(path, *base);
+        let is_active = index + 1 == bases.len();
+        let length_max = u64::MAX;
+        inspect_segment(vfs, Wanted { path, id, base_offset: *base, is_active, length_max })
     });
     let segments: Vec<_> = segments.collect();
-    let said = segments.iter().find_map(|s| s.report.header.as_ref().map(|h| h.log_id));
-    let id = name.or(said);
     let mut inspection = Inspection::new(path, id, usage);
     inspection.log.point = id.and_then(|id| points.point(id));
     inspection.sort_others(&entries);
@@ -72,13 +75,36 @@ pub(super) fn inspect_file(vfs: &dyn Vfs, path: &Path) -> Option<LogReport> {
     let is_active = stated.is_none() || !siblings.iter().any(behind);
     let said = super::dump::dump(vfs, path).ok().map(|dump| dump.header);
     let base_offset = stated.or(said.as_ref().map(|header| header.base_offset))?;
-    let segment = inspect_segment(vfs, path, base_offset, is_active, u64::MAX);
-    let id = said.map(|header| header.log_id);
+    let id = said.map(|header| header.log_id).or_else(|| owner(vfs, path));
+    let length_max = u64::MAX;
+    let segment = inspect_segment(vfs, Wanted { path, id, base_offset, is_active, length_max });
     let mut inspection = Inspection::new(directory, id, &usage);
     inspection.log.point = id.and_then(|id| points.point(id)).filter(|_| is_active);
     inspection.is_whole = false;
     inspection.judge(vfs, vec![segment]);
     Some(inspection.log)
+}
+
+/// The log that a segment file belongs to by its place: its directory's name says it, or the files
+/// beside it do.
+pub(super) fn owner(vfs: &dyn Vfs, segment: &Path) -> Option<LogId> {
+    let directory = parent(segment);
+    let name = directory.file_name().and_then(|name| LogId::parse(&name.to_string_lossy()));
+    name.or_else(|| {
+        let entries = vfs.list(directory).ok()?;
+        let bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
+        stated_id(vfs, directory, &bases)
+    })
+}
+
+/// The log that the first of these segments belongs to whose header says it.
+fn stated_id(vfs: &dyn Vfs, directory: &Path, bases: &[Offset]) -> Option<LogId> {
+    let header = |base: &Offset| {
+        let file = vfs.open_read_only(&segment_path(directory, *base)).ok()?;
+        let bytes = read_bytes(file.as_ref(), 0, HEADER_BYTES_MAX).ok()?;
+        Some(decode_header(&bytes).ok()?.0.log_id)
+    };
+    bases.iter().find_map(header)
 }
 
 struct Inspection<'a> {
@@ -133,10 +159,12 @@ impl<'a> Inspection<'a> {
         let point = self.log.point.unwrap_or_default();
         let first = segments.first().map_or(Offset::ZERO, |segment| segment.report.base_offset);
         self.log.start = self.log.point.map_or(first, |point| point.log_start);
-        if self.is_whole && self.log.start < first {
+        // A gap that the first header records is no loss.
+        let told_from = segments.first().map_or(first, |segment| previous_end(segment).min(first));
+        if self.is_whole && self.log.start < told_from {
             let what = "the segments that held these offsets are missing";
             let path = self.log.path.clone();
-            self.damage(path, None, self.log.start, first, what.into(), RESTORE);
+            self.damage(path, None, self.log.start, told_from, what.into(), RESTORE);
         }
         let last_sound = segments.iter().rposition(|segment| segment.report.header.is_some());
         let mut recovery_point = point.recovery_point;
@@ -156,7 +184,7 @@ impl<'a> Inspection<'a> {
                 segment.report.end_offset
             });
             self.log.end = self.log.end.max(segment.report.end_offset);
-            if segment.header_error.is_some() {
+            if segment.report.header.is_none() {
                 self.judge_header(
                     segment,
                     last_sound.is_some() && is_last,
@@ -165,6 +193,7 @@ impl<'a> Inspection<'a> {
                 );
                 continue;
             }
+            self.judge_salvaged(segment);
             self.judge_owner(segment);
             if last_sound == Some(at) && segment.report.is_active {
                 self.judge_tail(vfs, segment, recovery_point);
@@ -207,6 +236,20 @@ impl<'a> Inspection<'a> {
         self.damage(path, Some(0), from, end_min.max(from), what, RESTORE);
     }
 
+    /// A segment whose header is damaged, and could be restored.
+    fn judge_salvaged(&mut self, segment: &Inspected) {
+        let Some(cause) = &segment.header_error else { return };
+        self.log.findings.push(Finding {
+            severity: Severity::Warning,
+            path: segment.report.path.clone(),
+            position: Some(0),
+            from: None,
+            to: None,
+            what: format!("{cause}: what it said is known from elsewhere, so no record is lost"),
+            advice: "it is served as it is; a repair writes the header anew".into(),
+        });
+    }
+
     /// Whose segment it is.
     fn judge_owner(&mut self, segment: &Inspected) {
         let Some(SegmentHeader { log_id, base_offset, .. }) = &segment.report.header else {
@@ -236,7 +279,13 @@ impl<'a> Inspection<'a> {
         let what = format!("the last {} bytes are not whole: {}", bytes - position, torn.cause);
         let path = segment.report.path.clone();
         let base_offset = segment.report.base_offset;
-        *segment = inspect_segment(vfs, &path, base_offset, true, position);
+        let (id, length_max) = (self.log.id, position);
+        let header_error = segment.header_error.take();
+        *segment = inspect_segment(
+            vfs,
+            Wanted { path: &path, id, base_offset, is_active: true, length_max },
+        );
+        segment.header_error = header_error;
         self.log.end = segment.report.end_offset;
         self.torn(path, position, from, what);
     }

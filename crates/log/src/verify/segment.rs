@@ -4,13 +4,14 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use taffrail_model::Offset;
 use taffrail_model::batch::{BatchHeader, Compression, scan};
+use taffrail_model::{LogId, Offset};
 
 use super::{Finding, IndexState, SegmentReport, Severity};
 use crate::index::{Index, decode, index_path};
 use crate::segment::{
-    HEADER_BYTES_MAX, Hole, Scanned, Scanner, SegmentHeader, SegmentHeaderError, decode_header,
+    HEADER_BYTES_MAX, Hole, Salvaged, Scanned, Scanner, SegmentHeader, SegmentHeaderError,
+    decode_header, salvage_header,
 };
 use crate::vfs::{File, Vfs, read_bytes, read_file};
 
@@ -23,20 +24,28 @@ pub(super) struct Inspected {
     pub(super) synced_end: Offset,
     /// Where its last sound batch ends.
     pub(super) position: u64,
-    /// What is wrong with its header; all else is empty then.
+    /// What is wrong with its header. Unless the report has one all the same, because it could be
+    /// restored, all else is empty then.
     pub(super) header_error: Option<SegmentHeaderError>,
     /// What else is wrong.
     pub(super) findings: Vec<Finding>,
 }
 
-/// Reads the segment at `path` through, as far as `length_max`.
-pub(super) fn inspect_segment(
-    vfs: &dyn Vfs,
-    path: &Path,
-    base_offset: Offset,
-    is_active: bool,
-    length_max: u64,
-) -> Inspected {
+/// What to inspect as a segment.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) path: &'a Path,
+    /// The log that it should belong to, if that is known.
+    pub(super) id: Option<LogId>,
+    pub(super) base_offset: Offset,
+    pub(super) is_active: bool,
+    /// Where to stop.
+    pub(super) length_max: u64,
+}
+
+/// Reads a segment through.
+pub(super) fn inspect_segment(vfs: &dyn Vfs, wanted: Wanted<'_>) -> Inspected {
+    let Wanted { path, base_offset, is_active, .. } = wanted;
     let report = SegmentReport {
         path: path.to_owned(),
         base_offset,
@@ -56,7 +65,7 @@ pub(super) fn inspect_segment(
         header_error: None,
         findings: Vec::new(),
     };
-    if let Err(error) = inspected.read(vfs, length_max) {
+    if let Err(error) = inspected.read(vfs, wanted) {
         inspected.findings.push(Finding {
             severity: Severity::Damage,
             path: path.to_owned(),
@@ -73,19 +82,26 @@ pub(super) fn inspect_segment(
 }
 
 impl Inspected {
-    fn read(&mut self, vfs: &dyn Vfs, length_max: u64) -> io::Result<()> {
+    fn read(&mut self, vfs: &dyn Vfs, wanted: Wanted<'_>) -> io::Result<()> {
         let file = vfs.open_read_only(&self.report.path)?;
         self.report.bytes = file.length()?;
         let bytes = read_bytes(file.as_ref(), 0, HEADER_BYTES_MAX)?;
-        match decode_header(&bytes) {
-            Ok((header, header_bytes)) => {
-                self.position = header_bytes as u64;
-                let index = self.walk(file, &header, self.report.bytes.min(length_max))?;
-                self.report.index = self.compare_index(vfs, &header, &index);
-                self.report.header = Some(header);
+        let (header, header_bytes) = match decode_header(&bytes) {
+            Ok((header, header_bytes)) => (header, header_bytes as u64),
+            Err(cause) => {
+                let is_newer = matches!(cause, SegmentHeaderError::Version { .. });
+                self.header_error = Some(cause);
+                let Some(id) = wanted.id.filter(|_| !is_newer) else { return Ok(()) };
+                match salvage_header(vfs, wanted.path, id, wanted.base_offset)? {
+                    Some(Salvaged { header, header_bytes }) => (header, header_bytes),
+                    None => return Ok(()),
+                }
             }
-            Err(cause) => self.header_error = Some(cause),
-        }
+        };
+        self.position = header_bytes;
+        let index = self.walk(file, &header, self.report.bytes.min(wanted.length_max))?;
+        self.report.index = self.compare_index(vfs, &header, &index);
+        self.report.header = Some(header);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use taffrail_model::{LogId, Offset};
 
 use crate::given::{
     AppendAll, Given, NOW, NewRecord, SEGMENT_HEADER_BYTES, batch, batch_of, bytes_on_disk, config,
-    has_ending, root, segment,
+    has_ending, root, segment, wreck,
 };
 use crate::model::Model;
 
@@ -128,7 +128,7 @@ fn place(memory: &Memory, from: u64) -> (PathBuf, u64) {
 fn a_refused_read_names_the_file_and_the_place() {
     let (memory, _) = given();
     flip(&memory, 0, position(2) + 95);
-    flip(&memory, 12, 17);
+    wreck(&memory, 12);
     flip(&memory, 24, position(3) + 20);
     assert_eq!(place(&memory, 6), (segment(0), position(2) as u64));
     assert_eq!(place(&memory, 13), (segment(12), 0));
@@ -174,10 +174,10 @@ fn a_sealed_segment_that_is_cut_short_loses_its_end() {
 }
 
 #[test]
-fn a_damaged_segment_header_loses_that_segment_and_no_other() {
+fn a_segment_that_nothing_says_how_to_read_is_lost_and_no_other() {
     for (base, read_only) in [(0, false), (12, false), (24, true)] {
         let (memory, model) = given();
-        flip(&memory, base, 17);
+        wreck(&memory, base);
         check(&memory, &model, &[(base, base + 12)], read_only);
     }
 }
@@ -204,9 +204,9 @@ fn what_is_damaged_or_missing_is_reported_when_the_log_opens() {
     }
     check_report(|memory| flip(memory, 24, position(3) + 95), 33, 36, 24);
     check_report(|memory| cut(memory, 24, position(3)), 33, 36, 24);
-    check_report(|memory| flip(memory, 24, 17), 24, 36, 24);
-    check_report(|memory| flip(memory, 12, 17), 12, 24, 12);
-    check_report(|memory| flip(memory, 0, 17), 0, 12, 0);
+    check_report(|memory| wreck(memory, 24), 24, 36, 24);
+    check_report(|memory| wreck(memory, 12), 12, 24, 12);
+    check_report(|memory| wreck(memory, 0), 0, 12, 0);
     let (memory, _) = given();
     memory.remove_file(&segment(0)).expect("it is there");
     let (_, report) = Given::open(&memory, 1 << 20);

@@ -172,6 +172,16 @@ pub(crate) fn has_ending(name: impl AsRef<Path>, ending: &str) -> bool {
     name.as_ref().extension().is_some_and(|found| found == ending)
 }
 
+/// Overwrites the header of a segment and that of its first batch, and removes its index: nothing says
+/// any more how to read it.
+pub(crate) fn wreck(memory: &Memory, base: u64) {
+    let file = memory.open(&segment(base)).expect("it is there");
+    file.write_at(0, &[0; SEGMENT_HEADER_BYTES + HEADER_BYTES]).expect("there is room");
+    file.sync_data().expect("it syncs");
+    // The active one may have none.
+    let _ = memory.remove_file(&segment(base).with_extension("index"));
+}
+
 /// Numbers that follow from a seed, which is printed when a test fails that uses them.
 pub(crate) struct Numbers {
     seed: u64,

@@ -12,6 +12,7 @@ mod model;
 mod mutations;
 mod property;
 mod reserved;
+mod salvage;
 mod spare;
 mod torn;
 mod verify;

@@ -12,7 +12,7 @@ use taffrail_model::Offset;
 
 use crate::given::{
     AppendAll, Given, LABEL, NOW, SEGMENT_HEADER_BYTES, batch, bytes_on_disk, log_id, log_path,
-    root, segment, try_open,
+    root, segment, try_open, wreck,
 };
 
 /// Three segments of four batches each, of 3 records each.
@@ -167,8 +167,8 @@ fn damage_is_found_with_its_exact_offsets() {
     check(|memory| flip(memory, 12, position(3) + 20), &[lost(segment(12), position(3), 21, 24)]);
     check(|memory| flip(memory, 24, position(0) + 95), &[lost(segment(24), position(0), 24, 27)]);
     check(|memory| flip(memory, 24, position(3) + 95), &[lost(segment(24), position(3), 33, 36)]);
-    check(|memory| flip(memory, 12, 17), &[lost(segment(12), 0, 12, 24)]);
-    check(|memory| flip(memory, 24, 17), &[lost(segment(24), 0, 24, 36)]);
+    check(|memory| wreck(memory, 12), &[lost(segment(12), 0, 12, 24)]);
+    check(|memory| wreck(memory, 24), &[lost(segment(24), 0, 24, 36)]);
     let stale = (Severity::Note, segment(12), None, None, None);
     check(|memory| cut(memory, 12, position(3)), &[lost(segment(12), position(3), 21, 24), stale]);
     check(|memory| cut(memory, 24, position(2) + 7), &[lost(segment(24), position(2), 30, 36)]);
@@ -179,6 +179,14 @@ fn damage_is_found_with_its_exact_offsets() {
         },
         &[lost(segment(0), position(0), 0, 3), lost(segment(0), position(2), 6, 9)],
     );
+}
+
+#[test]
+fn a_header_that_can_be_restored_is_a_warning() {
+    let restored = |base| (Severity::Warning, segment(base), Some(0), None, None);
+    for base in [0, 12, 24] {
+        check(|memory| flip(memory, base, 17), &[restored(base)]);
+    }
 }
 
 #[test]

@@ -277,12 +277,37 @@ impl BatchHeader {
         })
     }
 
+    /// The one salt under which the CRC of a header holds: for a reader who has lost the salt. Any
+    /// canonical bytes have one, so another batch, or the payload's CRC, must confirm it.
+    ///
+    /// # Errors
+    /// If the bytes are not a canonical header.
+    pub fn solve_salt(bytes: &HeaderBytes) -> Result<Salt, HeaderError> {
+        Self::decode_unverified(bytes)?;
+        let found = u32::from_le_bytes(value(bytes, HEADER_CRC)?);
+        let difference = found ^ header_crc(bytes, Salt::new(0));
+        // A CRC is linear in what it starts with: the difference is what became of the salt on its
+        // way through as many zeros as there are bytes. Walked back, it is the salt again.
+        let salt = (0..8 * CRC_BYTES_COVERED).fold(difference, |crc, _| crc_back(crc));
+        Ok(Salt::new(salt))
+    }
+
     fn payload_tag(&self) -> u8 {
         match self.compression {
             Compression::None => PAYLOAD.tag,
             Compression::Lz4 | Compression::Zstd => PAYLOAD_COMPRESSED_TAG,
         }
     }
+}
+
+/// Bytes that a header's CRC covers.
+const CRC_BYTES_COVERED: usize = HEADER_CRC.at + 1 + HEADER_BYTES - BASE_OFFSET.at;
+
+/// The CRC-32 register before a bit 0 was put into it.
+const fn crc_back(register: u32) -> u32 {
+    const POLYNOMIAL: u32 = 0xedb8_8320;
+    // Its top bit comes from the polynomial alone, so it tells whether that was added.
+    if register >> 31 == 1 { (register ^ POLYNOMIAL) << 1 | 1 } else { register << 1 }
 }
 
 /// CRC of a header: of all its bytes but the CRC's own, started with the salt.

@@ -115,6 +115,18 @@ fn every_flipped_bit_of_a_header_is_noticed() {
 }
 
 #[test]
+fn the_salt_follows_from_a_header() {
+    for salt in [0, 1, 0x5eed_cafe, u32::MAX] {
+        for base in [0, 77, 1 << 40] {
+            let bytes = header(b"payload", base, 5).encode(Salt::new(salt));
+            assert_eq!(BatchHeader::solve_salt(&bytes), Ok(Salt::new(salt)), "at {base}");
+        }
+    }
+    let other = [0; HEADER_BYTES];
+    assert_eq!(BatchHeader::solve_salt(&other), Err(HeaderError::NotCanonical { at: 0 }));
+}
+
+#[test]
 fn a_header_is_found_behind_damage_and_not_below_the_offset() {
     let bytes = header(b"", 50, 1).encode(SALT);
     let mut damaged = vec![0x12; 37];
