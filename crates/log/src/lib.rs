@@ -15,6 +15,7 @@ mod points;
 mod producers;
 mod reader;
 mod recovery;
+pub mod repair;
 mod segment;
 mod shared;
 mod spare;

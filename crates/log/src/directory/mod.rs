@@ -9,6 +9,7 @@
 //! logs/<id>/producers.a, .b    what is remembered of idempotent producers, as of some offset
 //! logs/<id>/*.aside            what recovery cut off; nothing reads it, nothing deletes it
 //! logs/<id>.deleted            on its way out
+//! logs/<id>.repairing, .repaired, .quarantine-<n>, removed/   see `repair`
 //! ```
 //!
 //! Deliberately absent: knowledge of topics. A log has an opaque id and a label for people.
@@ -36,7 +37,13 @@ pub(crate) use identity::{Identity, NAME as IDENTITY, read as read_identity};
 
 pub(crate) const LOGS: &str = "logs";
 pub(crate) const LOCK: &str = "lock";
+/// The place of what a repair took away.
+pub(crate) const REMOVED: &str = "removed";
 pub(crate) const DELETED: &str = ".deleted";
+/// A log that a repair builds, one that it has built, and, with a number behind, one that it replaced.
+pub(crate) const REPAIRING: &str = ".repairing";
+pub(crate) const REPAIRED: &str = ".repaired";
+pub(crate) const QUARANTINE: &str = ".quarantine-";
 
 /// A log that was opened, and what was found.
 #[derive(Debug)]
@@ -258,7 +265,8 @@ impl Directory {
             self.points.persist().map_err(|e| io::Error::new(e.kind(), format!("{what}: {e}")))
         };
         let recovery =
-            recover(&self.vfs, &self.cache, &self.points, &path, id, producer_ids_end, note_loss)?;
+            recover(&self.vfs, &self.cache, &self.points, &path, id, producer_ids_end, note_loss)
+                .map_err(|error| self.explain_missing(id, error))?;
         let Recovery { segments, label, start, end, epoch, .. } = recovery;
         let Recovery { state, may_have_lost, report, .. } = recovery;
         let epoch = self
@@ -328,6 +336,20 @@ impl Directory {
         if spare.is_missing() { Err(spare.path().to_owned()) } else { Ok(()) }
     }
 
+    /// A log that is missing may be so because a repair was interrupted.
+    fn explain_missing(&self, id: LogId, error: OpenError) -> OpenError {
+        let is_there = |ending: &str| {
+            let place = self.path.join(LOGS).join(format!("{id}{ending}"));
+            self.vfs.list(&place).is_ok()
+        };
+        if let OpenError::Missing { path } = &error
+            && [REPAIRED, REPAIRING].into_iter().any(is_there)
+        {
+            return OpenError::Interrupted { path: path.clone() };
+        }
+        error
+    }
+
     fn log_path(&self, id: LogId) -> PathBuf {
         self.path.join(LOGS).join(id.to_string())
     }
@@ -365,7 +387,7 @@ fn create_log_files(
     Ok(active)
 }
 
-fn take_lock(vfs: &dyn Vfs, directory: &Path) -> Result<Box<dyn Lock>, DirectoryError> {
+pub(crate) fn take_lock(vfs: &dyn Vfs, directory: &Path) -> Result<Box<dyn Lock>, DirectoryError> {
     let path = directory.join(LOCK);
     match vfs.lock(&path) {
         Ok(Some(lock)) => {

@@ -70,6 +70,15 @@ pub enum OpenError {
         /// The log's directory.
         path: PathBuf,
     },
+    /// A repair of it did not end.
+    #[error(
+        "{path} is missing: a repair of it was interrupted; say the same `taffrail repair` again, and \
+         it is finished"
+    )]
+    Interrupted {
+        /// The log's directory.
+        path: PathBuf,
+    },
     /// A segment of another log lies in its directory.
     #[error("{path} belongs to log {found}: move the file back to where it belongs")]
     Foreign {

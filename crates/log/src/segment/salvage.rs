@@ -94,6 +94,9 @@ pub(crate) fn salvage_header(
 
 /// The header that `bytes` begin with, if all that is wrong is one byte, and what is known anyway.
 fn correct(bytes: &[u8], id: LogId, base_offset: Offset) -> Option<Salvaged> {
+    if bytes.len() < FIXED_BYTES {
+        return None;
+    }
     let mut bytes = bytes.to_vec();
     put_known(&mut bytes, id, base_offset)?;
     let read = |bytes: &[u8]| {

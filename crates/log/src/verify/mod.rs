@@ -4,7 +4,7 @@
 //! at that moment. Everything is read and checked: each header, each payload, each index.
 //! Deliberately absent: repair, and any text but findings; who prints them decides how.
 
-mod around;
+pub(crate) mod around;
 mod checkpoints;
 mod directory;
 mod dump;

@@ -29,6 +29,8 @@ pub trait Vfs: Debug + Send + Sync {
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>>;
     /// Creates a directory that must not exist yet, in one that does.
     fn create_directory(&self, path: &Path) -> io::Result<()>;
+    /// Gives a file another name besides its own, which must be free: both stand for the same bytes.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives a file or directory another name, replacing a file of that name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.

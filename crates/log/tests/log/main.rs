@@ -11,6 +11,7 @@ mod golden;
 mod model;
 mod mutations;
 mod property;
+mod repair;
 mod reserved;
 mod salvage;
 mod spare;

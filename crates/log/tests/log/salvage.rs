@@ -115,6 +115,19 @@ fn with_an_index_the_first_batch_may_be_gone_too() {
     assert!(matches!(read(27), Ok(Read::Batches { .. })));
 }
 
+#[test]
+fn a_file_that_ends_inside_its_header_holds_nothing() {
+    let (memory, _) = given(2);
+    for length in 0..SEGMENT_HEADER_BYTES {
+        let memory = memory.copy();
+        let file = memory.open(&segment(6)).expect("it is there");
+        file.set_length(length as u64).expect("it can be cut");
+        let (given, report) = Given::open(&memory, 1 << 20);
+        let lost: Vec<_> = report.damage.iter().map(|d| (d.from.get(), d.to.get())).collect();
+        assert_eq!((lost, given.log.end().get()), (vec![(6, 12)], 18), "{length}");
+    }
+}
+
 /// Puts a segment of another log, with a header damaged by `damage`, in the place of one of ours.
 #[track_caller]
 fn check_foreign(records: u32, damage: impl Fn(&Memory)) {

@@ -2,7 +2,8 @@
 //!
 //! A tree of directories and files, each of which keeps what is durable apart from what programs
 //! see: files at the grain of 512-byte sectors, directories at that of entries. [`Memory::crash`]
-//! keeps any subset of the unsynced sectors and entries, chosen by a seed, as a real disk may.
+//! keeps any subset of the unsynced sectors and entries, chosen by a seed, as a real disk may. But a
+//! rename that is not durable leaves one of the two names at least: no file system loses both.
 
 mod contents;
 mod fault;
@@ -131,6 +132,13 @@ impl Vfs for Memory {
         let mut state = self.state();
         state.faults.name()?;
         state.tree.create_directory(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        let contents = state.tree.file(from)?;
+        state.faults.name()?;
+        state.tree.insert(to, Node::File(contents))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

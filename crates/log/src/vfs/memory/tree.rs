@@ -32,11 +32,21 @@ struct Directory {
 #[derive(Debug)]
 pub(super) struct Tree {
     directories: Vec<Directory>,
+    /// What was renamed and may be found undone.
+    renamed: Vec<Renamed>,
+}
+
+/// An entry that was given another place.
+#[derive(Debug)]
+struct Renamed {
+    node: Node,
+    from: (usize, OsString),
+    to: usize,
 }
 
 impl Default for Tree {
     fn default() -> Self {
-        Self { directories: vec![Directory::default()] }
+        Self { directories: vec![Directory::default()], renamed: Vec::new() }
     }
 }
 
@@ -84,7 +94,10 @@ impl Tree {
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let node = self.node(from)?;
         let (directory, name) = self.place(to)?;
-        self.directories[directory].seen.insert(name.to_owned(), node);
+        let (from_directory, from_name) = self.place(from)?;
+        self.directories[directory].seen.insert(name.to_owned(), node.clone());
+        let from_place = (from_directory, from_name.to_owned());
+        self.renamed.push(Renamed { node, from: from_place, to: directory });
         self.remove(from)
     }
 
@@ -118,9 +131,10 @@ impl Tree {
     }
 
     pub(super) fn sync_directory(&mut self, path: &Path) -> io::Result<()> {
-        let directory = self.directory(path)?;
-        let directory = &mut self.directories[directory];
+        let at = self.directory(path)?;
+        let directory = &mut self.directories[at];
         directory.durable.clone_from(&directory.seen);
+        self.renamed.retain(|renamed| renamed.from.0 != at);
         Ok(())
     }
 
@@ -135,6 +149,11 @@ impl Tree {
                 Node::File(Arc::clone(files.entry(Arc::as_ptr(contents)).or_insert_with(copy)))
             }
         };
+        let renamed = self.renamed.iter().map(|renamed| {
+            let Renamed { node, from, to } = renamed;
+            Renamed { node: copy(node), from: from.clone(), to: *to }
+        });
+        let renamed = renamed.collect();
         let mut entries = |entries: &Entries| -> Entries {
             entries.iter().map(|(name, node)| (name.clone(), copy(node))).collect()
         };
@@ -142,33 +161,43 @@ impl Tree {
             seen: entries(&directory.seen),
             durable: entries(&directory.durable),
         });
-        Self { directories: directories.collect() }
+        Self { directories: directories.collect(), renamed }
     }
 
     /// What is found after a crash: each entry that is not durable new or old.
     pub(super) fn crash(&self, random: &mut Random) -> Self {
-        let mut after = Self { directories: Vec::new() };
-        self.crash_directory(0, random, &mut after);
+        let mut survivors: Vec<_> =
+            self.directories.iter().map(|directory| directory.survivors(random)).collect();
+        for Renamed { node, from: (from, name), to } in &self.renamed {
+            let is_there =
+                |at: &usize| survivors[*at].values().any(|it| is_same(Some(it), Some(node)));
+            let was_durable = is_same(self.directories[*from].durable.get(name), Some(node));
+            if was_durable && ![*from, *to].iter().any(is_there) {
+                survivors[*from].insert(name.clone(), node.clone());
+            }
+        }
+        let mut after = Self { directories: Vec::new(), renamed: Vec::new() };
+        Self::crash_directory(0, &survivors, random, &mut after);
         after
     }
 
-    fn crash_directory(&self, from: usize, random: &mut Random, after: &mut Self) -> usize {
+    fn crash_directory(
+        from: usize,
+        survivors: &[Entries],
+        random: &mut Random,
+        after: &mut Self,
+    ) -> usize {
         let at = after.directories.len();
         after.directories.push(Directory::default());
-        let Directory { seen, durable } = &self.directories[from];
-        let names: BTreeSet<_> = seen.keys().chain(durable.keys()).collect();
         let mut entries = Entries::new();
-        for name in names {
-            let (new, old) = (seen.get(name), durable.get(name));
-            let survivor = if is_same(new, old) || random.coin() { new } else { old };
+        for (name, survivor) in &survivors[from] {
             let survivor = match survivor {
-                Some(Node::Directory(below)) => {
-                    Node::Directory(self.crash_directory(*below, random, after))
+                Node::Directory(below) => {
+                    Node::Directory(Self::crash_directory(*below, survivors, random, after))
                 }
-                Some(Node::File(contents)) => {
+                Node::File(contents) => {
                     Node::File(Arc::new(Mutex::new(lock(contents).crash(random))))
                 }
-                None => continue,
             };
             entries.insert(name.clone(), survivor);
         }
@@ -208,6 +237,20 @@ impl Tree {
             };
         }
         Ok(at)
+    }
+}
+
+impl Directory {
+    /// The entries that a crash leaves: of each that is not durable the new or the old.
+    fn survivors(&self, random: &mut Random) -> Entries {
+        let Self { seen, durable } = self;
+        let names: BTreeSet<_> = seen.keys().chain(durable.keys()).collect();
+        let survivor = |name: &OsString| {
+            let (new, old) = (seen.get(name), durable.get(name));
+            let survivor = if is_same(new, old) || random.coin() { new } else { old };
+            survivor.map(|node| (name.clone(), node.clone()))
+        };
+        names.into_iter().filter_map(survivor).collect()
     }
 }
 
