@@ -9,6 +9,7 @@
 //! - `producers/`: who idempotent producers are
 //! - `consume/`: a consumer's stream: positions and credit
 //! - `coordinator/`: runs a state machine whose state is itself a log
+//! - `repair/`: builds the broker's own logs anew, without a broker
 
 mod administration;
 mod broker;
@@ -19,12 +20,14 @@ mod consume;
 mod coordinator;
 mod crew;
 mod fetch;
+mod internal;
 mod memory;
 mod metrics;
 mod nearest;
 mod partition;
 mod produce;
 mod producers;
+pub mod repair;
 mod shared;
 mod start;
 mod topics;

@@ -17,24 +17,12 @@ use crate::clock::{Clock, Stopwatch};
 use crate::config::{BrokerConfig, ConfigError};
 use crate::coordinator::{Coordinator, JournalError};
 use crate::crew::Crew;
+use crate::internal::{CATALOG, Internal, PRODUCERS};
 use crate::metrics::Metrics;
 use crate::partition::{LogThreads, Partition, PartitionStatus, ThreadsConfig, Unopened};
 use crate::producers::Producers;
 use crate::shared::Shared;
 use crate::topics::{ServedTopic, Topics};
-
-/// A topic of the broker's own, which has one partition.
-struct Internal {
-    name: &'static str,
-    label: &'static str,
-    id: TopicId,
-}
-
-/// Holds the catalog.
-const CATALOG: Internal = Internal { name: "__catalog", label: "__catalog/0", id: internal_id(0) };
-/// Holds who idempotent producers are.
-const PRODUCERS: Internal =
-    Internal { name: "__producers", label: "__producers/0", id: internal_id(1) };
 
 /// What a broker runs on.
 #[derive(Clone, Debug)]
@@ -57,7 +45,10 @@ pub enum StartError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// Its catalog cannot be understood.
-    #[error("the catalog cannot be read: {cause}; `taffrail inspect` shows what is there")]
+    #[error(
+        "the catalog cannot be read: {cause}; `taffrail inspect` shows what is there, and \
+         `taffrail repair` can build it anew"
+    )]
     Catalog {
         /// Why not.
         cause: String,
@@ -186,18 +177,6 @@ impl Broker {
     }
 }
 
-impl Internal {
-    fn log(&self) -> LogId {
-        self.id.log(PartitionIndex::new(0))
-    }
-}
-
-const fn internal_id(number: u8) -> TopicId {
-    let mut id = [0; TopicId::BYTES];
-    id[TopicId::BYTES - 1] = number;
-    TopicId::new(id)
-}
-
 /// Opens a topic of the broker's own, before all others.
 fn open_internal(
     internal: &Internal,
@@ -277,7 +256,9 @@ fn lost_with(directory: &Directory, log: LogId, error: &OpenError) -> Range<Offs
         OpenError::Missing { .. } | OpenError::Damaged { .. } => {
             point.log_start..point.recovery_point
         }
-        OpenError::Foreign { .. } | OpenError::Io { .. } => Offset::ZERO..Offset::ZERO,
+        OpenError::Foreign { .. } | OpenError::Io { .. } | OpenError::Interrupted { .. } => {
+            Offset::ZERO..Offset::ZERO
+        }
     }
 }
 

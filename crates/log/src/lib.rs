@@ -34,4 +34,5 @@ pub use reader::{Found, LogReader, Read, ReadError};
 pub use recovery::{OpenError, RecoveryReport, SalvagedHeader};
 pub use segment::{SegmentHeader, SegmentHeaderError};
 pub use sync::{LogSyncer, SyncError};
+pub use taffrail_model::LogId;
 pub use trim::ReadRequest;

@@ -22,7 +22,8 @@ use taffrail_model::{LeaderEpoch, LogId, Offset};
 use crate::spare::Spare;
 use crate::vfs::{Vfs, read_file, replace_file};
 
-const MAGIC: [u8; 8] = *b"TAFFRPT1";
+/// What a copy begins with.
+pub(crate) const MAGIC: [u8; 8] = *b"TAFFRPT1";
 pub(crate) const COPIES: [&str; 2] = ["recovery-points.a", "recovery-points.b"];
 const FIXED_BYTES: usize = 36;
 const ENTRY_BYTES: usize = 45;

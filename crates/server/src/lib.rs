@@ -7,12 +7,14 @@
 //! - `run`: the only place that builds the parts and puts them together
 //! - `accept`: the accept loop, with its limits and timeouts
 //! - `http`, `metrics`: what is served beside gRPC
+//! - `repair`: what only the broker knows how to repair, for the command line
 //! - `telemetry`: logs
 
 mod accept;
 mod http;
 mod linger;
 mod metrics;
+pub mod repair;
 mod run;
 mod settings;
 mod telemetry;

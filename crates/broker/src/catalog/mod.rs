@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use taffrail_model::{NameError, Timestamp, TopicId, TopicName};
 
+pub(crate) use event::Event;
 pub use settings::{Durability, SETTINGS, SettingError, SettingInfo, SettingValue, TopicSettings};
 pub(crate) use state::{Catalog, Command};
 

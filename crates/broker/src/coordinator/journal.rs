@@ -48,7 +48,11 @@ pub(super) async fn replay<S: StateMachine>(
             Read::Batches { bytes, next: behind } => {
                 for batch in Batches::received(bytes) {
                     let batch = batch.map_err(|error| damaged(partition, next, &error))?;
-                    replay_batch(partition, &batch, &mut machine, &mut events)?;
+                    let applied = apply_batch(&batch, &mut machine).map_err(
+                        |RecordError { offset, cause }| damaged(partition, offset, &cause),
+                    )?;
+                    let before = if applied.has_snapshot { 0 } else { events };
+                    events = before + applied.events;
                 }
                 next = behind;
             }
@@ -56,37 +60,55 @@ pub(super) async fn replay<S: StateMachine>(
     }
 }
 
-fn replay_batch<S: StateMachine>(
-    partition: &Partition,
-    batch: &Batch,
-    machine: &mut S,
-    events: &mut u64,
-) -> Result<(), JournalError> {
-    for record in batch.records() {
-        let record =
-            record.map_err(|error| damaged(partition, batch.header.base_offset, &error))?;
-        match record.key {
-            Some(SNAPSHOT) => {
-                *machine = parse(partition, &record)?;
-                *events = 0;
-            }
-            Some(EVENT) => {
-                machine.apply(&parse(partition, &record)?);
-                *events += 1;
-            }
-            Some(NOTHING) => {}
-            _ => return Err(damaged(partition, record.offset, &"unknown kind of record")),
-        }
-    }
-    Ok(())
+/// A record that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+#[error("offset {offset} cannot be understood: {cause}")]
+pub(crate) struct RecordError {
+    pub(crate) offset: Offset,
+    pub(crate) cause: String,
 }
 
-fn parse<T: serde::de::DeserializeOwned>(
-    partition: &Partition,
-    record: &RecordView<'_>,
-) -> Result<T, JournalError> {
+/// What a batch did to a state machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Applied {
+    /// Whether there was a snapshot, so that nothing before counts.
+    pub(crate) has_snapshot: bool,
+    /// Events behind the last snapshot, or all.
+    events: u64,
+}
+
+/// Applies the records of a batch.
+pub(crate) fn apply_batch<S: StateMachine>(
+    batch: &Batch,
+    machine: &mut S,
+) -> Result<Applied, RecordError> {
+    let mut applied = Applied::default();
+    let base_offset = batch.header.base_offset;
+    for record in batch.records() {
+        let record = record.map_err(|error| not_understood(base_offset, &error))?;
+        match record.key {
+            Some(SNAPSHOT) => {
+                *machine = parse(&record)?;
+                applied = Applied { has_snapshot: true, events: 0 };
+            }
+            Some(EVENT) => {
+                machine.apply(&parse(&record)?);
+                applied.events += 1;
+            }
+            Some(NOTHING) => {}
+            _ => return Err(not_understood(record.offset, &"unknown kind of record")),
+        }
+    }
+    Ok(applied)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(record: &RecordView<'_>) -> Result<T, RecordError> {
     serde_json::from_slice(record.value.unwrap_or_default())
-        .map_err(|error| damaged(partition, record.offset, &error))
+        .map_err(|error| not_understood(record.offset, &error))
+}
+
+fn not_understood(offset: Offset, cause: &dyn std::fmt::Display) -> RecordError {
+    RecordError { offset, cause: cause.to_string() }
 }
 
 fn damaged(partition: &Partition, offset: Offset, cause: &dyn std::fmt::Display) -> JournalError {
@@ -100,7 +122,7 @@ pub(super) fn encode_events(events: &[impl Serialize]) -> NewBatch {
     encode(events.iter().map(|event| (EVENT, to_json(event))))
 }
 
-pub(super) fn encode_snapshot(machine: &impl Serialize) -> NewBatch {
+pub(crate) fn encode_snapshot(machine: &impl Serialize) -> NewBatch {
     encode([(SNAPSHOT, to_json(machine))])
 }
 

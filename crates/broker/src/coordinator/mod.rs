@@ -23,7 +23,7 @@ use crate::clock::Stopwatch;
 use crate::partition::{AppendRequest, Order, Partition};
 use crate::produce::{Lane, Outcome, ProduceError, Reply};
 
-pub(crate) use journal::JournalError;
+pub(crate) use journal::{JournalError, RecordError, apply_batch, encode_snapshot};
 
 /// Events after which a snapshot is appended.
 const SNAPSHOT_EVENTS: u64 = 1_000;

@@ -22,7 +22,8 @@ use crate::partition::Partition;
 use crate::produce::{Fence, ProduceError};
 use holders::Holders;
 use numbers::Numbers;
-use state::{Command, Registry, Reply, TakeName};
+pub(crate) use state::Registry;
+use state::{Command, Reply, TakeName};
 
 /// An idempotent producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +74,10 @@ pub enum InitProducerError {
     #[error("the producer cannot be stored: {0}")]
     Storage(ProduceError),
     /// What is known of producers is damaged.
-    #[error("the log of producers is damaged: {cause}; produce without an id until it is repaired")]
+    #[error(
+        "the log of producers is damaged: {cause}; produce without an id until `taffrail repair` has \
+         built it anew"
+    )]
     Damaged {
         /// What is wrong.
         cause: String,

@@ -17,6 +17,9 @@ use crate::coordinator::{Decision, StateMachine};
 /// Numbers that are reserved at a time for producers without a name.
 const RESERVED_NUMBERS: u64 = 1_000;
 
+/// Numbers that are passed over where nobody knows which were given out: more than ever are.
+const UNKNOWN_NUMBERS: u64 = 1 << 32;
+
 /// What is known of all producers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Registry {
@@ -64,6 +67,14 @@ impl Registry {
     /// Whoever was made is below this.
     pub(crate) fn ids_end(&self) -> ProducerId {
         unnamed(self.next)
+    }
+
+    /// Who there is once nobody knows any more who was made: no name, and numbers behind all that may
+    /// have been given out. `last` is the latest producer that anything is known of.
+    pub(crate) fn restarted(&self, last: Option<ProducerId>) -> Self {
+        let seen = last.map_or(0, |last| last.get() / 2 + 1);
+        let next = self.next.max(seen).saturating_add(UNKNOWN_NUMBERS);
+        Self { next, names: BTreeMap::new() }
     }
 
     /// Every name, and who has it.

@@ -16,7 +16,8 @@ use taffrail_model::{Offset, Timestamp};
 
 use super::{Index, IndexEntry};
 
-const MAGIC: [u8; 8] = *b"TAFFIDX1";
+/// What the file begins with.
+pub(crate) const MAGIC: [u8; 8] = *b"TAFFIDX1";
 const FIXED_BYTES: usize = 48;
 const ENTRY_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;

@@ -8,7 +8,7 @@ mod file;
 use taffrail_model::batch::BatchHeader;
 use taffrail_model::{Offset, Timestamp, limits};
 
-pub(crate) use file::{IndexFile, decode, index_path};
+pub(crate) use file::{IndexFile, MAGIC, decode, index_path};
 
 /// A place in a segment where a batch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

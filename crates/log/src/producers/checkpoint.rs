@@ -20,7 +20,8 @@ use super::Producers;
 use super::memory::{Mark, Producer};
 use crate::vfs::{Vfs, beside, read_file, replace_file, write_full};
 
-const MAGIC: [u8; 8] = *b"TAFFPRD1";
+/// What a file begins with.
+pub(crate) const MAGIC: [u8; 8] = *b"TAFFPRD1";
 /// The two files.
 pub(crate) const COPIES: [&str; 2] = ["producers.a", "producers.b"];
 /// Bytes of a producer without its batches, and of each of these.
@@ -133,7 +134,8 @@ pub(crate) fn read(vfs: &dyn Vfs, path: &Path) -> io::Result<Option<Checkpoint>>
     Ok(decode(&read_file(vfs, path, FILE_BYTES_MAX)?))
 }
 
-fn decode(bytes: &[u8]) -> Option<Checkpoint> {
+/// Decodes a checkpoint; `None` if it is damaged.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Checkpoint> {
     let (body, crc) = bytes.split_last_chunk::<4>()?;
     if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
         return None;

@@ -26,12 +26,12 @@ pub(crate) struct Producers {
 
 /// What is remembered of one of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Producer {
-    pub(super) epoch: ProducerEpoch,
+pub(crate) struct Producer {
+    pub(crate) epoch: ProducerEpoch,
     /// Its last batches in this epoch, in order.
-    pub(super) batches: VecDeque<Mark>,
+    pub(crate) batches: VecDeque<Mark>,
     /// When its last one was appended.
-    pub(super) last_append: Timestamp,
+    pub(crate) last_append: Timestamp,
 }
 
 /// A batch that a producer sent.
@@ -109,12 +109,18 @@ impl Producers {
         Self { by_id, batches, known_from }
     }
 
-    pub(super) fn by_id(&self) -> &BTreeMap<ProducerId, Producer> {
+    pub(crate) fn by_id(&self) -> &BTreeMap<ProducerId, Producer> {
         &self.by_id
     }
 
     pub(crate) fn known_from(&self) -> ProducerId {
         self.known_from
+    }
+
+    /// The latest producer that anything is known of: one that is remembered, or was forgotten.
+    pub(crate) fn last(&self) -> Option<ProducerId> {
+        let forgotten = Some(self.known_from).filter(|id| *id != ProducerId::LAST);
+        self.by_id.last_key_value().map(|(id, _)| *id).max(forgotten)
     }
 
     /// Number of producers that are remembered.

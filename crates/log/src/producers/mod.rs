@@ -12,8 +12,8 @@ mod crowd;
 mod memory;
 
 pub(crate) use checkpoint::{
-    COPIES as CHECKPOINTS, Checkpoint, Checkpoints, read as read_checkpoint,
+    COPIES as CHECKPOINTS, Checkpoint, Checkpoints, MAGIC, decode, read as read_checkpoint,
 };
 pub(crate) use crowd::{Crowd, CrowdShare};
 pub use memory::{Known, SequenceError};
-pub(crate) use memory::{Mark, Producers};
+pub(crate) use memory::{Mark, Producer, Producers};

@@ -70,19 +70,18 @@ impl Repair {
         Self::open(vfs, path, true)
     }
 
+    /// Looks at a data directory that somebody may be using just now. Nothing is changed.
+    ///
+    /// # Errors
+    /// If it is not one.
+    pub fn peek(vfs: Arc<dyn Vfs>, path: &Path) -> Result<Self, RepairError> {
+        Self::check_identity(vfs.as_ref(), path)?;
+        let points = around::find_points(vfs.as_ref(), path).entries;
+        Ok(Self { vfs, path: path.to_owned(), points, lock: None })
+    }
+
     fn open(vfs: Arc<dyn Vfs>, path: &Path, locks: bool) -> Result<Self, RepairError> {
-        let not_one = |cause: String| RepairError::NotOne { path: path.to_owned(), cause };
-        match read_identity(vfs.as_ref(), path).map_err(io_at(path))? {
-            Some(Identity::Known { .. }) => {}
-            Some(Identity::Newer(format)) => {
-                return Err(not_one(format!("it has format {format}: use a newer Taffrail")));
-            }
-            Some(Identity::Damaged) => {
-                let cause = "its identity is damaged: restore that file from a backup first";
-                return Err(not_one(cause.into()));
-            }
-            None => return Err(not_one("it has no identity".into())),
-        }
+        Self::check_identity(vfs.as_ref(), path)?;
         let lock = if locks { Some(take_lock(vfs.as_ref(), path)?) } else { None };
         if lock.is_none()
             && let Usage::InUse { holder } = around::usage(vfs.as_ref(), path)
@@ -93,9 +92,29 @@ impl Repair {
         Ok(Self { vfs, path: path.to_owned(), points, lock })
     }
 
+    fn check_identity(vfs: &dyn Vfs, path: &Path) -> Result<(), RepairError> {
+        let not_one = |cause: String| RepairError::NotOne { path: path.to_owned(), cause };
+        match read_identity(vfs, path).map_err(io_at(path))? {
+            Some(Identity::Known { .. }) => Ok(()),
+            Some(Identity::Newer(format)) => {
+                Err(not_one(format!("it has format {format}: use a newer Taffrail")))
+            }
+            Some(Identity::Damaged) => {
+                let cause = "its identity is damaged: restore that file from a backup first";
+                Err(not_one(cause.into()))
+            }
+            None => Err(not_one("it has no identity".into())),
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where a log lies.
+    pub fn place(&self, log: LogId) -> PathBuf {
+        self.places(log).log
     }
 
     /// The logs that lie in it, or of which the recovery points know.
@@ -107,6 +126,19 @@ impl Repair {
         let entries = self.vfs.list(&logs).map_err(io_at(&logs))?;
         let on_disk = entries.iter().filter_map(|entry| LogId::parse(&entry.name));
         Ok(on_disk.chain(self.points.keys().copied()).collect())
+    }
+
+    /// Whether a log lies in its place.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn has_log(&self, log: LogId) -> Result<bool, RepairError> {
+        self.is_there(&self.places(log).log)
+    }
+
+    /// Whether the recovery points say how far a log went.
+    pub fn is_known(&self, log: LogId) -> bool {
+        self.points.contains_key(&log)
     }
 
     /// What accepting the losses of a log would make of it. Reads all of it, and changes nothing.
@@ -169,14 +201,14 @@ impl Repair {
         exchange(self.vfs.as_ref(), &self.places(log), None)
     }
 
-    /// Where a log would be kept that is taken away: itself, or what a deletion left of it; both where
-    /// it is and where it would be.
+    /// Where a log would be kept that is taken away, behind where it is. What a deletion left of it goes
+    /// before the log itself.
     ///
     /// # Errors
     /// If it is not there.
     pub fn plan_removal(&self, log: LogId) -> Result<(PathBuf, PathBuf), RepairError> {
         let logs = self.path.join(LOGS);
-        for name in [log.to_string(), format!("{log}{DELETED}")] {
+        for name in [format!("{log}{DELETED}"), log.to_string()] {
             let place = logs.join(&name);
             if self.is_there(&place)? {
                 return Ok((place, self.free_place(REMOVED, &name, 0)?));

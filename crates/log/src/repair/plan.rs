@@ -118,7 +118,7 @@ pub(super) fn plan(known: &Known<'_>, mut sources: Vec<Source>) -> Result<LogPla
 
 /// Takes what a stop left half written off the end, as the next start would. Also says where the
 /// recovery point is, and whether there was anything.
-fn cut_torn(sources: &mut [Source], recovery_point: Offset) -> (Offset, bool) {
+pub(super) fn cut_torn(sources: &mut [Source], recovery_point: Offset) -> (Offset, bool) {
     let last = sources.iter_mut().rev().find_map(|source| {
         let base_offset = source.base_offset;
         source.contents.as_mut().ok().map(|contents| (base_offset, contents))
@@ -132,7 +132,7 @@ fn cut_torn(sources: &mut [Source], recovery_point: Offset) -> (Offset, bool) {
 }
 
 /// Where the log begins.
-fn start(sources: &[Source], point: Option<Point>) -> Offset {
+pub(super) fn start(sources: &[Source], point: Option<Point>) -> Offset {
     let told_from = sources.first().map(|first| match &first.contents {
         Ok(contents) => contents.header.previous_end.min(first.base_offset),
         Err(_) => first.base_offset,

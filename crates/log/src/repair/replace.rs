@@ -1,19 +1,25 @@
-//! Reads what is left of a log, and puts a new one in its place.
+//! Reads what is left of a log, and puts a new one in its place. For the broker's own logs, where a gap
+//! would be believed.
 
 use std::io;
 use std::path::PathBuf;
 
 use taffrail_model::batch::{Batch, BatchHeader, Compression};
-use taffrail_model::{GapReason, LeaderEpoch, LogId, Offset, Timestamp};
+use taffrail_model::{GapReason, LeaderEpoch, LogId, Offset, ProducerId, Timestamp};
 
 use super::build::{begin, exchange, finish};
 use super::error::{RepairError, io_at};
-use super::sources::{Source, read_sources};
+use super::plan::{cut_torn, start};
+use super::sources::{Contents, Piece, Source, read_sources};
 use super::{QUARANTINE, Repair};
 use crate::directory::LOGS;
 use crate::log::NewBatch;
-use crate::segment::{Scanned, Scanner, SegmentHeader, random_salt, segment_path};
-use crate::vfs::write_full;
+use crate::producers::{CHECKPOINTS, read_checkpoint};
+use crate::segment::{
+    HEADER_BYTES_MAX, Scanned, Scanner, SegmentHeader, decode_header, parse_segment_name,
+    random_salt, salvage_header, segment_path,
+};
+use crate::vfs::{read_bytes, write_full};
 
 /// What comes next in a log that may have lost something.
 #[derive(Debug)]
@@ -25,58 +31,101 @@ pub enum Walked {
 }
 
 impl Repair {
-    /// Walks through all batches of a log, and says where some are missing in between.
+    /// Walks through all batches of a log, and says where some are missing in between. What a stop left
+    /// half written at its end is no loss.
     ///
     /// # Errors
-    /// If it is not there, or cannot be read; or what `each` says.
+    /// If it cannot be read; or what `each` says.
     pub fn walk<E: From<RepairError>>(
         &self,
         log: LogId,
         mut each: impl FnMut(Walked) -> Result<(), E>,
     ) -> Result<(), E> {
         let directory = self.places(log).log;
-        let sources = read_sources(self.vfs.as_ref(), &directory, log)?;
-        let point = self.points.get(&log).copied().unwrap_or_default();
-        let mut at = point.log_start;
+        let mut sources = read_sources(self.vfs.as_ref(), &directory, log)?;
+        let point = self.points.get(&log).copied();
+        let (recovery_point, _) = cut_torn(&mut sources, point.unwrap_or_default().recovery_point);
+        let mut at = start(&sources, point);
         for source in &sources {
-            let Ok(contents) = &source.contents else {
-                each(Walked::Lost)?;
-                continue;
-            };
-            if at < contents.header.previous_end {
-                each(Walked::Lost)?;
+            let Ok(contents) = &source.contents else { continue };
+            for piece in &contents.pieces {
+                let told_from =
+                    if piece.is_first { contents.header.previous_end } else { piece.from };
+                if at < told_from {
+                    each(Walked::Lost)?;
+                }
+                self.walk_piece(source, contents, piece, &mut each)?;
+                at = piece.to;
             }
-            at = at.max(contents.header.base_offset);
-            self.walk_segment(source, &mut at, &mut each)?;
         }
-        if at < point.recovery_point { each(Walked::Lost) } else { Ok(()) }
+        if at < recovery_point { each(Walked::Lost) } else { Ok(()) }
     }
 
-    fn walk_segment<E: From<RepairError>>(
+    fn walk_piece<E: From<RepairError>>(
         &self,
         source: &Source,
-        at: &mut Offset,
+        contents: &Contents,
+        piece: &Piece,
         each: &mut impl FnMut(Walked) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Ok(contents) = &source.contents else { return Ok(()) };
         let io = io_at(&source.path);
         let file = self.vfs.open_read_only(&source.path).map_err(&io)?;
-        let (header, length) = (&contents.header, contents.length);
-        let (position, base) = (contents.header_bytes, header.base_offset);
-        let mut scanner = Scanner::new(file, header, length, position, base);
+        let Piece { position, end_position, from, .. } = *piece;
+        let mut scanner = Scanner::new(file, &contents.header, end_position, position, from);
         while let Some(scanned) = scanner.next().map_err(&io)? {
             match scanned {
                 Scanned::Batch { header, payload, .. } => {
-                    *at = header.end_offset();
                     each(Walked::Batch(Batch { header, payload }))?;
                 }
-                Scanned::Hole(hole) => {
-                    *at = hole.to.unwrap_or(*at);
-                    each(Walked::Lost)?;
-                }
+                // It was sound a moment ago.
+                Scanned::Hole(_) => each(Walked::Lost)?,
             }
         }
         Ok(())
+    }
+
+    /// What a log says of itself: the header of its last segment that has one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn header(&self, log: LogId) -> Result<Option<SegmentHeader>, RepairError> {
+        let directory = self.places(log).log;
+        let entries = match self.vfs.list(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_at(&directory)(error)),
+        };
+        let mut found = None;
+        for base in entries.iter().filter_map(|entry| parse_segment_name(&entry.name)) {
+            let path = segment_path(&directory, base);
+            let file = self.vfs.open_read_only(&path).map_err(io_at(&path))?;
+            let bytes = read_bytes(file.as_ref(), 0, HEADER_BYTES_MAX).map_err(io_at(&path))?;
+            let sound = decode_header(&bytes).ok().map(|(header, _)| header);
+            found = sound.filter(|header| header.log_id == log).or(found);
+        }
+        match (found, entries.iter().find_map(|entry| parse_segment_name(&entry.name))) {
+            (None, Some(base)) => {
+                let path = segment_path(&directory, base);
+                let salvaged = salvage_header(self.vfs.as_ref(), &path, log, base);
+                Ok(salvaged.map_err(io_at(&path))?.map(|salvaged| salvaged.header))
+            }
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// The latest idempotent producer that a log knows anything of. Reads all of it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn last_producer(&self, log: LogId) -> Result<Option<ProducerId>, RepairError> {
+        let directory = self.places(log).log;
+        let sources = read_sources(self.vfs.as_ref(), &directory, log)?;
+        let contents = sources.iter().filter_map(|source| source.contents.as_ref().ok());
+        let sent = contents.filter_map(|contents| contents.last_producer);
+        let checkpoints = CHECKPOINTS.iter().filter_map(|name| {
+            read_checkpoint(self.vfs.as_ref(), &directory.join(name)).ok()??.producers.last()
+        });
+        Ok(sent.chain(checkpoints).max())
     }
 
     /// Where a log is kept that is replaced; `None` if there is none.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use taffrail_model::{LogId, Offset};
+use taffrail_model::{LogId, Offset, ProducerId};
 
 use super::error::{RepairError, io_at};
 use crate::segment::{
@@ -29,12 +29,14 @@ pub(super) struct Contents {
     /// What is wrong with its header on disk, if it had to be restored.
     pub(super) header_error: Option<String>,
     /// Where its batches begin.
-    pub(super) header_bytes: u64,
+    header_bytes: u64,
     pub(super) length: u64,
     pub(super) pieces: Vec<Piece>,
     pub(super) holes: Vec<Hole>,
     /// The offset below which all was synced, as far as its batches say.
     pub(super) synced_end: Offset,
+    /// The latest idempotent producer that sent one of its batches.
+    pub(super) last_producer: Option<ProducerId>,
 }
 
 /// A run of sound batches.
@@ -106,6 +108,7 @@ fn read_source(
         pieces: Vec::new(),
         holes: Vec::new(),
         synced_end: Offset::ZERO,
+        last_producer: None,
         header,
     };
     let scanner = Scanner::new(file, &contents.header, length, header_bytes, base_offset);
@@ -119,6 +122,8 @@ impl Contents {
             match scanned {
                 Scanned::Batch { position, header, .. } => {
                     self.synced_end = self.synced_end.max(header.synced_end);
+                    let producer = header.producer.map(|producer| producer.id);
+                    self.last_producer = self.last_producer.max(producer);
                     let end_position = position + header.total_bytes() as u64;
                     let (from, to) = (header.base_offset, header.end_offset());
                     match self.pieces.last_mut() {

@@ -44,6 +44,7 @@ pub(super) fn inspect_checkpoints(
             to: None,
             what: format!("{what}: it says which producers have sent what"),
             advice: "nothing to do: the next opening reads more of the log instead".into(),
+            remedy: None,
         });
         reports.push(CheckpointReport { path, state });
     }

@@ -6,8 +6,14 @@ use taffrail_model::LogId;
 
 use super::around::{find_points, usage};
 use super::log::inspect_log;
-use super::{DirectoryReport, Finding, IdentityState, PointsCopy, PointsState, Report, Severity};
-use crate::directory::{DELETED, IDENTITY, Identity, LOCK, LOGS, SPARE, read_identity};
+use super::{
+    DirectoryReport, Finding, IdentityState, Kept, PointsCopy, PointsState, Remedy, Report,
+    Severity,
+};
+use crate::directory::{
+    DELETED, IDENTITY, Identity, LOCK, LOGS, QUARANTINE, REMOVED, REPAIRED, REPAIRING, SPARE,
+    read_identity,
+};
 use crate::points::COPIES;
 use crate::vfs::{Entry, Vfs};
 
@@ -17,6 +23,7 @@ pub(super) fn inspect_directory(vfs: &dyn Vfs, path: &Path, entries: &[Entry]) -
         identity: identity(vfs, path),
         usage: usage(vfs, path),
         points: points.copies.clone(),
+        kept: kept_in(vfs, &path.join(REMOVED)),
         unknown: Vec::new(),
         findings: Vec::new(),
     };
@@ -28,16 +35,12 @@ pub(super) fn inspect_directory(vfs: &dyn Vfs, path: &Path, entries: &[Entry]) -
     let place = path.join(LOGS);
     match vfs.list(&place) {
         Ok(entries) => {
-            for entry in entries {
+            for entry in &entries {
                 let at = place.join(&entry.name);
                 if LogId::parse(&entry.name).is_some() {
                     logs.push(inspect_log(vfs, &at, &points, &directory.usage));
-                } else if entry.name.strip_suffix(DELETED).and_then(LogId::parse).is_some() {
-                    let what = "the log was deleted, and the deletion did not end";
-                    let advice = "nothing to do: the next start goes on with it";
-                    directory.findings.push(finding(Severity::Note, at, what, advice));
                 } else {
-                    directory.unknown.push(at);
+                    sort_other(&mut directory, &entries, entry, at);
                 }
             }
         }
@@ -54,6 +57,53 @@ pub(super) fn inspect_directory(vfs: &dyn Vfs, path: &Path, entries: &[Entry]) -
         directory.findings.push(finding(Severity::Warning, path, what, advice));
     }
     Report { path: path.to_owned(), directory: Some(directory), logs }
+}
+
+/// Sorts what stands among the logs and is none.
+fn sort_other(directory: &mut DirectoryReport, entries: &[Entry], entry: &Entry, at: PathBuf) {
+    let of = |ending: &str| entry.name.strip_suffix(ending).and_then(LogId::parse);
+    if of(DELETED).is_some() {
+        let what = "the log was deleted, and the deletion did not end";
+        let advice = "nothing to do: the next start goes on with it";
+        directory.findings.push(finding(Severity::Note, at, what, advice));
+    } else if let Some(id) = of(REPAIRING).or_else(|| of(REPAIRED)) {
+        let is_there = entries.iter().any(|entry| entry.name == id.to_string());
+        let (severity, what, advice) = if is_there {
+            let what = "a repair of the log was interrupted before it changed anything";
+            (Severity::Note, what, "delete it, or repair again: the repair begins anew")
+        } else {
+            let what = "a repair of the log was interrupted, and the log is not in its place";
+            (Severity::Damage, what, "say the same repair again: it is finished")
+        };
+        let found = finding(severity, at, what, advice);
+        let remedy = (!is_there).then_some(Remedy::AcceptLoss(id));
+        directory.findings.push(Finding { remedy, ..found });
+    } else if is_quarantine(&entry.name) {
+        let what = "a log as it was before a repair".to_owned();
+        let advice = "nobody reads it: look at it with inspect, and delete it when nobody wants it \
+                      back; to undo the repair, exchange it with the log while no broker runs, before \
+                      anything is appended"
+            .to_owned();
+        directory.kept.push(Kept { path: at, what, advice });
+    } else {
+        directory.unknown.push(at);
+    }
+}
+
+fn is_quarantine(name: &str) -> bool {
+    let parts = name.split_once(QUARANTINE);
+    parts.is_some_and(|(id, number)| LogId::parse(id).is_some() && number.parse::<u32>().is_ok())
+}
+
+/// What repairs have taken away.
+fn kept_in(vfs: &dyn Vfs, removed: &Path) -> Vec<Kept> {
+    let entries = vfs.list(removed).unwrap_or_default();
+    let kept = entries.iter().map(|entry| Kept {
+        path: removed.join(&entry.name),
+        what: "a log that nothing named, taken away by a repair".into(),
+        advice: "delete it when nobody wants it; to undo, move it back to logs/".into(),
+    });
+    kept.collect()
 }
 
 fn identity(vfs: &dyn Vfs, path: &Path) -> IdentityState {
@@ -112,10 +162,10 @@ fn judge_points(path: &Path, directory: &mut DirectoryReport) {
 /// Whether an entry of a data directory may stand there.
 fn is_ours(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
-    [IDENTITY, LOCK, LOGS, SPARE, "lost+found"].contains(&name) || COPIES.contains(&name)
+    [IDENTITY, LOCK, LOGS, REMOVED, SPARE, "lost+found"].contains(&name) || COPIES.contains(&name)
 }
 
 fn finding(severity: Severity, path: PathBuf, what: impl Into<String>, advice: &str) -> Finding {
     let (what, advice) = (what.into(), advice.into());
-    Finding { severity, path, position: None, from: None, to: None, what, advice }
+    Finding { severity, path, position: None, from: None, to: None, what, advice, remedy: None }
 }

@@ -10,7 +10,7 @@ use taffrail_model::{LogId, Offset};
 use super::around::{PointsFound, around_log};
 use super::checkpoints::inspect_checkpoints;
 use super::segment::{Inspected, Wanted, inspect_segment};
-use super::{Finding, IndexState, LogReport, Severity, Usage};
+use super::{Finding, IndexState, LogReport, Remedy, Severity, Usage};
 use crate::producers::CHECKPOINTS;
 use crate::segment::{
     HEADER_BYTES_MAX, Hole, SegmentHeader, decode_header, parse_segment_name, segment_path,
@@ -18,7 +18,8 @@ use crate::segment::{
 use crate::vfs::{Entry, Vfs, parent, read_bytes};
 
 const RESTORE: &str = "readers are told DATA_LOSS for these offsets and go on behind them; \
-                       to have them back, restore the file from a backup while no broker runs";
+                       to have them back, restore the file from a backup while no broker runs; to \
+                       give them up, repair";
 
 /// Inspects the log whose directory is `path`.
 pub(super) fn inspect_log(
@@ -39,6 +40,7 @@ pub(super) fn inspect_log(
                 to: None,
                 what: format!("it cannot be read: {error}"),
                 advice: "look at the disk and at who may read the directory".into(),
+                remedy: None,
             });
             return log;
         }
@@ -247,6 +249,7 @@ impl<'a> Inspection<'a> {
             to: None,
             what: format!("{cause}: what it said is known from elsewhere, so no record is lost"),
             advice: "it is served as it is; a repair writes the header anew".into(),
+            remedy: self.log.id.map(Remedy::AcceptLoss),
         });
     }
 
@@ -303,7 +306,17 @@ impl<'a> Inspection<'a> {
         };
         let (position, from) = (Some(position), Some(from));
         let advice = advice.into();
-        self.log.findings.push(Finding { severity, path, position, from, to: None, what, advice });
+        let (to, remedy) = (None, None);
+        self.log.findings.push(Finding {
+            severity,
+            path,
+            position,
+            from,
+            to,
+            what,
+            advice,
+            remedy,
+        });
     }
 
     /// What is damaged in a segment that should reach `end_min`, and what is missing behind it.
@@ -345,6 +358,7 @@ impl<'a> Inspection<'a> {
             what: format!("{bytes} bytes are no batch, and no record is missing: {}", hole.cause),
             advice: "nothing is lost: readers pass over them; look at what wrote to the file"
                 .into(),
+            remedy: None,
         });
     }
 
@@ -366,6 +380,7 @@ impl<'a> Inspection<'a> {
             to: None,
             what: what.into(),
             advice: "nothing to do: it is made anew when it is needed".into(),
+            remedy: None,
         });
     }
 
@@ -378,9 +393,21 @@ impl<'a> Inspection<'a> {
         what: String,
         advice: &str,
     ) {
+        // What stands in a wrong place has to be put right by a person first.
+        let is_lost = advice == RESTORE && self.is_whole;
+        let remedy = self.log.id.filter(|_| is_lost).map(Remedy::AcceptLoss);
         let (severity, advice) = (Severity::Damage, advice.into());
         let (from, to) = (Some(from), Some(to));
-        self.log.findings.push(Finding { severity, path, position, from, to, what, advice });
+        self.log.findings.push(Finding {
+            severity,
+            path,
+            position,
+            from,
+            to,
+            what,
+            advice,
+            remedy,
+        });
     }
 }
 

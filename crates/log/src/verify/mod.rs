@@ -6,6 +6,7 @@
 
 pub(crate) mod around;
 mod checkpoints;
+mod contents;
 mod directory;
 mod dump;
 mod log;
@@ -18,10 +19,13 @@ use std::path::{Path, PathBuf};
 use crate::segment::{SegmentHeaderError, parse_segment_name};
 use crate::vfs::{Entry, Vfs};
 
+pub use contents::{
+    CheckpointContents, Contents, IndexContents, PointsContents, ProducerContents, contents,
+};
 pub use dump::{Dump, Dumped, dump};
 pub use report::{
-    CheckpointReport, CheckpointState, DirectoryReport, Finding, IdentityState, IndexState,
-    LogReport, PointsCopy, PointsState, Report, SegmentReport, Severity, Usage,
+    CheckpointReport, CheckpointState, DirectoryReport, Finding, IdentityState, IndexState, Kept,
+    LogReport, PointsCopy, PointsState, Remedy, Report, SegmentReport, Severity, Usage,
 };
 
 /// Why there is nothing to report on.
@@ -43,6 +47,12 @@ pub enum InspectError {
         path: PathBuf,
         /// What is wrong with its header.
         cause: SegmentHeaderError,
+    },
+    /// Its checksum does not hold.
+    #[error("{path} is damaged: its checksum does not hold; it is a cache, or there are two of it")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
     },
     /// It cannot be read.
     #[error("cannot read {path}: {source}")]

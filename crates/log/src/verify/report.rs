@@ -25,6 +25,12 @@ impl Report {
         own.chain(self.logs.iter().flat_map(|log| &log.findings))
     }
 
+    /// What is kept for people: what repairs put aside, and what recovery cut off.
+    pub fn kept(&self) -> impl Iterator<Item = Kept> {
+        let own = self.directory.iter().flat_map(|directory| directory.kept.iter().cloned());
+        own.chain(self.logs.iter().flat_map(LogReport::kept))
+    }
+
     /// The worst that was found; `None` if nothing was.
     pub fn worst(&self) -> Option<Severity> {
         self.findings().map(|finding| finding.severity).max()
@@ -59,6 +65,28 @@ pub struct Finding {
     pub what: String,
     /// What to do next.
     pub advice: String,
+    /// What a repair can do about it.
+    pub remedy: Option<Remedy>,
+}
+
+/// What a repair can do about a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Give up what this log has lost, and mend the rest.
+    AcceptLoss(LogId),
+    /// Take this log away.
+    Remove(LogId),
+}
+
+/// Something that is kept for people, and in nobody's way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What it is.
+    pub what: String,
+    /// What can be done with it.
+    pub advice: String,
 }
 
 /// A data directory as such.
@@ -70,6 +98,8 @@ pub struct DirectoryReport {
     pub usage: Usage,
     /// The two copies of the recovery points.
     pub points: Vec<PointsCopy>,
+    /// What repairs have put aside.
+    pub kept: Vec<Kept>,
     /// Files and directories that are not ours.
     pub unknown: Vec<PathBuf>,
     /// What is wrong with the directory itself.
@@ -167,6 +197,25 @@ pub struct LogReport {
     pub unknown: Vec<PathBuf>,
     /// What is wrong with it.
     pub findings: Vec<Finding>,
+}
+
+impl LogReport {
+    /// What recovery cut off, and what a stop left half made.
+    fn kept(&self) -> impl Iterator<Item = Kept> {
+        self.leftovers.iter().map(|path| {
+            let is_aside = path.extension().is_some_and(|ending| ending == "aside");
+            let (what, advice) = if is_aside {
+                let what = "what an unclean stop left half written behind the last whole batch";
+                (
+                    what,
+                    "none of it was acknowledged as synced: look at it if you like, and delete it",
+                )
+            } else {
+                ("a file that a stop left half made", "it can be deleted while no broker runs")
+            };
+            Kept { path: path.clone(), what: what.into(), advice: advice.into() }
+        })
+    }
 }
 
 /// A checkpoint of what a log remembers of idempotent producers.

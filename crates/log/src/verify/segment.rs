@@ -76,6 +76,7 @@ pub(super) fn inspect_segment(vfs: &dyn Vfs, wanted: Wanted<'_>) -> Inspected {
             advice:
                 "look at the disk and at who may read the file; nothing is said of what it holds"
                     .into(),
+            remedy: None,
         });
     }
     inspected
@@ -155,6 +156,7 @@ impl Inspected {
             to: Some(batch.end_offset()),
             what,
             advice: "this should have been refused when it was produced: please report it".into(),
+            remedy: None,
         });
     }
 

@@ -8,6 +8,7 @@ mod directory;
 mod faults;
 mod given;
 mod golden;
+mod harm;
 mod model;
 mod mutations;
 mod property;

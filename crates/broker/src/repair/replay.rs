@@ -1,0 +1,94 @@
+//! Reads the broker's own logs without a broker.
+
+use serde_json::Value;
+use taffrail_log::repair::{Repair, RepairError, Walked};
+use taffrail_model::batch::Batch;
+use taffrail_model::{Offset, Timestamp};
+
+use super::{Own, RebuildError};
+use crate::coordinator::{StateMachine, apply_batch};
+
+/// What a log of the broker's own says.
+pub(super) struct Replayed<S> {
+    /// The state, as far as it can be known: up to the first damage, or from the first snapshot behind.
+    pub(super) machine: S,
+    /// Whether that is all of it.
+    pub(super) is_whole: bool,
+    /// Whether the log has lost anything, so that no broker starts on it.
+    pub(super) is_damaged: bool,
+}
+
+/// A record of a log of the broker's own.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its offset.
+    pub offset: Offset,
+    /// When it was appended.
+    pub append_time: Timestamp,
+    /// Its kind: `event`, `snapshot` or `nothing`.
+    pub kind: String,
+    /// What it says.
+    pub value: Value,
+}
+
+/// Rebuilds a state from its log.
+pub(super) fn replay<S: StateMachine>(
+    repair: &Repair,
+    own: Own,
+) -> Result<Replayed<S>, RebuildError> {
+    let is_there = repair.has_log(own.log())?;
+    let machine = S::default();
+    let mut replayed = Replayed { machine, is_whole: is_there, is_damaged: !is_there };
+    repair.walk(own.log(), |walked| match walked {
+        Walked::Lost => {
+            (replayed.is_whole, replayed.is_damaged) = (false, true);
+            Ok(())
+        }
+        Walked::Batch(batch) => {
+            replayed.apply(&batch).map_err(|error| RebuildError::record(own, &error))
+        }
+    })?;
+    Ok(replayed)
+}
+
+impl<S: StateMachine> Replayed<S> {
+    /// Behind damage no event is applied: it may rest on one that is lost. A snapshot rests on none.
+    fn apply(&mut self, batch: &Batch) -> Result<(), crate::coordinator::RecordError> {
+        if self.is_whole {
+            return apply_batch(batch, &mut self.machine).map(drop);
+        }
+        let mut machine = S::default();
+        if apply_batch(batch, &mut machine)?.has_snapshot {
+            (self.machine, self.is_whole) = (machine, true);
+        }
+        Ok(())
+    }
+}
+
+/// Every record of a log of the broker's own that can be read; `None` where something is lost.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn entries(repair: &Repair, own: Own) -> Result<Vec<Option<Entry>>, RepairError> {
+    let mut found = Vec::new();
+    repair.walk(own.log(), |walked| {
+        match walked {
+            Walked::Lost => found.push(None),
+            Walked::Batch(batch) => found.extend(entries_of(&batch).map(Some)),
+        }
+        Ok::<(), RepairError>(())
+    })?;
+    Ok(found)
+}
+
+fn entries_of(batch: &Batch) -> impl Iterator<Item = Entry> {
+    let text =
+        |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+    batch.records().filter_map(Result::ok).map(move |record| Entry {
+        offset: record.offset,
+        append_time: batch.header.append_time,
+        kind: text(record.key),
+        value: serde_json::from_slice(record.value.unwrap_or_default())
+            .unwrap_or_else(|_| Value::String(text(record.value))),
+    })
+}

@@ -1,0 +1,25 @@
+//! Repairs that only the broker knows how to do, with the machine's clock.
+
+use taffrail_broker::{Clock as _, SystemClock};
+use taffrail_log::repair::Repair;
+
+pub use taffrail_broker::repair::{
+    CatalogPlan, Entry, Own, ProducersPlan, RebuildError, RebuiltTopic, entries, judge, named_logs,
+    plan_catalog, plan_producers,
+};
+
+/// Puts a new catalog in the place of the old one: see [`plan_catalog`].
+///
+/// # Errors
+/// If the disk refuses. Then the same call ends what was begun.
+pub fn rebuild_catalog(repair: &Repair, plan: &CatalogPlan) -> Result<(), RebuildError> {
+    taffrail_broker::repair::rebuild_catalog(repair, plan, SystemClock.now())
+}
+
+/// Puts a new log of producers in the place of the old one: see [`plan_producers`].
+///
+/// # Errors
+/// If the disk refuses. Then the same call ends what was begun.
+pub fn rebuild_producers(repair: &Repair, plan: &ProducersPlan) -> Result<(), RebuildError> {
+    taffrail_broker::repair::rebuild_producers(repair, plan, SystemClock.now())
+}
