@@ -12,7 +12,8 @@ Exit codes:
   1  it failed
   2  the arguments are wrong
   3  the broker refused it
-  4  the broker cannot be reached";
+  4  the broker cannot be reached
+  5  nothing was done: there is something to repair, and no word to do it";
 
 /// A persistent append-only log that you stream from
 #[derive(Debug, Parser)]

@@ -21,12 +21,19 @@ enum Kind {
     Usage,
     Refused,
     Unreachable,
+    /// There is something to do, and nobody said to do it.
+    Undone,
 }
 
 /// Arguments that do not go together, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
+
+/// Why nothing was done although something could be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NothingDone(pub(crate) String);
 
 /// Says on standard error what happened, and returns the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
@@ -37,6 +44,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         Kind::Usage => 2,
         Kind::Refused => 3,
         Kind::Unreachable => 4,
+        Kind::Undone => 5,
     };
     let is_plain = !std::io::stderr().is_terminal() || std::env::var_os("NO_COLOR").is_some();
     let label = if is_plain { "error:" } else { "\x1b[1;31merror:\x1b[0m" };
@@ -70,6 +78,9 @@ fn kind(error: &(dyn Error + 'static)) -> Option<Kind> {
     }
     if error.is::<Usage>() || error.is::<AddressError>() || error.is::<SettingsError>() {
         return Some(Kind::Usage);
+    }
+    if error.is::<NothingDone>() {
+        return Some(Kind::Undone);
     }
     if error.is::<ServerError>() {
         return Some(Kind::Refused);
@@ -128,6 +139,7 @@ mod tests {
         check(StartError::Call(lost.clone()), Kind::Unreachable);
         check(StartError::NoTopics, Kind::Usage);
         check(Usage("no".to_owned()), Kind::Usage);
+        check(NothingDone("no".to_owned()), Kind::Undone);
         check(lost, Kind::Unreachable);
         check(std::io::Error::from(ErrorKind::BrokenPipe), Kind::ClosedPipe);
         check(std::io::Error::from(ErrorKind::NotFound), Kind::Failed);

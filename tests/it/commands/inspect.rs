@@ -47,8 +47,12 @@ async fn a_sound_directory_is_said_to_be_sound() {
 #[tokio::test]
 async fn a_segment_file_can_be_read_alone() {
     let (_home, segment) = stopped().await;
-    let batches = run(&["inspect", &segment, "--batches"]).json_lines();
-    let records = run(&["inspect", &segment, "--records"]).json_lines();
+    let mut headers = run(&["inspect", &segment, "--headers", "--output", "json"]).json_lines();
+    let records = run(&["inspect", &segment, "--records", "--output", "json"]).json_lines();
+    let header = headers.remove(0);
+    assert_eq!((&header["kind"], &header["label"]), (&json!("segment"), &json!("quakes/2")));
+    let batches = headers;
+    assert!(batches.iter().all(|batch| batch["kind"] == "batch"));
     let count: u64 = batches.iter().map(|batch| number(batch, "records")).sum();
     assert!(300 < count, "{count} records");
     assert_eq!(records.len() as u64, count);
@@ -62,7 +66,8 @@ async fn a_segment_file_can_be_read_alone() {
 async fn one_byte_that_changed_is_found() {
     let (home, segment) = stopped().await;
     let data = text(&home.data());
-    let batch = run(&["inspect", &segment, "--batches"]).json_lines().remove(0);
+    let arguments = ["inspect", &segment, "--headers", "--output", "json"];
+    let batch = run(&arguments).json_lines().remove(1);
     let (position, bytes) = (number(&batch, "position"), number(&batch, "bytes"));
     let end = number(&batch, "base_offset") + number(&batch, "records");
     let mut file = std::fs::read(&segment).expect("a file");
@@ -73,6 +78,8 @@ async fn one_byte_that_changed_is_found() {
     ended.check(1, &["error: there is damage in one place"]);
     let place = format!("damage: {segment}, byte {position}, offsets 0 to {end}");
     assert!(ended.output.contains(&place), "{}", ended.output);
+    let command = format!("taffrail repair {data} --accept-loss quakes/2");
+    assert!(ended.output.contains(&command), "{}", ended.output);
 
     let ended = run(&["inspect", &data, "--output", "json"]);
     ended.check(1, &["damage"]);
@@ -81,11 +88,56 @@ async fn one_byte_that_changed_is_found() {
     let finding = &report["findings"][0];
     assert_eq!((&finding["path"], &finding["position"]), (&json!(segment), &json!(position)));
 
-    let ended = run(&["inspect", &segment, "--batches"]);
+    let ended = run(&arguments);
     ended.check(1, &["damage"]);
-    let first = ended.output.lines().next().expect("a line");
+    let first = ended.output.lines().nth(1).expect("a line");
     let first: serde_json::Value = serde_json::from_str(first).expect("JSON");
     assert!(first["damaged"].as_str().expect("a cause").contains("crc"), "{first}");
     assert_eq!((&first["from"], &first["to"]), (&json!(0), &json!(end)));
     run(&["inspect", &segment, "--records"]).check(1, &["damage"]);
+}
+
+#[tokio::test]
+async fn what_a_file_holds_can_be_read_by_people_and_by_programs() {
+    let (home, segment) = stopped().await;
+    let data = home.data();
+    let folder = Path::new(&segment).parent().expect("a folder");
+    let beside = |name: &str| text(&folder.join(name));
+    let files = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("one"));
+    let mut checkpoints = files.map(|entry| text(&entry.path()));
+    let checkpoint = checkpoints.find(|path| path.contains("producers.")).expect("one");
+    for (path, kind, list, says) in [
+        (beside("00000000000000000000.index"), "index", "entries", "POSITION"),
+        (checkpoint, "producers", "producers", "NEXT SEQUENCE"),
+        (text(&data.join("recovery-points.a")), "recovery_points", "entries", "RECOVERY POINT"),
+    ] {
+        let said = run(&["inspect", &path]).success();
+        assert!(said.contains(says), "{said}");
+        let report = run(&["inspect", &path, "--output", "json"]).json();
+        assert_eq!(report["kind"], kind);
+        assert!(report[list].is_array(), "{report}");
+        let mut bytes = std::fs::read(&path).expect("a file");
+        bytes[20] ^= 1;
+        std::fs::write(&path, bytes).expect("room");
+        run(&["inspect", &path]).check(1, &["damaged", "checksum"]);
+    }
+    let said = run(&["inspect", &segment, "--headers"]).success();
+    assert!(said.starts_with("segment ") && said.contains("\nbatch "), "{said}");
+    let said = run(&["inspect", &segment, "--records"]).success();
+    assert!(said.starts_with("0 "), "{said}");
+}
+
+#[tokio::test]
+async fn the_events_of_the_catalog_can_be_read_without_a_broker() {
+    let (home, _) = stopped().await;
+    let data = text(&home.data());
+    let events = run(&["inspect", &data, "--catalog", "--output", "json"]).json_lines();
+    let created = &events[0];
+    assert_eq!((number(created, "offset"), &created["kind"]), (0, &json!("event")));
+    let value = &created["value"];
+    let expected = (&json!("topic_created"), &json!("quakes"), &json!(4));
+    assert_eq!((&value["type"], &value["name"], &value["partitions"]), expected);
+    let said = run(&["inspect", &data, "--catalog"]).success();
+    assert!(said.contains("topic_created"), "{said}");
+    assert_eq!(run(&["inspect", &data, "--producers"]).success(), "");
 }

@@ -7,6 +7,7 @@ mod inspect;
 mod measure;
 mod pipes;
 mod records;
+mod repair;
 mod serve;
 mod topics;
 

@@ -6,6 +6,8 @@ mod consume;
 mod demo;
 mod inspect;
 mod produce;
+mod remedy;
+mod repair;
 mod serve;
 mod topic;
 
@@ -31,6 +33,8 @@ pub(crate) enum Command {
     Demo(demo::Arguments),
     /// Verify what lies on disk, without a broker
     Inspect(inspect::Arguments),
+    /// Repair what lies on disk, without a broker, as far as told
+    Repair(repair::Arguments),
     /// Measure a broker
     #[command(subcommand)]
     Bench(bench::Workload),
@@ -59,6 +63,7 @@ impl Command {
                 runtime.block_on(consume::run(arguments, context))
             }
             Self::Inspect(arguments) => inspect::run(&arguments, context),
+            Self::Repair(arguments) => repair::run(&arguments, context),
             Self::Bench(workload) => client_block_on(context, bench::run(workload, context)),
             Self::Completions(arguments) => completions::run(&arguments, program()),
         }

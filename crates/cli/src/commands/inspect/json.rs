@@ -1,19 +1,22 @@
 //! A report for programs.
 
 use serde_json::{Value, json};
+use taffrail_log::Point;
 use taffrail_log::verify::{
-    CheckpointReport, CheckpointState, DirectoryReport, Finding, IdentityState, IndexState,
+    CheckpointReport, CheckpointState, DirectoryReport, Finding, IdentityState, IndexState, Kept,
     LogReport, PointsState, Report, SegmentReport, Usage,
 };
 
 use super::text::severity;
+use crate::commands::remedy::command;
 
 pub(super) fn render(report: &Report) -> Value {
     json!({
         "path": report.path,
         "directory": report.directory.as_ref().map(directory),
         "logs": report.logs.iter().map(log).collect::<Vec<_>>(),
-        "findings": report.findings().map(finding).collect::<Vec<_>>(),
+        "findings": report.findings().map(|found| finding(report, found)).collect::<Vec<_>>(),
+        "kept": report.kept().map(kept).collect::<Vec<_>>(),
         "worst": report.worst().map(severity),
     })
 }
@@ -49,15 +52,7 @@ fn directory(directory: &DirectoryReport) -> Value {
 }
 
 fn log(log: &LogReport) -> Value {
-    let point = log.point.map(|point| {
-        json!({
-            "recovery_point": point.recovery_point.get(),
-            "leader_epoch": point.leader_epoch.get(),
-            "reserved_end": point.reserved_end.get(),
-            "log_start": point.log_start.get(),
-            "is_clean": point.is_clean,
-        })
-    });
+    let point = log.point.as_ref().map(point);
     json!({
         "path": log.path,
         "id": log.id.map(|id| id.to_string()),
@@ -72,6 +67,18 @@ fn log(log: &LogReport) -> Value {
         "segments": log.segments.iter().map(segment).collect::<Vec<_>>(),
         "leftovers": log.leftovers,
         "unknown": log.unknown,
+    })
+}
+
+/// What is durably known of a log.
+pub(super) fn point(point: &Point) -> Value {
+    json!({
+        "recovery_point": point.recovery_point.get(),
+        "leader_epoch": point.leader_epoch.get(),
+        "reserved_end": point.reserved_end.get(),
+        "log_start": point.log_start.get(),
+        "is_clean": point.is_clean,
+        "may_have_lost": point.may_have_lost,
     })
 }
 
@@ -107,7 +114,11 @@ fn segment(segment: &SegmentReport) -> Value {
     })
 }
 
-fn finding(finding: &Finding) -> Value {
+fn kept(kept: Kept) -> Value {
+    json!({ "path": kept.path, "what": kept.what, "advice": kept.advice })
+}
+
+fn finding(report: &Report, finding: &Finding) -> Value {
     json!({
         "severity": severity(finding.severity),
         "path": finding.path,
@@ -116,5 +127,6 @@ fn finding(finding: &Finding) -> Value {
         "to": finding.to.map(taffrail_client::Offset::get),
         "what": finding.what,
         "advice": finding.advice,
+        "repair": command(report, finding),
     })
 }

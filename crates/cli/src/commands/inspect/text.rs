@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use taffrail_log::verify::{
-    DirectoryReport, Finding, IdentityState, IndexState, LogReport, PointsState, Report, Severity,
-    Usage,
+    DirectoryReport, Finding, IdentityState, IndexState, Kept, LogReport, PointsState, Report,
+    Severity, Usage,
 };
 
+use crate::commands::remedy::command;
 use crate::figures;
 use crate::output::table;
 
@@ -20,6 +21,10 @@ pub(super) fn render(report: &Report, with_segments: bool) -> String {
         text.push_str(&render_segments(&report.logs));
     }
     text.push_str(&render_findings(report));
+    for Kept { path, what, advice } in report.kept() {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "\nkept: {}\n  {what}\n  {advice}", path.display());
+    }
     text
 }
 
@@ -92,10 +97,10 @@ fn render_findings(report: &Report) -> String {
         return "\neverything was read, and everything is sound\n".to_owned();
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    findings.into_iter().map(render_finding).collect()
+    findings.into_iter().map(|finding| render_finding(report, finding)).collect()
 }
 
-fn render_finding(finding: &Finding) -> String {
+fn render_finding(report: &Report, finding: &Finding) -> String {
     let mut text = format!("\n{}: {}", severity(finding.severity), finding.path.display());
     // Writing to a string cannot fail.
     if let Some(position) = finding.position {
@@ -105,6 +110,9 @@ fn render_finding(finding: &Finding) -> String {
         let _ = write!(text, ", offsets {from} to {to}");
     }
     let _ = writeln!(text, "\n  {}\n  {}", finding.what, finding.advice);
+    if let Some(command) = command(report, finding) {
+        let _ = writeln!(text, "  {command}");
+    }
     text
 }
 

@@ -1,0 +1,158 @@
+//! The broker's own logs are built anew: the catalog, and who producers are.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use taffrail_proto::v1;
+
+use super::{Given, RECORDS, flip};
+use crate::door::{Door, batch, produce_batch, settings_of, soon};
+use crate::program::run;
+
+/// The catalog as `topic list` and `describe` show it.
+async fn settings(door: &Door) -> BTreeMap<String, String> {
+    let topic = door.describe("t").await.topic.expect("a topic");
+    topic
+        .settings
+        .into_iter()
+        .filter(|setting| !setting.is_default)
+        .map(|setting| (setting.name, setting.value))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_lost_catalog_is_built_anew_from_the_logs() {
+    let given = Given::new().await;
+    std::fs::rename(given.internal(0), given.home.path().join("away")).expect("it is there");
+    let said = given.home.try_start("127.0.0.1:0", &[]).err().expect("it does not start");
+    assert!(said.contains("catalog") && said.contains("taffrail repair"), "{said}");
+    given.repair(&["--remove", &format!("{}-0", given.topic)]).check(1, &["--rebuild-catalog"]);
+    given.check_advice("--rebuild-catalog");
+    let done = given.repair(&["--rebuild-catalog"]).success();
+    for words in ["topic t", "2 partitions", "default settings", "taffrail topic alter"] {
+        assert!(done.contains(words), "{done:?} does not say {words:?}");
+    }
+    given.check_content();
+    given.check_served(&[], RECORDS).await;
+    let broker = given.home.start(&[]);
+    let door = Door::open(&broker).await;
+    assert_eq!(settings(&door).await, BTreeMap::new());
+    door.create("u", 1).await;
+    broker.stop().await;
+    given.repair(&["--rebuild-catalog"]).check(1, &["is sound"]);
+}
+
+#[tokio::test]
+async fn of_a_damaged_catalog_what_stands_before_the_damage_is_kept() {
+    let given = Given::new().await;
+    let broker = given.home.start(&[]);
+    let door = Door::open(&broker).await;
+    door.create("later", 3).await;
+    door.create("gone", 1).await;
+    door.delete("gone").await.expect("it is deleted");
+    broker.stop().await;
+    let log = given.internal(0).join("00000000000000000000.log");
+    let name = log.to_str().expect("text");
+    let headers = run(&["inspect", name, "--headers", "--output", "json"]).json_lines();
+    // The second event: a topic was created of which only the files know now.
+    flip(&log, headers[2]["position"].as_u64().expect("one") + 95);
+    given.check_advice("--rebuild-catalog");
+    let done = given.repair(&["--rebuild-catalog", "--output", "json"]).json();
+    let topics = &done["actions"][0]["topics"];
+    let known = |topic: &Value| {
+        let field = |name: &str| topic[name].clone();
+        (field("name"), field("partitions"), field("has_settings"))
+    };
+    let topics: Vec<_> = topics.as_array().expect("a list").iter().map(known).collect();
+    let expected = [(json!("later"), json!(3), json!(false)), (json!("t"), json!(2), json!(true))];
+    assert_eq!(topics, expected);
+    given.check_content();
+    given.check_served(&[], RECORDS).await;
+    let broker = given.home.start(&[]);
+    let door = Door::open(&broker).await;
+    let expected = settings_of(&[("segment.bytes", "64KiB"), ("max.batch.bytes", "16KiB")]);
+    assert_eq!(settings(&door).await, expected);
+}
+
+async fn producer(door: &Door, name: &str) -> (u64, u32) {
+    let request = v1::InitProducerRequest { name: name.to_owned(), ..Default::default() };
+    let answer = soon(door.log.clone().init_producer(request)).await.expect("a producer");
+    let answer = answer.into_inner();
+    (answer.producer_id, answer.producer_epoch)
+}
+
+fn stamped((id, epoch): (u64, u32), sequence: u32) -> v1::ProduceBatch {
+    let batch = v1::RecordBatch {
+        producer_id: id,
+        producer_epoch: epoch,
+        base_sequence: sequence,
+        ..batch(&["from a producer"])
+    };
+    produce_batch("t", 1, batch)
+}
+
+#[tokio::test]
+async fn who_producers_are_is_built_anew_and_no_id_is_given_out_twice() {
+    let given = Given::new().await;
+    let broker = given.home.start(&[]);
+    let door = Door::open(&broker).await;
+    door.online("t").await;
+    let (plain, named) = (producer(&door, "").await, producer(&door, "billing").await);
+    for producer in [plain, named] {
+        assert_eq!(door.produce(stamped(producer, 0)).await.error, None);
+    }
+    broker.stop().await;
+    std::fs::rename(given.internal(1), given.home.path().join("away")).expect("it is there");
+    // One run without it: nobody knows then how many producers there were.
+    given.home.start(&[]).stop().await;
+    given.check_advice("--rebuild-producers");
+    let done = given.repair(&["--rebuild-producers"]).success();
+    assert!(done.contains("names are lost"), "{done}");
+    given.check_content();
+
+    let broker = given.home.start(&[]);
+    let door = Door::open(&broker).await;
+    door.online("t").await;
+    // Who is known goes on, a duplicate is one still, and a name has to be taken anew.
+    assert!(door.produce(stamped(plain, 0)).await.duplicate);
+    assert_eq!(door.produce(stamped(plain, 1)).await.error, None);
+    let refused = door.produce(stamped(named, 1)).await.error.expect("refused");
+    assert_eq!(refused.reason, "PRODUCER_FENCED");
+    for name in ["", "billing"] {
+        let new = producer(&door, name).await;
+        assert!(plain.0.max(named.0) < new.0, "{new:?} was given out before");
+        assert_eq!(door.produce(stamped(new, 0)).await.error, None);
+    }
+}
+
+#[tokio::test]
+async fn whoever_may_have_sent_what_is_lost_is_told_so() {
+    let given = Given::new().await;
+    let broker = given.home.start(&[]);
+    let door = Door::open(&broker).await;
+    door.online("t").await;
+    let (lost, other) = (producer(&door, "").await, producer(&door, "").await);
+    for producer in [lost, other] {
+        assert_eq!(door.produce(stamped(producer, 0)).await.error, None);
+    }
+    broker.stop().await;
+    // Its only batch goes, and with it what was remembered.
+    let log = given.log(1).join("00000000000000000000.log");
+    let name = log.to_str().expect("text");
+    let headers = run(&["inspect", name, "--headers", "--output", "json"]).json_lines();
+    assert_eq!(headers[2]["producer_id"], json!(lost.0));
+    flip(&log, headers[2]["position"].as_u64().expect("one") + 95);
+    for copy in ["producers.a", "producers.b"] {
+        let _ = std::fs::remove_file(given.log(1).join(copy));
+    }
+    given.repair(&["--accept-loss", "t/1"]).success();
+    let broker = given.home.start(&[]);
+    let door = Door::open(&broker).await;
+    door.online("t").await;
+    let refused = door.produce(stamped(lost, 0)).await.error.expect("refused");
+    assert_eq!(refused.reason, "UNKNOWN_PRODUCER_STATE");
+    assert!(door.produce(stamped(other, 0)).await.duplicate);
+    assert_eq!(door.produce(stamped(other, 1)).await.error, None);
+    let new = producer(&door, "").await;
+    assert_eq!(door.produce(stamped(new, 0)).await.error, None);
+}
