@@ -132,9 +132,11 @@ impl Broker {
         let directory = Arc::clone(&self.directory);
         let remove = move || {
             let named = (0..partitions).map(|index| id.log(PartitionIndex::new(index)));
-            // Those of partitions too that it was about to get when the broker was killed.
-            let begun = directory.logs()?.into_iter().filter(|log| log.split().0 == id);
-            let logs: BTreeSet<_> = named.chain(begun).collect();
+            // Those of partitions too that it was about to get when the broker was killed, and what is
+            // left of any.
+            let others = directory.logs()?.into_iter().chain(directory.half_deleted()?);
+            let others = others.filter(|log| log.split().0 == id);
+            let logs: BTreeSet<_> = named.chain(others).collect();
             io::Result::Ok(delete_logs(&directory, logs))
         };
         if matches!(self.threads.on_admin_thread(remove).await, Some(Ok(true)))

@@ -174,6 +174,10 @@ impl Broker {
         for log in on_disk.iter().filter(|log| !named.contains(log)) {
             tracing::warn!(%log, "a log lies in the data directory that no topic names; it is left alone");
         }
+        // Those of deleted topics are gone by now: only what a durable deletion names is removed.
+        for log in self.directory.half_deleted().unwrap_or_default() {
+            tracing::warn!(%log, "a deletion of a log did not end, and no topic that is being deleted had it; it is left alone");
+        }
     }
 }
 

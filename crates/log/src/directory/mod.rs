@@ -208,6 +208,16 @@ impl Directory {
         Ok(entries.iter().filter_map(|entry| LogId::parse(&entry.name)).collect())
     }
 
+    /// The logs of which a deletion that did not end has left something.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn half_deleted(&self) -> io::Result<Vec<LogId>> {
+        let entries = self.vfs.list(&self.path.join(LOGS))?;
+        let names = entries.iter().filter_map(|entry| entry.name.strip_suffix(DELETED));
+        Ok(names.filter_map(LogId::parse).collect())
+    }
+
     /// What is durably known of a log.
     pub fn point(&self, id: LogId) -> Option<Point> {
         self.points.known(id)

@@ -5,16 +5,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use taffrail_model::{LogId, Offset};
+
 use super::{
     DirectoryError, DirectoryOptions, IDENTITY, LOCK, LOGS, create_log_files, identity, take_lock,
 };
-use crate::segment::{HEADER_BYTES_MAX, decode_header};
+use crate::segment::{HEADER_BYTES_MAX, decode_header, segment_path};
 use crate::vfs::{Entry, Vfs, parent, read_bytes};
 
 /// Entries that an interrupted set-up may leave.
 const OURS: [&str; 3] = [LOGS, LOCK, "identity.new"];
 /// An entry that an empty file system has.
 const LOST_AND_FOUND: &str = "lost+found";
+/// What the name of a directory that is being set up has behind the one it will get, before some digits.
+const SET_UP: &str = ".setup-";
 /// What entries begin with that are written only once the identity is durable.
 const POINTS: &str = "recovery-points.";
 
@@ -121,7 +125,7 @@ fn has_been_used(vfs: &dyn Vfs, path: &Path, entries: &[Entry]) -> io::Result<bo
 /// Sets the directory up beside its place and moves it there.
 fn beside(vfs: &dyn Vfs, options: &DirectoryOptions<'_>) -> io::Result<()> {
     let mut name = options.path.as_os_str().to_owned();
-    let mut suffix = String::from(".setup-");
+    let mut suffix = String::from(SET_UP);
     for byte in &vfs.random()[..4] {
         let _ = write!(suffix, "{byte:02x}");
     }
@@ -133,7 +137,60 @@ fn beside(vfs: &dyn Vfs, options: &DirectoryOptions<'_>) -> io::Result<()> {
         vfs.remove_directory(&workshop)?;
         return Err(error);
     }
-    settle(vfs, options.path)
+    settle(vfs, options.path)?;
+    sweep(vfs, options.path);
+    Ok(())
+}
+
+/// Removes what set-ups of the same directory that were killed have left beside it. Whatever holds
+/// more than a set-up writes stays, and so does what cannot be looked at.
+fn sweep(vfs: &dyn Vfs, path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    for entry in vfs.list(parent(path)).unwrap_or_default() {
+        let suffix = entry.name.strip_prefix(&*name).and_then(|rest| rest.strip_prefix(SET_UP));
+        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let is_ours = suffix.is_some_and(|it| it.len() == 8 && it.bytes().all(is_hex));
+        let left = parent(path).join(&entry.name);
+        if is_ours && holds_a_set_up(vfs, &left).unwrap_or(false) {
+            // A later one may succeed where this does not.
+            let _ = vfs.remove_directory(&left);
+        }
+    }
+}
+
+/// Whether a directory holds nothing but what a set-up writes, and no record.
+fn holds_a_set_up(vfs: &dyn Vfs, path: &Path) -> io::Result<bool> {
+    for entry in vfs.list(path)? {
+        if entry.name == LOGS {
+            for log in vfs.list(&path.join(LOGS))? {
+                let log_path = path.join(LOGS).join(&log.name);
+                if LogId::parse(&log.name).is_none() || !holds_no_record(vfs, &log_path)? {
+                    return Ok(false);
+                }
+            }
+        } else if entry.name != IDENTITY && entry.name != "identity.new" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a log is as it was created, or half so.
+fn holds_no_record(vfs: &dyn Vfs, log: &Path) -> io::Result<bool> {
+    let first = segment_path(log, Offset::ZERO);
+    for entry in vfs.list(log)? {
+        let path = log.join(&entry.name);
+        if path != first && path != crate::vfs::beside(&first) {
+            return Ok(false);
+        }
+        let file = vfs.open_read_only(&path)?;
+        let bytes = read_bytes(file.as_ref(), 0, HEADER_BYTES_MAX)?;
+        let header_bytes = decode_header(&bytes).map_or(HEADER_BYTES_MAX, |header| header.1);
+        if file.length()? > header_bytes as u64 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Puts everything into a directory, the identity last.

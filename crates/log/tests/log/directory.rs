@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use taffrail_log::vfs::{Disk, Memory, Vfs};
+use taffrail_log::vfs::{Disk, Fault, Memory, Vfs};
 use taffrail_log::{Directory, DirectoryError, DirectoryOptions};
 
 use crate::given::{
@@ -121,6 +121,51 @@ fn an_interrupted_set_up_in_an_empty_directory_is_done_again_when_told() {
     assert!(matches!(open(&memory, false), Err(DirectoryError::Unfinished { .. })));
     let directory = open(&memory, true).expect("it is set up");
     directory.open_log(log_id(), config(700), NO_PRODUCERS).expect("the first log is there");
+}
+
+#[test]
+fn what_killed_set_ups_left_beside_goes_with_the_next_one() {
+    let beside = |name: &str| Path::new("/").join(name);
+    let names = |memory: &Memory| -> Vec<String> {
+        memory.list(Path::new("/")).expect("it lists").into_iter().map(|it| it.name).collect()
+    };
+    // A set-up that stops at each of its changes leaves something, or nothing.
+    for changes_left in 0.. {
+        let memory = Memory::new(changes_left as u64);
+        memory.set_fault(Some(Fault::Stops { changes_left }));
+        let ended = open(&memory, false).is_ok();
+        memory.set_fault(None);
+        drop(open(&memory, false).expect("it is set up"));
+        assert_eq!(names(&memory), ["data"], "after {changes_left} changes");
+        if ended {
+            break;
+        }
+    }
+    // What another directory's set-up left, or what holds something, is left alone.
+    let memory = Memory::new(1);
+    let others =
+        ["data.setup-0123", "data.setup-0123456G", "data.setup-01234567", "x.setup-89abcdef"];
+    for name in others {
+        memory.create_directory(&beside(name)).expect("the place is free");
+        put(&memory, &beside(name).join("thesis.doc"), "years of work");
+    }
+    let mut used = Given::new(1 << 20);
+    let (_, error) = used.log.append(&[batch(1, 1)], NOW);
+    assert!(error.is_none());
+    for (path, contents) in used.close().files() {
+        let path = path.strip_prefix(root()).expect("it is there").to_owned();
+        if path.starts_with("logs") || path.ends_with("identity") {
+            let path = beside("data.setup-fedcba98").join(path);
+            let above: Vec<_> = path.ancestors().skip(1).collect();
+            above.into_iter().rev().for_each(|above| drop(memory.create_directory(above)));
+            let file = memory.create(&path).expect("the place is free");
+            file.write_at(0, &contents).expect("there is room");
+        }
+    }
+    drop(open(&memory, false).expect("it is set up"));
+    let mut expected = [&["data", "data.setup-fedcba98"][..], &others].concat();
+    expected.sort_unstable();
+    assert_eq!(names(&memory), expected);
 }
 
 #[test]

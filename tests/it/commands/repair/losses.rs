@@ -1,6 +1,7 @@
 //! What a log has lost is given up, and what nothing names is taken away.
 
 use super::{Given, RECORDS, files_below, flip};
+use crate::door::{Door, check_error, soon};
 use crate::program::run;
 
 #[tokio::test]
@@ -125,7 +126,43 @@ async fn a_log_that_nothing_names_is_taken_away_and_kept() {
     assert!(!folder.exists());
     assert_eq!(files_below(&given.home.data().join("removed").join(stranger)).len(), 1);
     given.check_content();
+    // And what a deletion left that nothing names any more.
+    std::fs::create_dir(folder.with_extension("deleted")).expect("room");
+    given.check_advice(&format!("--remove {stranger}"));
+    given.repair(&["--remove", stranger]).success();
+    assert!(!folder.with_extension("deleted").exists());
+    given.check_content();
     let said = run(&["inspect", &given.data]).success();
     assert!(said.contains("kept: ") && said.contains(stranger), "{said}");
     given.check_served(&[], RECORDS).await;
+}
+
+#[tokio::test]
+async fn an_interrupted_repair_is_named_and_finished_by_the_same_command() {
+    let given = Given::new().await;
+    let (path, base, positions) = given.segments().remove(0);
+    flip(&path, positions[3] + 100);
+    given.repair(&["--accept-loss", "t/0"]).success();
+    // As if it had been killed before its last step.
+    let place = given.log(0);
+    let built = place.with_file_name(format!("{}-0.repaired", given.topic));
+    std::fs::rename(&place, &built).expect("it is there");
+    let broker = given.home.start(&[]);
+    let door = Door::open(&broker).await;
+    let result = soon(async {
+        loop {
+            let result = door.fetch("t", 0, 0).await;
+            let error = result.error.expect("its files are not there");
+            if error.reason != "PARTITION_RECOVERING" {
+                return error;
+            }
+        }
+    });
+    check_error(Some(&result.await), "PARTITION_OFFLINE", &[("cause", "*")], "taffrail repair");
+    broker.stop().await;
+    let id = format!("{}-0", given.topic);
+    given.check_advice(&format!("--accept-loss {id}"));
+    given.repair(&["--accept-loss", "t/0"]).success();
+    given.check_content();
+    given.check_served(&[(base + 3, base + 4)], RECORDS).await;
 }
