@@ -18,6 +18,8 @@ use crate::strace::inject;
 /// A start that takes longer has hung.
 const START_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(30);
+/// Whoever was killed at a system call is gone within this time, and whoever has gone on is killed.
+const ENDING: Duration = Duration::from_millis(20);
 
 /// Where a broker keeps its data, and the address at which clients find whichever runs on it.
 pub(crate) struct Home {
@@ -162,6 +164,13 @@ impl Broker {
     /// Ends it without a word: SIGKILL.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("the broker is killed");
+    }
+
+    /// Makes sure that it is gone, whether or not it was already.
+    pub(crate) async fn end(mut self) {
+        if !self.ends_within(ENDING).await {
+            self.kill().await;
+        }
     }
 
     /// Asks it to stop in order.

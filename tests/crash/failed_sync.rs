@@ -195,9 +195,10 @@ async fn killed_at_any_system_call_nothing_acknowledged_is_lost() {
         let number = 1 + dice.below(calls);
         load.history.note(format!("kill at call {number}"));
         let mut broker = home.spawn_killed(CALLS, number);
-        if broker.serve(&home).await && !broker.ends_within(Duration::from_secs(2)).await {
-            broker.kill().await;
+        if broker.serve(&home).await {
+            broker.ends_within(Duration::from_secs(2)).await;
         }
+        broker.end().await;
     }
     let broker = home.start().await;
     for (topic, _) in TOPICS {

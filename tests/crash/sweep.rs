@@ -39,7 +39,7 @@ const NUMBERS_MAX: u64 = 400;
 const RUNS: u32 = 20;
 /// Bytes of a record: a segment of these topics takes 16.
 const RECORD_BYTES: usize = 8000;
-/// What goes on for so long after a start has come to its end.
+/// Whatever goes on for so long has come to its end.
 const SETTLED: Duration = Duration::from_millis(200);
 
 /// Lets `run` be killed at calls of each kind: it is given the calls and the number of the one that is
@@ -127,22 +127,25 @@ async fn attach(broker: &Broker, calls: &str, number: u64) -> Strace {
     Strace::attach(broker, calls, &format!("signal=SIGKILL:when={number}"), &[]).await
 }
 
-/// Whether it is gone already; it is gone in any case.
-async fn end(mut broker: Broker) -> bool {
-    let is_gone = broker.ends_within(Duration::from_millis(20)).await;
-    if !is_gone {
-        broker.kill().await;
-    }
-    is_gone
+/// Whether it does not go on after all that was asked of it; it is gone in any case.
+async fn was_killed(mut broker: Broker) -> bool {
+    let was_killed = broker.ends_within(SETTLED).await;
+    broker.end().await;
+    was_killed
+}
+
+/// Starts a broker that is killed at a certain call; whether it was.
+async fn start_killed(home: &Home, calls: &str, number: u64) -> bool {
+    let mut broker = home.spawn_killed(calls, number);
+    let is_ready = broker.serve(home).await;
+    was_killed(broker).await || !is_ready
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_call_of_a_set_up_it_starts_the_next_time() {
     sweep("sweep of set-ups", 40, async |calls, number, _| {
         let home = Home::new().await;
-        let mut broker = home.spawn_killed(calls, number);
-        let is_killed = !broker.serve(&home).await || broker.ends_within(SETTLED).await;
-        drop(broker);
+        let is_killed = start_killed(&home, calls, number).await;
         let broker = home.start().await;
         create_topics(&broker).await;
         let history = History::default();
@@ -167,7 +170,7 @@ async fn killed_at_any_call_while_it_takes_records_none_is_lost() {
         }
         let strace = attach(&broker, calls, number).await;
         now.append(&broker, 36).await;
-        let is_killed = end(broker).await;
+        let is_killed = was_killed(broker).await;
         drop(strace);
         now.check().await;
         given = Some(now);
@@ -210,11 +213,7 @@ async fn killed_at_any_call_of_a_recovery_it_recovers_the_next_time() {
             now.history.add(Event::Loss { place: "cached/1".into() });
         }
         tear_ends(&now.home);
-        let mut broker = now.home.spawn_killed(calls, number);
-        let is_killed = !broker.serve(&now.home).await || broker.ends_within(SETTLED).await;
-        if !is_killed {
-            broker.kill().await;
-        }
+        let is_killed = start_killed(&now.home, calls, number).await;
         now.check().await;
         given = Some(now);
         is_killed
@@ -243,7 +242,7 @@ async fn killed_at_any_call_while_topics_change_each_is_whole_or_gone() {
         let strace = attach(&broker, calls, number).await;
         runs += 1;
         change(&broker, &mut expected, &format!("topic-{runs}")).await;
-        let is_killed = end(broker).await;
+        let is_killed = was_killed(broker).await;
         drop(strace);
         let broker = shared.start().await;
         check(shared, &broker, &mut expected).await;
