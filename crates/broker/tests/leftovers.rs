@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use taffrail_broker::{Broker, BrokerConfig, SystemClock};
+use taffrail_broker::{Broker, BrokerConfig, Crew, Machine, SystemClock};
 use taffrail_log::vfs::{Memory, Vfs};
 
 async fn start(memory: &Memory) -> Arc<Broker> {
     let (vfs, clock) = (Arc::new(memory.clone()), Arc::new(SystemClock));
-    let started = Broker::start(vfs, clock, Path::new("/d"), false, BrokerConfig::default()).await;
+    let machine = Machine { vfs, clock, crew: Crew::Threads };
+    let started = Broker::start(machine, Path::new("/d"), false, BrokerConfig::default()).await;
     started.expect("it starts")
 }
 
