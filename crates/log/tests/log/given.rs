@@ -182,6 +182,25 @@ pub(crate) fn wreck(memory: &Memory, base: u64) {
     let _ = memory.remove_file(&segment(base).with_extension("index"));
 }
 
+/// The same files once more, each of them durable whether or not it was.
+pub(crate) fn settled(memory: &Memory) -> Memory {
+    let settled = Memory::new(2);
+    for (path, contents) in memory.files() {
+        let mut above: Vec<_> = path.ancestors().skip(1).collect();
+        above.pop();
+        for directory in above.into_iter().rev() {
+            let _ = settled.create_directory(directory);
+        }
+        let file = settled.create(&path).expect("the place is free");
+        file.write_at(0, &contents).expect("there is room");
+        file.sync_data().expect("it syncs");
+        for directory in path.ancestors().skip(1) {
+            settled.sync_directory(directory).expect("it syncs");
+        }
+    }
+    settled
+}
+
 /// Numbers that follow from a seed, which is printed when a test fails that uses them.
 pub(crate) struct Numbers {
     seed: u64,

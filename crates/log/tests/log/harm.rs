@@ -7,7 +7,7 @@ use taffrail_log::{Opened, Read, ReadError, ReadRequest};
 use taffrail_model::batch::Batches;
 
 use crate::given::{
-    AppendAll, Given, NOW, Numbers, SEGMENT_HEADER_BYTES, batch, has_ending, root, seeds,
+    AppendAll, Given, NOW, Numbers, SEGMENT_HEADER_BYTES, batch, has_ending, root, seeds, settled,
 };
 use crate::repair::accept_loss;
 
@@ -62,11 +62,11 @@ fn a_repair_loses_nothing_that_can_still_be_read() {
         given.log.syncer().sync().expect("it syncs");
         given.directory.persist_points().expect("they are written");
         let memory = if numbers.once_in(2) { given.close() } else { given.kill() };
-        let memory = memory.copy();
+        let memory = settled(&memory);
         for _ in 0..=numbers.below(3) {
             harm(&memory, &mut numbers);
         }
-        let before = match Given::try_open_log(&memory.copy(), 900) {
+        let before = match Given::try_open_log(&settled(&memory), 900) {
             (given, Ok(Opened { log, .. })) => Some(readable(&given(log))),
             (_, Err(_)) => None,
         };

@@ -14,7 +14,7 @@ use taffrail_model::{Gap, GapReason, LogId, ProducerEpoch, ProducerId, ProducerS
 
 use crate::given::{
     AppendAll, Given, LABEL, NOW, SEGMENT_HEADER_BYTES, batch, bytes_on_disk, config, log_id,
-    log_path, root, segment, try_open, wreck,
+    log_path, root, segment, settled, try_open, wreck,
 };
 
 /// Three segments of four batches each, of 3 records each; the last one is active. Cleanly closed.
@@ -28,7 +28,7 @@ fn given() -> Memory {
             given.log.roll().expect("it rolls");
         }
     }
-    given.close().copy()
+    settled(&given.close())
 }
 
 /// Where the batch with this index begins in its segment; all are of one size.
@@ -267,7 +267,7 @@ fn a_repair_that_stops_anywhere_is_done_again() {
 /// A broker that starts on what an interrupted repair left serves what it did before, or says what to do.
 #[track_caller]
 fn check_between(memory: &Memory, may_be_missing: bool) {
-    let memory = memory.copy();
+    let memory = settled(&memory);
     let (given, opened) = Given::try_open_log(&memory, 1 << 20);
     match opened {
         Ok(Opened { log, .. }) => assert_eq!(given(log).log.end().get(), 36),

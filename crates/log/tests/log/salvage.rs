@@ -5,7 +5,7 @@ use taffrail_log::{OpenError, Read, ReadError, ReadRequest, SegmentHeaderError};
 use taffrail_model::{LogId, Offset};
 
 use crate::given::{
-    AppendAll, Given, NOW, SEGMENT_HEADER_BYTES, batch, config, has_ending, root, segment,
+    AppendAll, Given, NOW, SEGMENT_HEADER_BYTES, batch, config, has_ending, root, segment, settled,
 };
 use crate::model::Model;
 
@@ -60,7 +60,7 @@ fn one_rotten_byte_of_a_header_is_put_right_by_its_crc() {
     let (memory, model) = given(2);
     without_indexes(&memory);
     for at in 0..SEGMENT_HEADER_BYTES {
-        let (memory, base) = (memory.copy(), [0, 6, 12][at % 3]);
+        let (memory, base) = (settled(&memory), [0, 6, 12][at % 3]);
         memory.flip(&segment(base), at, 0x5a).expect("it is there");
         check(&memory, &model, base);
     }
@@ -72,8 +72,8 @@ fn an_overwritten_header_is_restored_from_the_index_or_from_the_batches() {
         for base in [0, 3 * batches, 6 * batches] {
             let (memory, model) = given(batches);
             overwrite(&memory, base, 0, &[0; SEGMENT_HEADER_BYTES]);
-            check(&memory.copy(), &model, base);
-            let memory = memory.copy();
+            check(&settled(&memory), &model, base);
+            let memory = settled(&memory);
             without_indexes(&memory);
             check(&memory, &model, base);
         }
@@ -119,7 +119,7 @@ fn with_an_index_the_first_batch_may_be_gone_too() {
 fn a_file_that_ends_inside_its_header_holds_nothing() {
     let (memory, _) = given(2);
     for length in 0..SEGMENT_HEADER_BYTES {
-        let memory = memory.copy();
+        let memory = settled(&memory);
         let file = memory.open(&segment(6)).expect("it is there");
         file.set_length(length as u64).expect("it can be cut");
         let (given, report) = Given::open(&memory, 1 << 20);
