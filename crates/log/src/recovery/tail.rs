@@ -158,7 +158,8 @@ fn trust_clean(vfs: &dyn Vfs, last: &LastSegment, recovery_point: Offset) -> Opt
         file.index.last().map_or(begin, |entry| (entry.position, entry.offset));
     let tail = scan_from(last, last.length, position, offset, file.index, |_| {});
     let is_whole = tail.failure.is_none() && tail.holes.is_empty();
-    (is_whole && tail.end == recovery_point).then_some(tail)
+    let ends_there = tail.position == last.length && tail.end == recovery_point;
+    (is_whole && ends_there).then_some(tail)
 }
 
 /// Reads a segment up to `length`.

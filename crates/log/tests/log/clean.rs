@@ -2,6 +2,7 @@
 
 use taffrail_log::RecoveryReport;
 use taffrail_log::vfs::Vfs;
+use taffrail_model::batch::records_crc;
 
 use crate::given::{AppendAll, Given, NOW, batch, has_ending, root};
 use crate::model::Model;
@@ -78,6 +79,28 @@ fn a_clean_log_is_checked_if_its_index_is_missing_or_damaged() {
         assert_eq!(report.rewritten_bytes, 0);
         model.check_all(&given.log.reader(), 1 << 20);
     }
+}
+
+#[test]
+fn a_clean_log_is_checked_if_its_index_points_behind_the_segment() {
+    let (given, model) = given();
+    let memory = given.close();
+    let last = memory.files().into_iter().rfind(|(path, _)| has_ending(path, "index"));
+    let (path, mut index) = last.expect("there are indexes");
+    // Its last place is that of the next batch, far behind the segment; and its checksum is right.
+    let (base, end) = (index[32..40].to_vec(), index[24..32].to_vec());
+    let number = |bytes: &[u8]| u64::from_le_bytes(*bytes.first_chunk().expect("8 bytes"));
+    let delta = (number(&end) - number(&base)) as u32;
+    let last_place = index.len() - 4 - 16;
+    index[last_place..last_place + 4].copy_from_slice(&delta.to_le_bytes());
+    index[last_place + 4..last_place + 8].copy_from_slice(&9_999_u32.to_le_bytes());
+    let body = index.len() - 4;
+    let crc = records_crc(&index[..body]);
+    index[body..].copy_from_slice(&crc.to_le_bytes());
+    memory.open(&path).expect("it is there").write_at(0, &index).expect("there is room");
+    let (given, report) = Given::open(&memory, 400);
+    assert!(!report.was_clean, "{report:?}");
+    model.check_all(&given.log.reader(), 1 << 20);
 }
 
 #[test]
