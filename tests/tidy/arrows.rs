@@ -21,10 +21,10 @@ const ARROWS: [(&str, &[&str]); 9] = [
 ];
 
 /// These may depend on anything that is not a leaf.
-const UNBOUND: [&str; 2] = ["tests", "benches"];
+const UNBOUND: [&str; 3] = ["tests", "benches", "fuzz"];
 
 /// Nothing depends on these, not even a test.
-const LEAVES: [&str; 4] = ["cli", "xtask", "tests", "benches"];
+const LEAVES: [&str; 5] = ["cli", "xtask", "tests", "benches", "fuzz"];
 
 const PREFIX: &str = "taffrail-";
 

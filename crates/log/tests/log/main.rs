@@ -1,5 +1,6 @@
 //! The log through its public door: what it promises, on a disk in memory and on a real one.
 
+mod arbitrary;
 mod beside;
 mod clean;
 mod crash;

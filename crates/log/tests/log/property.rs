@@ -8,6 +8,7 @@ use taffrail_log::vfs::{Disk, Memory, Vfs};
 use taffrail_log::{Directory, Log, LogConfig, NewBatch, ReadRequest};
 use taffrail_model::{LeaderEpoch, Offset, Timestamp};
 
+use crate::arbitrary;
 use crate::given::{
     AppendAll, NO_PRODUCERS, NOW, NewRecord, batch_of, cases, has_ending, log_id, try_open,
 };
@@ -218,6 +219,31 @@ proptest! {
     ) {
         let place = tempfile::tempdir().expect("there is a place for temporary files");
         check(Arc::new(Disk), &place.path().join("data"), config, steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
+    #[test]
+    fn whatever_a_last_segment_holds_what_is_read_is_right(
+        bytes in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        arbitrary::segment_recovery(&bytes);
+    }
+
+    #[test]
+    fn whatever_an_index_holds_what_is_read_is_right(
+        bytes in prop::collection::vec(any::<u8>(), 0..120),
+    ) {
+        arbitrary::index_load(&bytes);
+    }
+
+    #[test]
+    fn whatever_a_checkpoint_of_producers_holds_none_is_taken_for_another(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        arbitrary::producers_load(&bytes);
     }
 }
 
