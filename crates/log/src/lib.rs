@@ -7,12 +7,14 @@
 //! Deliberately absent: topics, the network, a runtime, a clock (time comes in as an argument).
 
 mod append;
+mod atomic;
 mod damage;
 mod directory;
 mod index;
 mod log;
 mod points;
 mod producers;
+mod progress;
 mod reader;
 mod recovery;
 pub mod repair;

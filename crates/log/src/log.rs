@@ -7,7 +7,6 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -430,7 +429,7 @@ impl Log {
                 bytes: bytes.slice(..whole_bytes),
             };
             active.note(group, headers, self.shared.tail_bytes_max());
-            self.shared.progress.written_bytes.fetch_add(whole_bytes as u64, Ordering::AcqRel);
+            self.shared.progress.wrote(whole_bytes as u64);
             appended.extend(headers.iter().map(|header| Appended {
                 base_offset: header.base_offset,
                 end_offset: header.end_offset(),

@@ -1,7 +1,7 @@
 //! What a log's writer, syncer and readers share.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -10,6 +10,7 @@ use taffrail_model::{LeaderEpoch, LogId, Offset};
 use crate::damage::{Damage, KnownDamage};
 use crate::points::Points;
 use crate::producers::Crowd;
+use crate::progress::Progress;
 use crate::segment::{ActiveSegment, SealedSegment, SegmentCache};
 use crate::vfs::Vfs;
 
@@ -41,35 +42,6 @@ pub(crate) struct Segments {
     pub(crate) active: Arc<ActiveSegment>,
     /// What opening the log found damaged or missing.
     pub(crate) lost: Vec<Damage>,
-}
-
-/// How far a log has come. Each number only grows.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    pub(crate) start: AtomicU64,
-    /// The offset below which everything is on disk.
-    pub(crate) durable_end: AtomicU64,
-    /// Bytes ever written to this opening of the log.
-    pub(crate) written_bytes: AtomicU64,
-    /// Bytes of these that are on disk.
-    pub(crate) durable_bytes: AtomicU64,
-}
-
-impl Progress {
-    pub(crate) fn at(start: Offset, end: Offset) -> Self {
-        Self {
-            start: AtomicU64::new(start.get()),
-            durable_end: AtomicU64::new(end.get()),
-            written_bytes: AtomicU64::new(0),
-            durable_bytes: AtomicU64::new(0),
-        }
-    }
-
-    pub(crate) fn unsynced_bytes(&self) -> u64 {
-        // Durable first: it is never ahead of what was written before it was read.
-        let durable = self.durable_bytes.load(Ordering::Acquire);
-        self.written_bytes.load(Ordering::Acquire).saturating_sub(durable)
-    }
 }
 
 impl Shared {
@@ -113,11 +85,11 @@ impl Shared {
     }
 
     pub(crate) fn log_start(&self) -> Offset {
-        Offset::new(self.progress.start.load(Ordering::Acquire))
+        self.progress.start()
     }
 
     pub(crate) fn durable_end(&self) -> Offset {
-        Offset::new(self.progress.durable_end.load(Ordering::Acquire))
+        self.progress.durable_end()
     }
 
     pub(crate) fn tail_bytes_max(&self) -> usize {

@@ -4,7 +4,6 @@
 //! before it began. After a failed sync nothing is published any more: the operating system marks
 //! the pages clean, so a later sync would succeed without writing them.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use taffrail_model::Offset;
@@ -71,7 +70,7 @@ pub(crate) fn sync_active(shared: &Shared) -> Result<Offset, SyncError> {
         return Err(poisoned(cause));
     }
     let active = Arc::clone(&shared.segments.load().active);
-    let written_bytes = shared.progress.written_bytes.load(Ordering::Acquire);
+    let written = shared.progress.written_bytes();
     let end = active.written().end;
     if end > shared.durable_end()
         && let Err(error) = active.file.sync_data()
@@ -82,9 +81,7 @@ pub(crate) fn sync_active(shared: &Shared) -> Result<Offset, SyncError> {
     if let Some(cause) = shared.poisoned() {
         return Err(poisoned(cause));
     }
-    assert!(shared.durable_end() <= end, "durable {} > end {end}", shared.durable_end());
-    shared.progress.durable_end.store(end.get(), Ordering::Release);
-    shared.progress.durable_bytes.fetch_max(written_bytes, Ordering::AcqRel);
+    shared.progress.synced(written, end);
     shared.points.reached(shared.id, end);
     Ok(end)
 }

@@ -21,8 +21,13 @@ const SKIPS: &str = "target/skips";
 
 const BUILD_BUDGET: Duration = Duration::from_secs(900);
 
+/// The threads of a log in every order: with a feature of its own, so that nothing else has it.
+const LOOM: [&str; 7] =
+    ["test", "--package", "taffrail-log", "--features", "loom", "--test", "loom"];
+
 /// Seconds that suites may take, by name: quick, and deep.
-const BUDGETS: [(&str, u64, u64); 6] = [
+const BUDGETS: [(&str, u64, u64); 7] = [
+    ("loom", 60, 60),
     ("doctests", 120, 120),
     ("tidy", 30, 30),
     ("sim", 180, 3600),
@@ -62,6 +67,9 @@ pub(crate) fn test(report: &mut Report, root: &Path, deep: bool) {
         let mut command = Command::new(&suite.program);
         command.current_dir(&suite.folder).env("CARGO_MANIFEST_DIR", &suite.folder);
         run(report, &suite.name, &mut command);
+    }
+    if report.run("build loom", BUILD_BUDGET, cargo(root, LOOM).arg("--no-run")) {
+        run(report, "loom", cargo(root, LOOM).arg("--quiet"));
     }
     run(report, "doctests", &mut cargo(root, ["test", "--workspace", "--doc", "--quiet"]));
     match (&built.binary, python::install(root, PYTHON_REQUIREMENTS)) {

@@ -26,9 +26,10 @@ use taffrail_model::{LogId, Offset, ProducerId, Timestamp};
 use crate::log::{Log, LogConfig, LogState};
 use crate::points::{Point, Points};
 use crate::producers::Crowd;
+use crate::progress::Progress;
 use crate::recovery::{OpenError, Recovery, RecoveryReport, recover};
 use crate::segment::{SegmentCache, SegmentHeader, create_segment, random_salt, segment_path};
-use crate::shared::{Progress, Segments, Shared};
+use crate::shared::{Segments, Shared};
 use crate::spare::Spare;
 use crate::vfs::{Lock, Vfs, read_file};
 
