@@ -248,7 +248,7 @@ impl Points {
 
 /// The newest sound copy. Each copy holds all that was promised to be durable, so one is enough;
 /// without one, a copy that cannot be read is an error, and not the same as none.
-fn load(vfs: &dyn Vfs, directory: &Path) -> Result<Option<Copy>, (PathBuf, io::Error)> {
+pub(crate) fn load(vfs: &dyn Vfs, directory: &Path) -> Result<Option<Copy>, (PathBuf, io::Error)> {
     let mut newest: Option<Copy> = None;
     let mut unreadable = None;
     for name in COPIES {

@@ -65,7 +65,10 @@ pub struct SalvagedHeader {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// It should be there.
-    #[error("{path} is missing or has no segments: restore it from a backup, or delete the topic")]
+    #[error(
+        "{path} is missing or has no segments: restore it from a backup, give up what was in it with \
+         `taffrail repair`, or delete the topic"
+    )]
     Missing {
         /// The log's directory.
         path: PathBuf,
@@ -88,7 +91,10 @@ pub enum OpenError {
         found: LogId,
     },
     /// No segment of it can be read.
-    #[error("{path} is damaged: {cause}; restore it from a backup")]
+    #[error(
+        "{path} is damaged: {cause}; restore it from a backup, or give up what was in it with \
+         `taffrail repair`"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

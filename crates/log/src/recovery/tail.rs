@@ -115,7 +115,9 @@ pub(super) fn recover_tail(
     report.damage.extend(damage(last, &tail, end_min));
     if tail.end < recovery_point || tail.ends_in_a_hole() {
         let (from, to) = (tail.end, recovery_point.max(tail.end));
-        let cause = format!("offsets {from} to {to} were on disk and are damaged or missing");
+        let what = format!("offsets {from} to {to} were on disk and are damaged or missing");
+        let cause =
+            format!("{what}: restore them from a backup, or give them up with `taffrail repair`");
         tail.read_only = Some(cause);
         // None of these offsets is given out again, and who reads them is told.
         tail.end = to;

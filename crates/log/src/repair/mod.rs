@@ -31,7 +31,7 @@ use crate::directory::{
     DELETED, DirectoryError, Identity, LOGS, QUARANTINE, REMOVED, REPAIRED, REPAIRING,
     read_identity, take_lock,
 };
-use crate::points::Point;
+use crate::points::{self, Point};
 use crate::segment::random_salt;
 use crate::verify::{Usage, around};
 use crate::vfs::{Lock, Vfs};
@@ -76,7 +76,7 @@ impl Repair {
     /// If it is not one.
     pub fn peek(vfs: Arc<dyn Vfs>, path: &Path) -> Result<Self, RepairError> {
         Self::check_identity(vfs.as_ref(), path)?;
-        let points = around::find_points(vfs.as_ref(), path).entries;
+        let points = load_points(vfs.as_ref(), path)?;
         Ok(Self { vfs, path: path.to_owned(), points, lock: None })
     }
 
@@ -88,7 +88,7 @@ impl Repair {
         {
             return Err(DirectoryError::Locked { path: path.to_owned(), holder }.into());
         }
-        let points = around::find_points(vfs.as_ref(), path).entries;
+        let points = load_points(vfs.as_ref(), path)?;
         Ok(Self { vfs, path: path.to_owned(), points, lock })
     }
 
@@ -263,4 +263,11 @@ impl Repair {
         }
         unreachable!("some number is free")
     }
+}
+
+/// What is durably known of each log. A copy that cannot be read is not the same as none: it may say how
+/// far a log went.
+fn load_points(vfs: &dyn Vfs, path: &Path) -> Result<BTreeMap<LogId, Point>, RepairError> {
+    let newest = points::load(vfs, path).map_err(|(path, source)| io_at(&path)(source))?;
+    Ok(newest.unwrap_or_default().entries)
 }

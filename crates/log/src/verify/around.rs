@@ -13,9 +13,9 @@ use crate::vfs::{Entry, Vfs, parent, read_file};
 
 /// The recovery points of a directory, as far as they are known.
 #[derive(Default)]
-pub(crate) struct PointsFound {
+pub(super) struct PointsFound {
     pub(super) copies: Vec<PointsCopy>,
-    pub(crate) entries: BTreeMap<LogId, Point>,
+    pub(super) entries: BTreeMap<LogId, Point>,
 }
 
 impl PointsFound {
@@ -38,7 +38,7 @@ pub(super) fn around_log(vfs: &dyn Vfs, log: &Path) -> (PointsFound, Usage) {
     }
 }
 
-pub(crate) fn find_points(vfs: &dyn Vfs, path: &Path) -> PointsFound {
+pub(super) fn find_points(vfs: &dyn Vfs, path: &Path) -> PointsFound {
     let mut found = PointsFound::default();
     for name in points::COPIES {
         let path = path.join(name);

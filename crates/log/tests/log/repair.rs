@@ -381,6 +381,32 @@ fn whoever_may_have_sent_what_is_lost_is_not_taken_for_somebody_new() {
 }
 
 #[test]
+fn once_it_is_known_how_many_producers_there_were_later_ones_are_new() {
+    let mut given = Given::new(1 << 20);
+    let (_, error) = given.log.append(&[stamped(5, 0), stamped(7, 0)], NOW);
+    assert!(error.is_none());
+    let memory = given.close();
+    flip(&memory, 0, position(0) + 95);
+    for name in ["producers.a", "producers.b"] {
+        let _ = memory.remove_file(&log_path().join(name));
+    }
+    let find = |ids_end: ProducerId, id| {
+        let directory = try_open(Arc::new(memory.clone()), root()).expect("it opens");
+        let opened = directory.open_log(log_id(), config(1 << 20), ids_end).expect("it opens");
+        let mut log = opened.log;
+        let found = log.begin(NOW).find(&stamped(id, 0));
+        log.close().expect("it closes");
+        directory.persist_points().expect("they are written");
+        found
+    };
+    // Nobody knows how many were made: nobody is new.
+    let is_unknown = |found| matches!(found, Err(SequenceError::Unknown { .. }));
+    assert!(is_unknown(find(ProducerId::LAST, 100)));
+    assert!(is_unknown(find(ProducerId::new(100).expect("not 0"), 99)));
+    assert_eq!(find(ProducerId::new(200).expect("not 0"), 100), Ok(Known::New));
+}
+
+#[test]
 fn offsets_that_may_have_been_read_are_not_given_out_again() {
     let mut given = Given::new(1 << 20);
     let reserving = taffrail_log::LogConfig { reserves_offsets: true, ..config(1 << 20) };
