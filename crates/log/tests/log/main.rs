@@ -10,6 +10,7 @@ mod faults;
 mod given;
 mod golden;
 mod harm;
+mod interrupted;
 mod model;
 mod mutations;
 mod property;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use taffrail_log::repair::{Repair, RepairError};
 use taffrail_log::verify::{Severity, inspect};
 use taffrail_log::vfs::{Fault, Memory, Vfs};
-use taffrail_log::{DirectoryError, Known, OpenError, Opened, Read, ReadRequest, SequenceError};
+use taffrail_log::{DirectoryError, Known, OpenError, Read, ReadRequest, SequenceError};
 use taffrail_model::batch::Batches;
 use taffrail_model::{Gap, GapReason, LogId, ProducerEpoch, ProducerId, ProducerStamp, Sequence};
 
@@ -18,7 +18,7 @@ use crate::given::{
 };
 
 /// Three segments of four batches each, of 3 records each; the last one is active. Cleanly closed.
-fn given() -> Memory {
+pub(crate) fn given() -> Memory {
     let mut given = Given::new(1 << 20);
     for segment in 0..3 {
         let batches: Vec<_> = (0..4).map(|index| batch(10 + 10 * segment + index, 3)).collect();
@@ -32,32 +32,32 @@ fn given() -> Memory {
 }
 
 /// Where the batch with this index begins in its segment; all are of one size.
-fn position(index: usize) -> usize {
+pub(crate) fn position(index: usize) -> usize {
     SEGMENT_HEADER_BYTES + index * bytes_on_disk(&batch(10, 3))
 }
 
-fn flip(memory: &Memory, base: u64, position: usize) {
+pub(crate) fn flip(memory: &Memory, base: u64, position: usize) {
     memory.flip(&segment(base), position, 0x10).expect("it is there");
 }
 
-fn cut(memory: &Memory, base: u64, length: usize) {
+pub(crate) fn cut(memory: &Memory, base: u64, length: usize) {
     let file = memory.open(&segment(base)).expect("it is there");
     file.set_length(length as u64).expect("it can be cut");
     file.sync_data().expect("it syncs");
 }
 
-fn remove(memory: &Memory, base: u64) {
+pub(crate) fn remove(memory: &Memory, base: u64) {
     memory.remove_file(&segment(base)).expect("it is there");
 }
 
 /// Makes durable what was removed.
-fn settle(memory: &Memory) {
+pub(crate) fn settle(memory: &Memory) {
     // The log itself may be what was removed.
     let _ = memory.sync_directory(&log_path());
     memory.sync_directory(&root().join("logs")).expect("it syncs");
 }
 
-fn quarantine(number: u32) -> PathBuf {
+pub(crate) fn quarantine(number: u32) -> PathBuf {
     root().join(format!("logs/{}.quarantine-{number}", log_id()))
 }
 
@@ -65,7 +65,7 @@ fn beside(ending: &str) -> PathBuf {
     root().join(format!("logs/{}{ending}", log_id()))
 }
 
-fn hold(memory: &Memory) -> Repair {
+pub(crate) fn hold(memory: &Memory) -> Repair {
     Repair::hold(Arc::new(memory.clone()), root()).expect("nobody uses it")
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn accept_loss(memory: &Memory) -> Result<(), RepairError> {
 }
 
 /// The files of a directory: their names and what tells their contents from others.
-fn files_of(memory: &Memory, directory: &Path) -> Vec<(PathBuf, u64)> {
+pub(crate) fn files_of(memory: &Memory, directory: &Path) -> Vec<(PathBuf, u64)> {
     let files = memory.files().into_iter();
     let inside = files.filter_map(|(path, contents)| {
         let name = path.strip_prefix(directory).ok()?.to_owned();
@@ -90,7 +90,7 @@ fn files_of(memory: &Memory, directory: &Path) -> Vec<(PathBuf, u64)> {
 
 /// Reads a log through: the base offsets of its batches and its gaps.
 #[track_caller]
-fn read_through(given: &Given) -> (Vec<u64>, Vec<(u64, u64)>) {
+pub(crate) fn read_through(given: &Given) -> (Vec<u64>, Vec<(u64, u64)>) {
     let (reader, limit) = (given.log.reader(), given.log.end());
     let (mut bases, mut gaps) = (Vec::new(), Vec::new());
     let mut from = reader.start();
@@ -140,7 +140,7 @@ fn check(change: impl Fn(&Memory), lost: &[(u64, u64)], end: u64) {
 }
 
 #[track_caller]
-fn check_repaired(memory: &Memory, lost: &[(u64, u64)], end: u64) {
+pub(crate) fn check_repaired(memory: &Memory, lost: &[(u64, u64)], end: u64) {
     let report = inspect(memory, root()).expect("it can be inspected");
     assert!(report.worst() <= Some(Severity::Note), "{report:#?}");
     let (mut given, report) = Given::open(memory, 1 << 20);
@@ -221,64 +221,6 @@ fn sealed_segments_that_nothing_is_missing_in_are_not_copied() {
     let growing = quarantine(1).join(segment(24).file_name().expect("it has one"));
     memory.flip(&segment(24), 3, 1).expect("it is there");
     assert_ne!(contents(&growing)[3], contents(&segment(24))[3], "what grows is a file of its own");
-}
-
-#[test]
-fn a_repair_that_stops_anywhere_is_done_again() {
-    type Change = fn(&Memory);
-    let changes: [(Change, &[(u64, u64)]); 4] = [
-        (|memory| flip(memory, 12, position(1) + 95), &[(15, 18)]),
-        (|memory| cut(memory, 24, position(2) + 7), &[(30, 36)]),
-        (|memory| remove(memory, 0), &[(0, 12)]),
-        (|memory| memory.remove_directory(&log_path()).expect("it is there"), &[(0, 36)]),
-    ];
-    for (change, lost) in changes {
-        // Killed, or without power; then a seed says what survives.
-        for power_lost in [None, Some(1), Some(2), Some(3), Some(4)] {
-            for changes_left in 0.. {
-                let memory = given();
-                change(&memory);
-                settle(&memory);
-                let before = files_of(&memory, &log_path());
-                memory.set_fault(Some(Fault::Stops { changes_left }));
-                let ended = accept_loss(&memory).is_ok();
-                memory.set_fault(None);
-                let memory = power_lost.map_or(memory.clone(), |seed| memory.crash(seed));
-                check_between(&memory, before.is_empty() && !ended);
-                match accept_loss(&memory) {
-                    Ok(()) | Err(RepairError::Sound { .. }) => {}
-                    Err(error) => panic!("after {changes_left} changes: {error}"),
-                }
-                if !before.is_empty() {
-                    let kept = [1, 2].map(|number| files_of(&memory, &quarantine(number)));
-                    let is_kept = kept.contains(&before);
-                    assert!(is_kept, "after {changes_left}: {kept:?}, not {before:?}");
-                }
-                check_repaired(&memory, lost, 36);
-                if ended {
-                    assert!(changes_left > 5, "it did something");
-                    break;
-                }
-            }
-        }
-    }
-}
-
-/// A broker that starts on what an interrupted repair left serves what it did before, or says what to do.
-#[track_caller]
-fn check_between(memory: &Memory, may_be_missing: bool) {
-    let memory = settled(&memory);
-    let (given, opened) = Given::try_open_log(&memory, 1 << 20);
-    match opened {
-        Ok(Opened { log, .. }) => assert_eq!(given(log).log.end().get(), 36),
-        Err(error @ OpenError::Interrupted { .. }) => {
-            assert!(error.to_string().contains("taffrail repair"), "{error}");
-        }
-        Err(error) => {
-            let is_missing = matches!(error, OpenError::Missing { .. });
-            assert!(is_missing && may_be_missing, "{error}");
-        }
-    }
 }
 
 #[test]
