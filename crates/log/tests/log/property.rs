@@ -222,27 +222,27 @@ proptest! {
     }
 }
 
+/// A file, or a few changes to one, or many.
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    let bytes = |count| prop::collection::vec(any::<u8>(), count);
+    prop_oneof![bytes(4..8), bytes(0..20), bytes(0..400)]
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+    #![proptest_config(ProptestConfig::with_cases(cases(512)))]
 
     #[test]
-    fn whatever_a_last_segment_holds_what_is_read_is_right(
-        bytes in prop::collection::vec(any::<u8>(), 0..400),
-    ) {
+    fn whatever_a_last_segment_holds_what_is_read_is_right(bytes in bytes()) {
         arbitrary::segment_recovery(&bytes);
     }
 
     #[test]
-    fn whatever_an_index_holds_what_is_read_is_right(
-        bytes in prop::collection::vec(any::<u8>(), 0..120),
-    ) {
+    fn whatever_an_index_holds_what_is_read_is_right(bytes in bytes()) {
         arbitrary::index_load(&bytes);
     }
 
     #[test]
-    fn whatever_a_checkpoint_of_producers_holds_none_is_taken_for_another(
-        bytes in prop::collection::vec(any::<u8>(), 0..200),
-    ) {
+    fn whatever_a_checkpoint_of_producers_holds_none_is_taken_for_another(bytes in bytes()) {
         arbitrary::producers_load(&bytes);
     }
 }
