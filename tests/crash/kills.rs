@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use crate::broker::{Broker, Home};
 use crate::dice::Dice;
+use crate::history::Event;
 use crate::load::{Load, Sender};
 use crate::readback::{conclude, wait_until_online};
 use crate::rounds;
@@ -42,6 +43,18 @@ pub(crate) fn start_load(home: &Home, dice: &mut Dice) -> Load {
     load
 }
 
+/// Producers that wait for acknowledgement send again what was not answered, as often as it takes: they
+/// hear of each record that it is there.
+fn check_all_delivered(load: &Load) {
+    let waits = |producer: u32| matches!(producer, 1 | 2 | 11 | 12);
+    let missing = load.history.events().into_iter().filter(|event| {
+        let (Event::Unknown { record } | Event::Fail { record }) = event else { return false };
+        waits(record.producer)
+    });
+    let missing: Vec<_> = missing.take(10).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 fn sender(producer: u32, topic: &str, partitions: u32, dice: Dice) -> Sender {
     Sender { producer, topic: topic.to_owned(), partitions, dice, sequence: 0 }
 }
@@ -71,6 +84,7 @@ async fn killed_again_and_again_nothing_acknowledged_is_lost() {
     let acknowledged = load.history.acknowledged();
     println!("{acknowledged} records acknowledged");
     assert!(acknowledged > 1000, "the load was too small to say anything: {acknowledged}");
+    check_all_delivered(&load);
     conclude(&home, &broker, &TOPICS, &load.history).await;
     assert!(broker.stop().await.success(), "a clean stop");
     let broker = home.start().await;
