@@ -26,8 +26,9 @@ const LOOM: [&str; 7] =
     ["test", "--package", "taffrail-log", "--features", "loom", "--test", "loom"];
 
 /// Seconds that suites may take, by name: quick, and deep.
-const BUDGETS: [(&str, u64, u64); 7] = [
+const BUDGETS: [(&str, u64, u64); 8] = [
     ("loom", 60, 60),
+    ("log", 180, 900),
     ("doctests", 120, 120),
     ("tidy", 30, 30),
     ("sim", 180, 3600),
