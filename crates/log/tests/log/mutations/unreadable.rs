@@ -98,7 +98,8 @@ fn segments(memory: &Memory) -> Vec<(PathBuf, Vec<u8>)> {
 
 #[test]
 fn a_file_that_cannot_be_read_is_not_taken_for_damaged() {
-    for image in images().iter().filter(|image| image.name != "torn") {
+    // After a power loss there may be something to cut, or offsets to skip.
+    for image in images().iter().filter(|image| ["closed", "killed"].contains(&image.name)) {
         for (path, contents) in image.memory.files() {
             check(image, &path, Fault::FileFails { path: path.clone() });
             for length in (0..contents.len()).step_by(if is_deep() { 1 } else { 5 }) {
