@@ -28,7 +28,7 @@ const LOOM: [&str; 7] =
 /// Seconds that suites may take, by name: quick, and deep.
 const BUDGETS: [(&str, u64, u64); 8] = [
     ("loom", 60, 60),
-    ("log", 180, 900),
+    ("log log", 120, 1200),
     ("doctests", 120, 120),
     ("tidy", 30, 30),
     ("sim", 180, 3600),

@@ -133,7 +133,7 @@ async fn names_and_acknowledgement_go_together() {
     let broker = FakeBroker::start(1, Plan::default()).await;
     let client = Client::connect(&broker.url).expect("an address");
     let table = [
-        (client.producer("t").name("ferry").acks(Acks::None), "Acks::None"),
+        (client.producer("t").name("ferry").acks(Acks::None), "takes acks=committed"),
         (client.producer("t").name(""), "1 to 200 bytes, not 0"),
         (client.producer("t").name("x".repeat(201)), "1 to 200 bytes, not 201"),
     ];
