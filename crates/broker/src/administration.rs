@@ -269,7 +269,10 @@ fn clear(
     exists: io::Error,
 ) -> io::Result<()> {
     let holds_nothing = match directory.open_log(log, config, ProducerId::FIRST) {
-        Ok(Opened { log, report }) => log.end() == Offset::ZERO && report.damage.is_empty(),
+        Ok(Opened { log, report }) => {
+            let is_whole = report.damage.is_empty() && report.moved_aside.is_empty();
+            log.end() == Offset::ZERO && is_whole
+        }
         // Not even the first segment was whole.
         Err(OpenError::Missing { .. }) => true,
         Err(_) => false,

@@ -408,12 +408,10 @@ impl Log {
         let written = active.written();
         let (bytes, headers) = self.encode(batches, active.header.salt, written.end);
         let write = || write_full(active.file.as_ref(), written.position, &bytes);
-        let outcome = match write() {
-            Err((_, error)) if self.may_use_spare && is_full(&error) => {
-                self.shared.points.spare().give_up();
-                write()
-            }
-            outcome => outcome,
+        let outcome = if self.may_use_spare {
+            self.shared.points.spare().lend_where(write, |(_, error)| is_full(error))
+        } else {
+            write()
         };
         let in_file = match &outcome {
             Ok(()) => bytes.len(),

@@ -61,21 +61,28 @@ impl Spare {
     }
 
     /// Writes what must be written: if the disk is full, once more in the room that was kept back.
-    pub(crate) fn lend<T>(&self, mut write: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        match write() {
-            Err(error) if is_full(&error) && self.give_up() => write(),
-            written => written,
-        }
+    pub(crate) fn lend<T>(&self, write: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        self.lend_where(write, is_full)
     }
 
-    /// Makes room; whether there was any.
-    pub(crate) fn give_up(&self) -> bool {
-        let _one = self.lock();
-        let is_given = self.vfs.remove_file(&self.path).is_ok();
-        if is_given {
-            self.is_missing.store(true, Ordering::Release);
+    /// The same for an error of which `is_full` says whether it is for want of room.
+    pub(crate) fn lend_where<T, E>(
+        &self,
+        mut write: impl FnMut() -> Result<T, E>,
+        is_full: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
+        match write() {
+            Err(error) if is_full(&error) => {
+                // Held while it is written: nobody else takes the room back, and whoever comes
+                // second finds what is left of it.
+                let _one = self.lock();
+                if self.vfs.remove_file(&self.path).is_ok() {
+                    self.is_missing.store(true, Ordering::Release);
+                }
+                write()
+            }
+            written => written,
         }
-        is_given
     }
 
     fn fill(&self, bytes: u64) -> io::Result<()> {

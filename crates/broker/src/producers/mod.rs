@@ -25,6 +25,9 @@ use numbers::Numbers;
 pub(crate) use state::Registry;
 use state::{Command, Reply, TakeName};
 
+/// Ids that are ever given out are far below this.
+const IDS_MAX: u64 = 1 << 62;
+
 /// An idempotent producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerIdentity {
@@ -160,6 +163,9 @@ impl Producers {
     /// What stands between a producer and the log, if it has a name. Nobody has an id that was not
     /// given out: whoever gets it later would find batches that are not its own.
     pub(crate) fn fence(&self, id: ProducerId) -> Result<Option<Fence>, ProduceError> {
+        if id.get() > IDS_MAX {
+            return Err(SequenceError::Unknown { id }.into());
+        }
         if !state::is_named(id) {
             let is_given_out = id < self.ids_end || self.numbers.are_given_out(id);
             return if is_given_out { Ok(None) } else { Err(SequenceError::Unknown { id }.into()) };

@@ -315,6 +315,10 @@ impl Directory {
         }
         self.cache.forget(id);
         remove_if_there(self.vfs.as_ref(), &doomed)?;
+        // What a repair was making of it when it was interrupted.
+        for ending in [REPAIRED, REPAIRING] {
+            remove_if_there(self.vfs.as_ref(), &logs.join(format!("{id}{ending}")))?;
+        }
         self.vfs.sync_directory(&logs)?;
         self.points.removed(id);
         Ok(())

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use taffrail_model::{LogId, Offset};
 
 use super::{
-    DirectoryError, DirectoryOptions, IDENTITY, LOCK, LOGS, create_log_files, identity, take_lock,
+    DirectoryError, DirectoryOptions, IDENTITY, LOCK, LOGS, REMOVED, SPARE, create_log_files,
+    identity, take_lock,
 };
 use crate::segment::{HEADER_BYTES_MAX, decode_header, segment_path};
 use crate::vfs::{Entry, Vfs, parent, read_bytes};
 
 /// Entries that an interrupted set-up may leave.
 const OURS: [&str; 3] = [LOGS, LOCK, "identity.new"];
+/// Entries that only a directory has that was used.
+const LATER: [&str; 2] = [SPARE, REMOVED];
 /// An entry that an empty file system has.
 const LOST_AND_FOUND: &str = "lost+found";
 /// What the name of a directory that is being set up has behind the one it will get, before some digits.
@@ -76,8 +79,10 @@ fn look(vfs: &dyn Vfs, path: &Path) -> Result<Found, DirectoryError> {
         }
         return Ok(Found::Directory);
     }
-    let is_known =
-        |name: &str| OURS.contains(&name) || name == LOST_AND_FOUND || name.starts_with(POINTS);
+    let is_known = |name: &str| {
+        let is_ours = OURS.contains(&name) || LATER.contains(&name) || name.starts_with(POINTS);
+        is_ours || name == LOST_AND_FOUND
+    };
     if let Some(foreign) = names.find(|name| !is_known(name)) {
         let entry = foreign.to_owned();
         return Err(DirectoryError::Foreign { path: path.to_owned(), entry });
@@ -101,7 +106,8 @@ fn settle(vfs: &dyn Vfs, path: &Path) -> io::Result<()> {
 /// Whether a directory without an identity had one once: it holds what an interrupted set-up cannot
 /// have left, recovery points or records.
 fn has_been_used(vfs: &dyn Vfs, path: &Path, entries: &[Entry]) -> io::Result<bool> {
-    if entries.iter().any(|entry| entry.name.starts_with(POINTS)) {
+    let is_later = |name: &str| name.starts_with(POINTS) || LATER.contains(&name);
+    if entries.iter().any(|entry| is_later(&entry.name)) {
         return Ok(true);
     }
     if !entries.iter().any(|entry| entry.name == LOGS) {

@@ -156,7 +156,8 @@ pub(crate) fn recover(
     let recovery_point = recovery_point.max(last.header.base_offset);
     let is_clean = known.is_clean;
     // Where the last sound segment should end: at one that cannot be read, if there is one behind.
-    let end_min = files.unreadable_behind(last.header.base_offset).unwrap_or(recovery_point);
+    let unreadable = files.unreadable_behind(last.header.base_offset);
+    let end_min = unreadable.unwrap_or(recovery_point);
     let expected = Expected { recovery_point, end_min, is_clean };
     let (checkpoints, mut remembered) =
         Remembered::load(vfs.as_ref(), path, id, recovery_point, producer_ids_end);
@@ -175,6 +176,10 @@ pub(crate) fn recover(
         _ => tail.epoch,
     };
     let Tail { index, position, mut end, append_time, mut read_only, was_torn, .. } = tail;
+    if let Some(from) = unreadable.filter(|_| read_only.is_none()) {
+        let what = format!("what its segment at offset {from} holds cannot be told");
+        read_only = Some(format!("{what}: restore the file, or give it up with `taffrail repair`"));
+    }
     let label = last.header.label.clone();
     let written = Written { position, end };
     let mut active = last.activate(index, written);

@@ -169,7 +169,8 @@ struct Planning<'a> {
 
 impl<'a> Planning<'a> {
     fn new(directory: &'a Path, sources: &'a [Source], start: Offset) -> Self {
-        let has_work = sources.iter().any(|source| source.is_restored() || source.is_damaged());
+        let is_wrong = |source: &Source| source.is_restored() || source.is_damaged();
+        let has_work = sources.is_empty() || sources.iter().any(is_wrong);
         let (segments, lost) = (Vec::new(), Vec::new());
         Self { directory, sources, segments, lost, at: start, reached: start, has_work }
     }

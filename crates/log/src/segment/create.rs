@@ -16,6 +16,10 @@ pub(crate) fn create_segment(
     path: PathBuf,
     header: SegmentHeader,
 ) -> io::Result<ActiveSegment> {
+    // A file that nobody could read may hold what somebody wants back.
+    if vfs.open_read_only(&path).is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
     let bytes = header.encode();
     let beside = beside(&path);
     match vfs.remove_file(&beside) {

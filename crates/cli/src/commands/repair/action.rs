@@ -150,10 +150,7 @@ impl Action {
             let _ = writeln!(text, "  the old is kept: {}", kept.display());
         }
         if let Some(undo) = &self.undo {
-            let _ = writeln!(
-                text,
-                "  to undo, while no broker runs and before anything is appended: {undo}"
-            );
+            let _ = writeln!(text, "  to undo, before a broker is started on it: {undo}");
         }
         text
     }
