@@ -139,10 +139,18 @@ impl Broker {
             let logs: BTreeSet<_> = named.chain(others).collect();
             io::Result::Ok(delete_logs(&directory, logs))
         };
-        if matches!(self.threads.on_admin_thread(remove).await, Some(Ok(true)))
-            && let Err(error) = self.command(Command::Removed { id }).await
-        {
-            tracing::warn!(%id, %error, "the removal of a topic's files could not be noted");
+        match self.threads.on_admin_thread(remove).await {
+            Some(Ok(true)) => {
+                if let Err(error) = self.command(Command::Removed { id }).await {
+                    tracing::warn!(%id, %error, "the removal of a topic's files could not be noted");
+                }
+            }
+            // What could not be removed was named, and is at the next start; so it is if there are no
+            // threads any more.
+            Some(Ok(false)) | None => {}
+            Some(Err(error)) => {
+                tracing::warn!(%id, %error, "the files of a deleted topic could not be listed; the next start removes them");
+            }
         }
     }
 
@@ -285,7 +293,7 @@ fn delete_logs(directory: &Directory, logs: impl IntoIterator<Item = LogId>) -> 
     let delete = |log: LogId| match directory.delete_log(log) {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(%log, %error, "the files of a deleted partition could not be removed");
+            tracing::warn!(%log, %error, "the files of a deleted partition could not be removed; the next start removes them");
             false
         }
     };

@@ -44,10 +44,10 @@ pub enum StartError {
     /// Its directory cannot be opened.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// Its catalog cannot be understood.
+    /// Its catalog cannot be used.
     #[error(
-        "the catalog cannot be read: {cause}; `taffrail inspect` shows what is there, and \
-         `taffrail repair` can build it anew"
+        "the catalog cannot be used: {cause}; `taffrail inspect` shows what is there, and what \
+         `taffrail repair` can do about it"
     )]
     Catalog {
         /// Why not.
@@ -175,8 +175,12 @@ impl Broker {
             tracing::warn!(%log, "a log lies in the data directory that no topic names; it is left alone");
         }
         // Those of deleted topics are gone by now: only what a durable deletion names is removed.
-        for log in self.directory.half_deleted().unwrap_or_default() {
-            tracing::warn!(%log, "a deletion of a log did not end, and no topic that is being deleted had it; it is left alone");
+        let half_deleted = match self.directory.half_deleted() {
+            Ok(half_deleted) => half_deleted,
+            Err(error) => return tracing::warn!(%error, "cannot list the data directory"),
+        };
+        for log in half_deleted {
+            tracing::warn!(%log, "files of a deleted log are still there; they are left alone");
         }
     }
 }

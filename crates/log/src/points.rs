@@ -34,6 +34,11 @@ const MAY_HAVE_LOST: u8 = 2;
 /// Of a machine that does not say.
 const UNKNOWN_BOOT_ID: [u8; 16] = [0; 16];
 
+/// What to do where no copy is sound.
+const DAMAGED: &str = "it is damaged, and no copy of it is sound: restore one from a backup; or move both \
+     away, and only the segments say what was on disk: in topics of durability=page_cache offsets may \
+     then be used twice, and records below a log's start may be back";
+
 /// What is durably known of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Point {
@@ -247,17 +252,20 @@ impl Points {
 }
 
 /// The newest sound copy. Each copy holds all that was promised to be durable, so one is enough;
-/// without one, a copy that cannot be read is an error, and not the same as none.
+/// without one, a copy that is there and cannot be read or understood is an error, and not the same as
+/// none.
 pub(crate) fn load(vfs: &dyn Vfs, directory: &Path) -> Result<Option<Copy>, (PathBuf, io::Error)> {
     let mut newest: Option<Copy> = None;
     let mut unreadable = None;
     for name in COPIES {
         let path = directory.join(name);
         match read(vfs, &path) {
-            Ok(bytes) => {
-                newest =
-                    newest.into_iter().chain(decode(&bytes)).max_by_key(|copy| copy.generation);
-            }
+            Ok(bytes) => match decode(&bytes) {
+                Some(copy) => {
+                    newest = newest.into_iter().chain([copy]).max_by_key(|copy| copy.generation);
+                }
+                None => unreadable = Some((path, io::Error::other(DAMAGED))),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => unreadable = Some((path, error)),
         }

@@ -138,8 +138,8 @@ impl Building {
         Ok(())
     }
 
-    /// Takes over what the old catalog said before it was damaged, where there are files to it: a topic
-    /// without any was deleted since, or is lost altogether.
+    /// Takes over what the old catalog said before it was damaged, where there are files to it and no
+    /// later topic has its name: it was deleted since, or is lost altogether.
     fn take_known(&mut self, old: &Catalog) {
         for topic in old.topics() {
             let topic = match topic {
@@ -149,6 +149,10 @@ impl Building {
                     continue;
                 }
             };
+            // The later one of its name is taken over with all that only the files know.
+            if self.has_successor(&topic) {
+                continue;
+            }
             match self.found.remove(&topic.id).filter(|found| !found.on_disk.is_empty()) {
                 Some(found) => self.create(&topic, &found, true),
                 None => self.left_out.push(format!(
@@ -194,6 +198,16 @@ impl Building {
             };
             self.create(&topic, &found, false);
         }
+    }
+
+    /// Whether a topic of the same name was made since, which cannot be before it was deleted.
+    fn has_successor(&self, topic: &Topic) -> bool {
+        let created = self.found.get(&topic.id).map_or(topic.created, |found| found.created);
+        let is_successor = |(id, found): (&TopicId, &Found)| {
+            let has_name = found.name.as_ref() == Some(&topic.name);
+            has_name && *id != topic.id && created < found.created
+        };
+        self.found.iter().any(is_successor)
     }
 
     /// Puts a topic into the catalog, with as many partitions as anything knows of.

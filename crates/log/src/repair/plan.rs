@@ -111,6 +111,11 @@ pub(super) fn plan(known: &Known<'_>, mut sources: Vec<Source>) -> Result<LogPla
         // It will grow, and what is kept of the old log must not.
         last.is_same = false;
     }
+    let growing = sources.last().map(|source| &source.path);
+    for segment in &mut segments {
+        // Nobody may have synced what it holds: it is written again.
+        segment.is_same &= segment.batches.as_ref().map(|range| &range.path) != growing;
+    }
     let restored = sources.iter().filter(|source| source.is_restored());
     let restored = restored.map(|source| source.path.clone()).collect();
     Ok(LogPlan { log, label, lost, restored, end, kept: None, is_built: false, segments })

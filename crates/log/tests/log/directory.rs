@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use taffrail_log::vfs::{Disk, Fault, Memory, Vfs};
 use taffrail_log::{Directory, DirectoryError, DirectoryOptions};
+use taffrail_model::Offset;
 
 use crate::given::{
     AppendAll, Given, LABEL, NO_PRODUCERS, NOW, batch, config, log_id, root, try_open,
@@ -229,6 +230,27 @@ fn points_that_cannot_be_read_are_not_taken_for_none() {
         memory.create_directory(&root().join(name)).expect("the place is free");
     }
     assert!(matches!(open(&memory, false), Err(DirectoryError::Io { .. })));
+}
+
+#[test]
+fn points_of_which_no_copy_is_sound_are_not_taken_for_none() {
+    let mut given = Given::new(1 << 20);
+    let (_, error) = given.log.append(&[batch(1, 5)], NOW);
+    assert!(error.is_none());
+    let memory = given.close();
+    let copies = ["recovery-points.a", "recovery-points.b"].map(|name| root().join(name));
+    for copy in &copies {
+        memory.flip(copy, 60, 0xff).expect("it is there");
+    }
+    let before = memory.files();
+    let refused = open(&memory, false).expect_err("nobody knows what was on disk");
+    assert!(refused.to_string().contains("restore one from a backup"), "{refused}");
+    assert_eq!(memory.files(), before, "something was changed");
+    for copy in &copies {
+        memory.remove_file(copy).expect("it is there");
+    }
+    let (given, _) = Given::open(&memory, 1 << 20);
+    assert_eq!(given.log.end(), Offset::new(5));
 }
 
 #[test]

@@ -80,6 +80,22 @@ async fn all_losses_can_be_accepted_at_once_and_undone() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_repaired_does_not_keep_the_rest_from_it() {
+    let given = Given::new().await;
+    // A segment of the other partition lies among those of the first one.
+    let foreign = given.log(1).join("00000000000000000000.log");
+    std::fs::copy(foreign, given.log(0).join("00000000000000000007.log")).expect("room");
+    let other = given.log(1).join("00000000000000000000.log");
+    let bytes = std::fs::read(&other).expect("a file");
+    std::fs::write(&other, &bytes[..bytes.len() - 1]).expect("room");
+    let done = given.repair(&["--accept-loss", "all"]);
+    done.check(1, &["not all could be repaired", "t/0", "00000000000000000007.log"]);
+    assert!(done.output.contains("t/1"), "{}", done.output);
+    std::fs::remove_file(given.log(0).join("00000000000000000007.log")).expect("it is there");
+    given.check_content();
+}
+
+#[tokio::test]
 async fn what_cannot_be_repaired_is_refused_and_nothing_is_changed() {
     let given = Given::new().await;
     let before = given.files();

@@ -80,6 +80,32 @@ async fn of_a_damaged_catalog_what_stands_before_the_damage_is_kept() {
     assert_eq!(settings(&door).await, expected);
 }
 
+#[tokio::test]
+async fn of_two_topics_of_one_name_the_later_one_is_kept() {
+    let given = Given::new().await;
+    let away = given.home.path().join("away");
+    let copied = std::process::Command::new("cp").arg("-r").args([&given.log(0), &away]).status();
+    assert!(copied.expect("a shell").success());
+    let broker = given.home.start(&[]);
+    let door = Door::open(&broker).await;
+    door.delete("t").await.expect("it is deleted");
+    let later = door.create("t", 1).await.id;
+    broker.stop().await;
+    // As if the deletion had not come to its end, and it is not known any more.
+    std::fs::rename(away, given.log(0)).expect("the place is free");
+    let log = given.internal(0).join("00000000000000000000.log");
+    let name = log.to_str().expect("text");
+    let headers = run(&["inspect", name, "--headers", "--output", "json"]).json_lines();
+    flip(&log, headers[2]["position"].as_u64().expect("one") + 95);
+    let done = given.repair(&["--rebuild-catalog", "--output", "json"]).json();
+    let topics = done["actions"][0]["topics"].as_array().expect("a list");
+    assert_eq!(topics.len(), 1, "{done}");
+    assert_eq!((&topics[0]["id"], &topics[0]["partitions"]), (&json!(later), &json!(1)));
+    assert!(done.to_string().contains("a later topic of this name"), "{done}");
+    given.repair(&["--remove", &format!("{}-0", given.topic)]).success();
+    given.check_content();
+}
+
 async fn producer(door: &Door, name: &str) -> (u64, u32) {
     let request = v1::InitProducerRequest { name: name.to_owned(), ..Default::default() };
     let answer = soon(door.log.clone().init_producer(request)).await.expect("a producer");

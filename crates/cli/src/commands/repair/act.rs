@@ -71,12 +71,7 @@ impl Work<'_> {
         let named = named_logs(&self.repair);
         for wanted in &self.arguments.accept_loss {
             if wanted == "all" {
-                for (log, label) in named.as_ref().map_err(clone)? {
-                    // The broker's own are built anew, deleted ones go.
-                    if Own::of(*log).is_none() && !label.is_empty() {
-                        self.accept_loss(*log, label, true)?;
-                    }
-                }
+                self.accept_all(named.as_ref().map_err(clone)?)?;
                 continue;
             }
             let named = named.as_ref().ok();
@@ -84,6 +79,22 @@ impl Work<'_> {
             let label = named.and_then(|named| named.get(&log)).map_or("", String::as_str);
             self.accept_loss(log, label, false)?;
         }
+        Ok(())
+    }
+
+    /// What cannot be repaired does not keep the others from it, and is told at the end.
+    fn accept_all(&mut self, named: &BTreeMap<LogId, String>) -> anyhow::Result<()> {
+        let mut failed = Vec::new();
+        for (log, label) in named {
+            // The broker's own are built anew, deleted ones go.
+            if Own::of(*log).is_some() || label.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.accept_loss(*log, label, true) {
+                failed.push(format!("{label} ({log}): {error:#}"));
+            }
+        }
+        ensure!(failed.is_empty(), "not all could be repaired:\n{}", failed.join("\n"));
         Ok(())
     }
 
