@@ -62,8 +62,20 @@ async fn after_a_failed_sync_nothing_more_is_acknowledged_and_nothing_is_lost() 
     sleep(Duration::from_millis(300)).await;
     let record = Record::value(b"").partition(PartitionIndex::new(0));
     assert!(producer.send(record).await.expect("it is taken").await.is_err(), "still read-only");
-    load.stop().await;
     assert!(home.said_all().contains("sync failed"), "it says so in the log");
+    // Opened anew they go on, and after a restart too.
+    load.history.note("partitions are opened anew");
+    for (topic, partitions) in TOPICS {
+        for partition in (0..partitions).map(PartitionIndex::new) {
+            let reopened = admin.reopen_partition(topic, partition).await.expect("it is there");
+            assert_eq!(reopened.status(), v1::PartitionStatus::Online, "{topic}: {reopened:?}");
+        }
+    }
+    let mut sender = Sender { producer: 50, ..Sender::of("synced", 3) };
+    assert_eq!(append(&broker.url(), &mut sender, 0, 100, &load.history).await, None);
+    sleep(dice.millis(200, 500)).await;
+    load.stop().await;
+    conclude(&home, &broker, &TOPICS, &load.history).await;
     broker.kill().await;
     let broker = home.start().await;
     conclude(&home, &broker, &TOPICS, &load.history).await;
@@ -76,7 +88,7 @@ async fn first_segment(home: &Home, broker: &Broker, topic: &str, partition: u32
     home.data.join(format!("logs/{}-{partition}/{:020}.log", topic.id, 0))
 }
 
-async fn statuses(broker: &Broker, topic: &str) -> Vec<v1::PartitionStatus> {
+pub(crate) async fn statuses(broker: &Broker, topic: &str) -> Vec<v1::PartitionStatus> {
     let admin = Client::connect(&broker.url()).expect("a valid address").admin();
     let (_, partitions) = admin.describe_topic(topic).await.expect("it is there");
     partitions.iter().map(v1::Partition::status).collect()

@@ -93,6 +93,21 @@ impl Door {
         soon(self.admin.clone().describe_topic(request)).await.expect("it is there").into_inner()
     }
 
+    pub(crate) async fn status(&self, name: &str, partition: usize) -> v1::PartitionStatus {
+        self.describe(name).await.partitions[partition].status()
+    }
+
+    /// Where the partition stands after it was opened anew.
+    pub(crate) async fn reopen(
+        &self,
+        topic: &str,
+        partition: u32,
+    ) -> Result<v1::Partition, Status> {
+        let request = v1::ReopenPartitionRequest { topic: topic.to_owned(), partition };
+        let reopened = soon(self.admin.clone().reopen_partition(request)).await?;
+        Ok(reopened.into_inner().partition.expect("a partition"))
+    }
+
     /// Waits until every partition of a topic reads and writes; after a start that takes a moment.
     pub(crate) async fn online(&self, name: &str) -> v1::DescribeTopicResponse {
         let online = v1::PartitionStatus::Online as i32;

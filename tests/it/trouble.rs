@@ -4,6 +4,7 @@ use taffrail_proto::v1;
 use tonic::Code;
 
 use crate::broker::Broker;
+use crate::commands::taffrail;
 use crate::door::{
     Door, batch, check_error, check_status, fetch_request, produce_batch, settings_of, soon,
 };
@@ -80,6 +81,40 @@ async fn records_of_a_partition_whose_files_are_gone_are_lost_and_the_others_ser
     assert_eq!(metric(&broker, damaged).await, 2);
     assert_eq!(door.produce(produce_batch("t", 0, batch(&["b"]))).await.base_offset(), 2);
     assert!(!folder.exists(), "it was not made anew");
+}
+
+#[tokio::test]
+async fn a_partition_whose_files_are_back_is_opened_without_a_restart() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    let topic = door.create("t", 1).await;
+    door.produce(produce_batch("t", 0, batch(&["a", "b"]))).await;
+    let folder = broker.partition_folder(&topic.id, 0);
+    let home = broker.stop().await;
+    let away = home.path().join("away");
+    std::fs::rename(&folder, &away).expect("it is there");
+    let broker = home.start(&[]);
+    let door = Door::open(&broker).await;
+    soon(async { while door.status("t", 0).await == v1::PartitionStatus::Recovering {} }).await;
+
+    let command = ["topic", "reopen", "t", "--partition", "0"];
+    taffrail(&broker, &command).check(1, &["t/0 is not online"]);
+    std::fs::rename(&away, &folder).expect("the place is free");
+    assert_eq!(door.status("t", 0).await, v1::PartitionStatus::Offline);
+    assert!(taffrail(&broker, &command).success().contains("t/0 is online"));
+    assert_eq!(door.values("t").await, ["a", "b"]);
+    assert_eq!(door.produce(produce_batch("t", 0, batch(&["c"]))).await.base_offset(), 2);
+    // Once more is nothing.
+    let partition = &door.describe("t").await.partitions[0];
+    assert_eq!(door.reopen("t", 0).await.expect("it is there"), *partition);
+    let missing = [("topic", "t"), ("partition", "1"), ("partitions", "1")];
+    for (topic, partition, code, reason, metadata) in [
+        ("u", 0, Code::NotFound, "UNKNOWN_TOPIC", &[("topic", "u")][..]),
+        ("t", 1, Code::NotFound, "UNKNOWN_PARTITION", &missing),
+        ("__catalog", 0, Code::PermissionDenied, "INTERNAL_TOPIC", &[("topic", "__catalog")]),
+    ] {
+        check_status(door.reopen(topic, partition).await, code, reason, metadata, topic);
+    }
 }
 
 #[tokio::test]

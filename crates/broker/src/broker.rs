@@ -185,6 +185,20 @@ impl Broker {
         Self::to_its_end(Arc::clone(self).add_partitions_now(name, partitions)).await
     }
 
+    /// Opens the log of a partition anew that is read-only or offline, as a restart would; one that is
+    /// online, or is being checked, stays as it is. Returns where the partition stands then.
+    ///
+    /// # Errors
+    /// If there is no such partition, or it is one of the broker's own.
+    pub async fn reopen_partition(
+        self: &Arc<Self>,
+        topic: &str,
+        partition: PartitionIndex,
+    ) -> Result<PartitionDescription, CatalogError> {
+        let name = TopicName::parse(topic)?;
+        Self::to_its_end(Arc::clone(self).reopen_partition_now(name, partition)).await
+    }
+
     /// Deletes a topic and its records, for good.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ mod internal;
 mod memory;
 mod metrics;
 mod nearest;
+mod opening;
 mod partition;
 mod produce;
 mod producers;

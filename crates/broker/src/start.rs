@@ -1,14 +1,13 @@
 //! Starts a broker: opens the directory, replays the catalog, opens every log.
 
 use std::io;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use taffrail_log::vfs::Vfs;
-use taffrail_log::{Directory, DirectoryError, DirectoryOptions, OpenError, Opened};
-use taffrail_model::{LogId, Offset, PartitionIndex, ProducerId, TopicId, TopicName, limits};
+use taffrail_log::{Directory, DirectoryError, DirectoryOptions};
+use taffrail_model::{LogId, PartitionIndex, ProducerId, TopicId, TopicName, limits};
 use tokio::sync::Mutex;
 
 use crate::broker::Broker;
@@ -19,7 +18,8 @@ use crate::coordinator::{Coordinator, JournalError};
 use crate::crew::Crew;
 use crate::internal::{CATALOG, Internal, PRODUCERS};
 use crate::metrics::Metrics;
-use crate::partition::{LogThreads, Partition, PartitionStatus, ThreadsConfig, Unopened};
+use crate::opening::open_partition;
+use crate::partition::{LogThreads, Partition, PartitionStatus, ThreadsConfig};
 use crate::producers::Producers;
 use crate::shared::Shared;
 use crate::topics::{ServedTopic, Topics};
@@ -219,57 +219,6 @@ fn damage_of(partition: &Partition) -> Option<String> {
     }
 }
 
-/// Opens a partition's log on a log thread, and says what was found.
-fn open_partition(directory: &Directory, partition: &Arc<Partition>, producer_ids_end: ProducerId) {
-    let config = partition.log_config();
-    let (topic, index) = (&partition.topic, partition.index);
-    match directory.open_log(partition.log_id, config, producer_ids_end) {
-        Ok(Opened { log, report }) => {
-            for damage in &report.damage {
-                let (from, to, position) = (damage.from, damage.to, damage.position);
-                let path = damage.path.display();
-                tracing::error!(%topic, partition = %index, %from, %to, %path, position, cause = damage.cause, "records are damaged or missing");
-            }
-            for salvaged in &report.salvaged {
-                let (path, cause) = (salvaged.path.display(), &salvaged.cause);
-                tracing::warn!(%topic, partition = %index, %path, cause, "a segment's header is damaged; all it said is known from elsewhere, and no record is lost");
-            }
-            for path in &report.moved_aside {
-                let path = path.display();
-                tracing::warn!(%topic, partition = %index, %path, "a torn tail was moved aside");
-            }
-            if let Some(gap) = &report.skipped {
-                let (from, to) = (gap.from, gap.to);
-                tracing::warn!(%topic, partition = %index, %from, %to, "offsets are skipped: records there may have been lost with the machine's power");
-            }
-            if !report.was_clean && log.end() > Offset::ZERO {
-                let (scanned, rewritten) = (report.scanned_bytes, report.rewritten_bytes);
-                tracing::info!(%topic, partition = %index, end = %log.end(), scanned, rewritten, "recovered");
-            }
-            partition.open(Ok(log));
-        }
-        Err(error) => {
-            tracing::error!(%topic, partition = %index, %error, "the partition is offline");
-            let cause = error.to_string();
-            let lost = lost_with(directory, partition.log_id, &error);
-            partition.open(Err(Unopened { cause, lost }));
-        }
-    }
-}
-
-/// The offsets that were on disk, if what held them is not there any more.
-fn lost_with(directory: &Directory, log: LogId, error: &OpenError) -> Range<Offset> {
-    let point = directory.point(log).unwrap_or_default();
-    match error {
-        OpenError::Missing { .. } | OpenError::Damaged { .. } => {
-            point.log_start..point.recovery_point
-        }
-        OpenError::Foreign { .. } | OpenError::Io { .. } | OpenError::Interrupted { .. } => {
-            Offset::ZERO..Offset::ZERO
-        }
-    }
-}
-
 /// Keeps room back for when the disk is full, and says so where that changes; whether it is there.
 fn keep_spare(directory: &Directory, bytes: u64, was_there: bool) -> bool {
     let kept = directory.keep_spare(bytes);
@@ -283,10 +232,11 @@ fn keep_spare(directory: &Directory, bytes: u64, was_there: bool) -> bool {
     kept.is_ok()
 }
 
-/// Writes the recovery points at an interval, if they changed, and keeps room back on the disk, as
-/// long as there is a broker.
+/// Writes the recovery points at an interval, if they changed, keeps room back on the disk, and opens
+/// again what could not be for want of it, as long as there is a broker.
 fn keep_points(broker: &Arc<Broker>, crew: &Crew, mut has_spare: bool) -> Result<(), StartError> {
     let broker: Weak<Broker> = Arc::downgrade(broker);
+    let mut rounds = 0_u64;
     let keep = move || {
         let Some(broker) = broker.upgrade() else { return false };
         if let Err(error) = broker.directory.persist_points() {
@@ -294,6 +244,10 @@ fn keep_points(broker: &Arc<Broker>, crew: &Crew, mut has_spare: bool) -> Result
         }
         let spare_bytes = broker.config().spare_bytes;
         has_spare = keep_spare(&broker.directory, spare_bytes, has_spare);
+        rounds += 1;
+        if has_spare && rounds.is_multiple_of(limits::REOPEN_ROUNDS) {
+            broker.reopen_where_room_was_wanting();
+        }
         true
     };
     let kept = crew.repeat("log-points", limits::RECOVERY_POINT_INTERVAL, keep);

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use taffrail_model::PartitionIndex;
 use taffrail_proto::v1;
 use taffrail_proto::v1::admin_service_client::AdminServiceClient;
 use tonic::transport::Channel;
@@ -75,6 +76,19 @@ impl Admin {
         let request = v1::AddPartitionsRequest { name: name.to_owned(), partitions };
         let answer = self.service.clone().add_partitions(request).await;
         self.answer(answer)?.topic.ok_or(NO_TOPIC)
+    }
+
+    /// Opens the log of a partition anew that is read-only or offline, as a restart of the broker
+    /// would; says where the partition stands then.
+    pub async fn reopen_partition(
+        &self,
+        topic: &str,
+        partition: PartitionIndex,
+    ) -> Result<v1::Partition, CallError> {
+        let request =
+            v1::ReopenPartitionRequest { topic: topic.to_owned(), partition: partition.get() };
+        let answer = self.service.clone().reopen_partition(request).await;
+        self.answer(answer)?.partition.ok_or(CallError::Incomplete { field: "partition" })
     }
 
     /// Deletes a topic and its records, for good.

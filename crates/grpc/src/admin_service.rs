@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use taffrail_broker::{Broker, SETTINGS, TopicDescription};
-use taffrail_model::limits;
+use taffrail_model::{PartitionIndex, limits};
 use taffrail_proto::v1;
 use taffrail_proto::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
@@ -68,6 +68,17 @@ impl AdminService for Service {
         let v1::AddPartitionsRequest { name, partitions } = request.into_inner();
         let altered = self.broker.add_partitions(&name, partitions).await.map_err(refused)?;
         Ok(Response::new(v1::AddPartitionsResponse { topic: Some(topic(&altered)) }))
+    }
+
+    async fn reopen_partition(
+        &self,
+        request: Request<v1::ReopenPartitionRequest>,
+    ) -> Result<Response<v1::ReopenPartitionResponse>, Status> {
+        let v1::ReopenPartitionRequest { topic, partition } = request.into_inner();
+        let index = PartitionIndex::new(partition);
+        let reopened = self.broker.reopen_partition(&topic, index).await.map_err(refused)?;
+        let partition = Some(convert::partition(&reopened));
+        Ok(Response::new(v1::ReopenPartitionResponse { partition }))
     }
 
     async fn delete_topic(

@@ -280,7 +280,7 @@ pub(crate) fn description(description: &TopicDescription) -> v1::DescribeTopicRe
     }
 }
 
-fn partition(partition: &PartitionDescription) -> v1::Partition {
+pub(crate) fn partition(partition: &PartitionDescription) -> v1::Partition {
     let error = |reason: &str, message: &str| {
         let (reason, message) = (reason.to_owned(), message.to_owned());
         Some(v1::Error { reason, message, ..Default::default() })

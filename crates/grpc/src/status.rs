@@ -257,7 +257,13 @@ impl Explain for CatalogError {
         let new = |reason, code| Explained::new(reason, code, self);
         match self {
             Self::Name(_) => new("INVALID_TOPIC_NAME", Code::InvalidArgument),
-            Self::InternalName(topic) => {
+            Self::UnknownPartition { topic, partition, partitions } => {
+                new("UNKNOWN_PARTITION", Code::NotFound)
+                    .with("topic", topic)
+                    .with("partition", partition)
+                    .with("partitions", partitions)
+            }
+            Self::InternalName(topic) | Self::OpenedAtStart(topic) => {
                 new("INTERNAL_TOPIC", Code::PermissionDenied).with("topic", topic)
             }
             Self::TopicExists(topic) => {

@@ -3,10 +3,11 @@
 //! Whoever appends asks of each batch whether it is there already, and adds it if it is not. So one
 //! of an idempotent producer is seen by the next one of the same producer before either is written.
 
-use taffrail_model::batch::HEADER_BYTES;
 use taffrail_model::{Offset, ProducerId, Timestamp};
 
-use crate::log::{AppendError, Appended, Log, NewBatch};
+use crate::batch::{Appended, NewBatch};
+use crate::error::AppendError;
+use crate::log::Log;
 use crate::producers::{Known, Mark, SequenceError};
 
 /// Batches that will be appended together. Dropped without [`Append::write`], none of them is.
@@ -22,13 +23,16 @@ pub struct Append<'a> {
     is_written: bool,
 }
 
-impl<'a> Append<'a> {
-    pub(crate) fn new(log: &'a mut Log, now: Timestamp) -> Self {
-        let next = log.end();
+impl Log {
+    /// Begins to append. `now` is clamped so that append times never fall.
+    pub fn begin(&mut self, now: Timestamp) -> Append<'_> {
+        let (now, next) = (self.append_time(now), self.end());
         let (batches, producers) = (Vec::new(), Vec::new());
-        Self { log, batches, next, bytes: 0, now, producers, is_written: false }
+        Append { log: self, batches, next, bytes: 0, now, producers, is_written: false }
     }
+}
 
+impl Append<'_> {
     /// The offset that the next batch gets.
     pub fn next(&self) -> Offset {
         self.next
@@ -73,7 +77,7 @@ impl<'a> Append<'a> {
             }
         }
         self.next = self.next.advance(u64::from(batch.record_count));
-        self.bytes += HEADER_BYTES + batch.payload.len();
+        self.bytes += batch.total_bytes();
         self.batches.push(batch);
     }
 

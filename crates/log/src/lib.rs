@@ -8,8 +8,11 @@
 
 mod append;
 mod atomic;
+mod batch;
+mod config;
 mod damage;
 mod directory;
+mod error;
 mod index;
 mod log;
 mod points;
@@ -27,9 +30,12 @@ pub mod verify;
 pub mod vfs;
 
 pub use append::Append;
+pub use batch::{Appended, NewBatch};
+pub use config::LogConfig;
 pub use damage::Damage;
 pub use directory::{Directory, DirectoryError, DirectoryOptions, Opened};
-pub use log::{AppendError, Appended, Log, LogConfig, NewBatch};
+pub use error::AppendError;
+pub use log::Log;
 pub use points::Point;
 pub use producers::{Known, SequenceError};
 pub use reader::{Found, LogReader, Read, ReadError};

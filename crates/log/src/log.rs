@@ -6,15 +6,15 @@
 //! to a new one. Only opening or creating a directory's log makes one.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use taffrail_model::batch::{BatchHeader, BatchKind, Compression, HEADER_BYTES, Salt};
-use taffrail_model::{LeaderEpoch, LogId, Offset, ProducerId, ProducerStamp, Timestamp, limits};
+use taffrail_model::batch::{BatchHeader, Compression, HEADER_BYTES, Salt};
+use taffrail_model::{LeaderEpoch, LogId, Offset, ProducerId, Timestamp, limits};
 
-use crate::append::Append;
+use crate::batch::{Appended, NewBatch, whole_batches};
+use crate::config::LogConfig;
+use crate::error::{AppendError, ReadOnly};
 use crate::producers::{Checkpoint, Checkpoints, CrowdShare, Producers};
 use crate::reader::LogReader;
 use crate::segment::{
@@ -28,102 +28,16 @@ use crate::vfs::write_full;
 /// Bytes that are allocated at once for what is written in small pieces.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// How a log is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// Bytes at which a segment is sealed and the next one begun.
-    pub segment_bytes: u64,
-    /// Age at which a segment that has records is sealed, when something is appended.
-    pub segment_age: Option<Duration>,
-    /// Bytes of the log's end that stay in memory.
-    pub tail_bytes_max: usize,
-    /// Whether what is written may be read before it is synced. Then offsets are reserved durably
-    /// before they are given out, so that none is used twice whatever a power loss takes away.
-    pub reserves_offsets: bool,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self {
-            segment_bytes: limits::SEGMENT_BYTES_MAX,
-            segment_age: None,
-            tail_bytes_max: limits::TAIL_BYTES_MAX,
-            reserves_offsets: false,
-        }
-    }
-}
-
-/// A batch to append: a payload that was checked, and what the check found.
-#[derive(Clone, Debug)]
-pub struct NewBatch {
-    /// The encoded records.
-    pub payload: Bytes,
-    /// CRC-32 of the payload.
-    pub records_crc: u32,
-    /// Number of records, at least 1.
-    pub record_count: u32,
-    /// The latest timestamp that a record states.
-    pub max_timestamp: Option<Timestamp>,
-    /// Whether some record states none.
-    pub has_unstamped: bool,
-    /// Whose it is.
-    pub kind: BatchKind,
-    /// The idempotent producer that sent it, if one did.
-    pub producer: Option<ProducerStamp>,
-}
-
-/// Where a batch went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
-    /// Offset of its first record.
-    pub base_offset: Offset,
-    /// The offset behind its last one.
-    pub end_offset: Offset,
-    /// When it was appended.
-    pub append_time: Timestamp,
-}
-
 /// What a log's writer alone knows of it.
 #[derive(Debug, Default)]
 pub(crate) struct LogState {
     /// Its last append time.
     pub(crate) append_time: Timestamp,
     /// Why it takes no appends, if that is so.
-    pub(crate) read_only: Option<String>,
+    pub(crate) read_only: Option<ReadOnly>,
     /// What is remembered of idempotent producers.
     pub(crate) producers: Producers,
     pub(crate) checkpoints: Checkpoints,
-}
-
-/// Why batches were not appended.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum AppendError {
-    /// A sync failed before: nothing is taken until the log is opened anew.
-    #[error("the log is poisoned: {cause}; restart the broker to check what is on disk")]
-    Poisoned {
-        /// What happened first.
-        cause: String,
-    },
-    /// Damage leaves the log's end uncertain.
-    #[error("the log is read-only: {cause}")]
-    ReadOnly {
-        /// Why.
-        cause: String,
-    },
-    /// The disk is full. Nothing of the batch is in the log.
-    #[error("the disk is full: {path} cannot grow; free some space, then retry")]
-    StorageFull {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The disk refused. Nothing of the batch is in the log.
-    #[error("cannot write {path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: Arc<io::Error>,
-    },
 }
 
 /// A log and the right to append to it.
@@ -131,7 +45,7 @@ pub enum AppendError {
 pub struct Log {
     shared: Arc<Shared>,
     config: LogConfig,
-    read_only: Option<String>,
+    read_only: Option<ReadOnly>,
     append_time: Timestamp,
     /// No offset at or above this is given out without being reserved first.
     reserved_end: Offset,
@@ -183,7 +97,13 @@ impl Log {
 
     /// Why it takes no appends, if that is so.
     pub fn read_only(&self) -> Option<&str> {
-        self.read_only.as_deref().or_else(|| self.shared.poisoned())
+        let cause = self.read_only.as_ref().map(|read_only| read_only.cause.as_str());
+        cause.or_else(|| self.shared.poisoned())
+    }
+
+    /// Whether it takes no appends only because there was no room on the disk when it was opened.
+    pub fn awaits_room(&self) -> bool {
+        self.read_only.as_ref().is_some_and(|read_only| read_only.awaits_room)
     }
 
     /// A reader of this log.
@@ -216,13 +136,13 @@ impl Log {
         self.may_use_spare = true;
     }
 
-    /// Begins to append. `now` is clamped so that append times never fall.
-    pub fn begin(&mut self, now: Timestamp) -> Append<'_> {
-        let now = self.append_time.max(now);
-        Append::new(self, now)
+    /// The time at which something is appended that comes in at `now`: append times never fall.
+    pub(crate) fn append_time(&self, now: Timestamp) -> Timestamp {
+        self.append_time.max(now)
     }
 
-    /// Appends batches: see [`Append::write`].
+    /// Appends batches that came in at `now`, with one write for each segment that they go to. Where
+    /// fewer are in the log than there are, the error says why.
     pub(crate) fn write_all(
         &mut self,
         batches: &[NewBatch],
@@ -278,10 +198,11 @@ impl Log {
             log_id: shared.id,
             label: shared.label.clone(),
         };
-        self.checkpoint(end, true).map_err(|error| write_error(shared.path.clone(), error))?;
+        self.checkpoint(end, true)
+            .map_err(|error| AppendError::writing(shared.path.clone(), error))?;
         let path = segment_path(&shared.path, end);
         let active = create_segment(shared.vfs.as_ref(), path.clone(), header)
-            .map_err(|error| write_error(path, error))?;
+            .map_err(|error| AppendError::writing(path, error))?;
         if let Err(error) = shared.vfs.sync_directory(&shared.path) {
             // The new segment is there and may be found by the next opening: what would be appended
             // to the old one now would be hidden behind it.
@@ -351,7 +272,7 @@ impl Log {
             Ok(()) => self.reserved_end = wanted,
             // What was reserved before still suffices.
             Err(_) if end <= self.reserved_end => {}
-            Err(error) => return Err(write_error(self.shared.path.clone(), error)),
+            Err(error) => return Err(AppendError::writing(self.shared.path.clone(), error)),
         }
         Ok(())
     }
@@ -360,7 +281,7 @@ impl Log {
         if let Some(cause) = self.shared.poisoned() {
             return Err(AppendError::Poisoned { cause: cause.to_owned() });
         }
-        if let Some(cause) = &self.read_only {
+        if let Some(ReadOnly { cause, .. }) = &self.read_only {
             return Err(AppendError::ReadOnly { cause: cause.clone() });
         }
         let spare = self.shared.points.spare();
@@ -375,7 +296,7 @@ impl Log {
         let mut before = 0;
         let fits = |batch: &&NewBatch| {
             let fits = !self.must_roll(before, batch, self.append_time);
-            before += batch_bytes(batch) as u64;
+            before += batch.total_bytes() as u64;
             fits
         };
         batches.iter().take_while(fits).count()
@@ -394,7 +315,7 @@ impl Log {
         }
         // An index counts positions in 32 bits, and a segment is one protobuf message.
         let segment_bytes = self.config.segment_bytes.min(limits::SEGMENT_BYTES_MAX);
-        let end = written.position + bytes_before + batch_bytes(batch) as u64;
+        let end = written.position + bytes_before + batch.total_bytes() as u64;
         segment_bytes < end && !(is_empty && bytes_before == 0)
     }
 
@@ -436,7 +357,7 @@ impl Log {
         }
         let Err((_, error)) = outcome else { return Ok(()) };
         self.cut(&active);
-        Err(write_error(active.path.clone(), error))
+        Err(AppendError::writing(active.path.clone(), error))
     }
 
     /// Cuts a batch that was written in part off the file, durably, or poisons the log.
@@ -457,7 +378,7 @@ impl Log {
         salt: Salt,
         mut offset: Offset,
     ) -> (Bytes, Vec<BatchHeader>) {
-        let total: usize = batches.iter().map(batch_bytes).sum();
+        let total: usize = batches.iter().map(NewBatch::total_bytes).sum();
         if self.chunk.capacity() < total {
             let chunk_bytes = CHUNK_BYTES.min(self.shared.tail_bytes_max() / 4);
             self.chunk = BytesMut::with_capacity(total.max(chunk_bytes));
@@ -481,7 +402,7 @@ impl Log {
 
     fn header(&self, batch: &NewBatch, base_offset: Offset, synced_end: Offset) -> BatchHeader {
         assert!(batch.record_count > 0, "a batch has records");
-        let (bytes, bytes_max) = (batch_bytes(batch), limits::BATCH_BYTES_MAX as usize);
+        let (bytes, bytes_max) = (batch.total_bytes(), limits::BATCH_BYTES_MAX as usize);
         assert!(bytes <= bytes_max, "a batch of {bytes} bytes, at most {bytes_max} are allowed");
         assert!(synced_end <= base_offset, "synced end {synced_end} > {base_offset}");
         let unstamped = batch.has_unstamped.then_some(self.append_time);
@@ -499,33 +420,4 @@ impl Log {
             payload_bytes: batch.payload.len() as u32,
         }
     }
-}
-
-fn batch_bytes(batch: &NewBatch) -> usize {
-    HEADER_BYTES + batch.payload.len()
-}
-
-struct Whole {
-    count: usize,
-    bytes: usize,
-}
-
-/// The batches that lie wholly within the first `in_file` bytes.
-fn whole_batches(headers: &[BatchHeader], in_file: usize) -> Whole {
-    let mut whole = Whole { count: 0, bytes: 0 };
-    for header in headers {
-        let end = whole.bytes + header.total_bytes();
-        if end > in_file {
-            break;
-        }
-        whole = Whole { count: whole.count + 1, bytes: end };
-    }
-    whole
-}
-
-fn write_error(path: PathBuf, error: io::Error) -> AppendError {
-    if is_full(&error) {
-        return AppendError::StorageFull { path };
-    }
-    AppendError::Io { path, source: Arc::new(error) }
 }

@@ -21,7 +21,7 @@ pub struct LogSyncer {
 pub enum SyncError {
     /// This sync or an earlier one failed. What was not durable before is of unknown fate, and the
     /// log takes nothing until it is opened anew.
-    #[error("the log is poisoned: {cause}; restart the broker to check what is on disk")]
+    #[error("the log is poisoned: {cause}; open it anew to find out what is on disk")]
     Poisoned {
         /// What happened first.
         cause: String,

@@ -38,7 +38,7 @@ fn command(broker: &Broker, arguments: &[&str]) -> Command {
 }
 
 /// Runs a command to its end.
-fn taffrail(broker: &Broker, arguments: &[&str]) -> Ended {
+pub(crate) fn taffrail(broker: &Broker, arguments: &[&str]) -> Ended {
     Program::start(&mut command(broker, arguments)).end()
 }
 

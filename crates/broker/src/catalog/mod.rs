@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use taffrail_model::{NameError, Timestamp, TopicId, TopicName};
+use taffrail_model::{NameError, PartitionIndex, Timestamp, TopicId, TopicName};
 
 pub(crate) use event::Event;
 pub use settings::{Durability, SETTINGS, SettingError, SettingInfo, SettingValue, TopicSettings};
@@ -59,6 +59,19 @@ pub enum CatalogError {
         /// A topic with a similar name.
         nearest: Option<String>,
     },
+    /// The topic has no such partition.
+    #[error("topic {topic:?} has partitions 0 to {}, not {partition}", .partitions.saturating_sub(1))]
+    UnknownPartition {
+        /// The topic.
+        topic: String,
+        /// What was asked for.
+        partition: PartitionIndex,
+        /// How many there are.
+        partitions: u32,
+    },
+    /// A topic of the broker's own cannot be opened while it runs.
+    #[error("the log of {0:?} is the broker's own and is opened at its start: restart the broker")]
+    OpenedAtStart(String),
     /// A number of partitions that cannot be.
     #[error("{found} partitions: give 1 to {max}")]
     PartitionCount {

@@ -11,7 +11,7 @@ use taffrail_log::{Append, AppendError, Appended, Known, NewBatch};
 use taffrail_model::{Offset, limits};
 
 use super::committer::{Settled, Waiting};
-use super::{OpenLog, Partition, Unopened};
+use super::{LogState, OpenLog, Partition, Unopened};
 use crate::catalog::Durability;
 use crate::clock::Stopwatch;
 use crate::memory::Charge;
@@ -141,18 +141,18 @@ impl Partition {
 
     /// Writes what waits, up to a bound; called by a writer thread.
     pub(super) fn write_pending(self: &Arc<Self>) {
-        match self.log.get() {
-            Some(Ok(open)) if self.must_wait_for_sync(open) => return self.stall(),
-            Some(Ok(open)) => {
+        match &*self.log.load_full() {
+            LogState::Open(open) if self.must_wait_for_sync(open) => return self.stall(),
+            LogState::Open(open) => {
                 if self.write_some(open) {
                     self.must_roll.store(true, Ordering::Release);
                     return self.stall();
                 }
             }
-            Some(Err(Unopened { cause, .. })) => {
+            LogState::Unopened(Unopened { cause, .. }) => {
                 self.refuse_all(&ProduceError::Offline { cause: cause.clone() });
             }
-            None => self.refuse_all(&ProduceError::Recovering),
+            LogState::Opening => self.refuse_all(&ProduceError::Recovering),
         }
         let again = {
             let mut state = self.appends.state();
@@ -173,10 +173,13 @@ impl Partition {
     }
 
     /// Writes up to a bound; says whether what is next goes into the next segment.
-    fn write_some(self: &Arc<Self>, open: &OpenLog) -> bool {
+    fn write_some(self: &Arc<Self>, open: &Arc<OpenLog>) -> bool {
         let mut log = open.lock();
         let Some(log) = log.as_mut() else {
-            self.refuse_all(&self.gone());
+            // Let go of, it is opened anew.
+            if self.has(open) {
+                self.refuse_all(&self.gone());
+            }
             return false;
         };
         let start = log.end();
@@ -337,7 +340,7 @@ impl Partition {
         requests.into_iter().map(settle).collect()
     }
 
-    /// Why a partition without a log takes nothing.
+    /// Why a partition whose log was closed takes nothing.
     pub(super) fn gone(&self) -> ProduceError {
         if self.is_deleted() {
             let topic = self.topic.to_string();

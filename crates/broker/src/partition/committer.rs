@@ -112,7 +112,7 @@ impl Partition {
     pub(super) fn commit(self: &Arc<Self>) {
         self.commits.state().turn = Turn::Running;
         if let Some(open) = self.open_log() {
-            self.sync(open);
+            self.sync(&open);
         }
         let again = {
             let mut state = self.commits.state();
@@ -142,7 +142,11 @@ impl Partition {
                     let (topic, partition) = (&self.topic, self.index);
                     tracing::error!(%topic, %partition, cause, "sync failed: the partition is read-only");
                 }
-                self.give_up(&cause);
+                // Where it was let go of, what waits may be of the log that was opened since.
+                let log = open.lock();
+                if log.is_some() {
+                    self.give_up(&cause);
+                }
             }
         }
     }

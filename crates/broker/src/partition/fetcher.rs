@@ -4,7 +4,7 @@
 use taffrail_log::{Found, LogReader, Read, ReadError, ReadRequest};
 use taffrail_model::{Offset, Timestamp};
 
-use super::{Partition, Unopened};
+use super::{LogState, Partition, Unopened};
 use crate::metrics::add;
 
 /// Why nothing can be read from a partition.
@@ -31,14 +31,15 @@ impl Partition {
         from: Offset,
         bytes_max: usize,
     ) -> Result<Read, PartitionReadError> {
+        // First: what is committed in the meantime may be of a log that was opened anew.
+        let limit = self.high_watermark();
         let reader = self.reader()?;
-        let request = ReadRequest { from, limit: self.high_watermark(), bytes_max };
+        let request = ReadRequest { from, limit, bytes_max };
         let read = if let Some(read) = reader.read_tail(&request) {
             add(&self.threads.metrics.tail_reads, 1);
             read
         } else {
             add(&self.threads.metrics.disk_reads, 1);
-            let reader = reader.clone();
             self.on_reader_thread(move || reader.read(&request)).await??
         };
         if let Read::Batches { bytes, .. } = &read {
@@ -53,7 +54,8 @@ impl Partition {
         &self,
         timestamp: Timestamp,
     ) -> Result<Option<Found>, PartitionReadError> {
-        let (reader, limit) = (self.reader()?.clone(), self.high_watermark());
+        let limit = self.high_watermark();
+        let reader = self.reader()?;
         Ok(self.on_reader_thread(move || reader.find_timestamp(timestamp, limit)).await??)
     }
 
@@ -67,22 +69,23 @@ impl Partition {
         self.readable().map_err(|error| self.lost_at(from).unwrap_or(error))
     }
 
-    fn reader(&self) -> Result<&LogReader, PartitionReadError> {
+    fn reader(&self) -> Result<LogReader, PartitionReadError> {
         if self.is_deleted() {
             return Err(PartitionReadError::Deleted);
         }
-        match self.log.get() {
-            Some(Ok(open)) => Ok(&open.reader),
-            Some(Err(Unopened { cause, .. })) => {
+        match &**self.log.load() {
+            LogState::Open(open) => Ok(open.reader.clone()),
+            LogState::Unopened(Unopened { cause, .. }) => {
                 Err(PartitionReadError::Offline { cause: cause.clone() })
             }
-            None => Err(PartitionReadError::Recovering),
+            LogState::Opening => Err(PartitionReadError::Recovering),
         }
     }
 
     /// What to say of an offset that was on disk, where the log is gone.
     fn lost_at(&self, from: Offset) -> Option<PartitionReadError> {
-        let Unopened { cause, lost } = self.log.get()?.as_ref().err()?;
+        let state = self.log.load();
+        let LogState::Unopened(Unopened { cause, lost }) = &**state else { return None };
         let to = lost.contains(&from).then_some(lost.end)?;
         Some(PartitionReadError::Gone { from, to, cause: cause.clone() })
     }

@@ -16,7 +16,7 @@ mod threads;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use taffrail_log::{Log, LogConfig, LogReader, LogSyncer};
@@ -37,7 +37,7 @@ pub(crate) struct Partition {
     pub(crate) index: PartitionIndex,
     pub(crate) log_id: LogId,
     pub(crate) settings: ArcSwap<TopicSettings>,
-    log: OnceLock<Result<OpenLog, Unopened>>,
+    log: ArcSwap<LogState>,
     appends: appender::Queue,
     commits: committer::Queue,
     /// Whether the next segment is to be begun before anything else is written.
@@ -51,17 +51,28 @@ pub(crate) struct Partition {
     threads: Arc<LogThreads>,
 }
 
+/// What there is of a partition's log.
+#[derive(Clone, Debug)]
+enum LogState {
+    /// It is being checked.
+    Opening,
+    Open(Arc<OpenLog>),
+    /// It cannot be opened.
+    Unopened(Unopened),
+}
+
 /// The log of a partition that could be opened.
 #[derive(Debug)]
 struct OpenLog {
     /// Locked by the writer thread that has the partition, and by whoever rolls, configures or closes
-    /// the log.
+    /// the log. Nothing is in it once the log was closed, or let go of.
     log: Mutex<Option<Log>>,
     reader: LogReader,
     syncer: LogSyncer,
     leader_epoch: u32,
     /// Why it took no appends from the start, if that is so.
     read_only: Option<String>,
+    awaits_room: bool,
 }
 
 /// Why a partition has no log.
@@ -129,7 +140,7 @@ impl Partition {
             index,
             log_id,
             settings: ArcSwap::from_pointee(settings),
-            log: OnceLock::new(),
+            log: ArcSwap::from_pointee(LogState::Opening),
             appends: appender::Queue::default(),
             commits: committer::Queue::default(),
             must_roll: AtomicBool::new(false),
@@ -144,23 +155,64 @@ impl Partition {
     /// Gives the partition its log, all of which is on disk, or the reason why it has none. From
     /// here on it reads and writes.
     pub(crate) fn open(self: &Arc<Self>, log: Result<Log, Unopened>) {
-        let log = log.map(|log| {
-            self.watermark.send_replace(log.end());
-            OpenLog {
-                reader: log.reader(),
-                syncer: log.syncer(),
-                leader_epoch: log.leader_epoch().get(),
-                read_only: log.read_only().map(str::to_owned),
-                log: Mutex::new(Some(log)),
+        assert!(
+            matches!(**self.log.load(), LogState::Opening),
+            "a log is opened where there is none"
+        );
+        let state = match log {
+            Ok(log) => {
+                self.watermark.send_replace(log.end());
+                LogState::Open(Arc::new(OpenLog {
+                    reader: log.reader(),
+                    syncer: log.syncer(),
+                    leader_epoch: log.leader_epoch().get(),
+                    read_only: log.read_only().map(str::to_owned),
+                    awaits_room: log.awaits_room(),
+                    log: Mutex::new(Some(log)),
+                }))
             }
-        });
-        assert!(self.log.set(log).is_ok(), "a partition's log is opened once");
+            Err(unopened) => LogState::Unopened(unopened),
+        };
+        self.must_roll.store(false, Ordering::Release);
+        self.roll_failure.store(None);
+        self.log.store(Arc::new(state));
         // The settings may have changed while it was opened.
         if let Some(open) = self.open_log()
             && let Some(log) = open.lock().as_mut()
         {
             self.configure_log(log, **self.settings.load());
         }
+    }
+
+    /// Lets go of a log that takes nothing, or cannot be opened, so that it may be opened anew, as
+    /// after a restart: whether it did. What waits has an unknown fate. Called on a log thread.
+    pub(crate) fn release(&self) -> bool {
+        let before = self.log.load_full();
+        match &*before {
+            LogState::Opening => false,
+            LogState::Unopened(_) => {
+                let now = self.log.compare_and_swap(&before, Arc::new(LogState::Opening));
+                Arc::ptr_eq(&before, &now)
+            }
+            LogState::Open(open) => {
+                // Held until all has its answer. Nothing is synced: nothing more would be believed.
+                let mut log = open.lock();
+                let Some(cause) = log.as_ref().and_then(|log| log.read_only().map(str::to_owned))
+                else {
+                    return false;
+                };
+                *log = None;
+                self.give_up(&cause);
+                self.refuse_all(&ProduceError::Recovering);
+                self.log.store(Arc::new(LogState::Opening));
+                true
+            }
+        }
+    }
+
+    /// Whether its log takes nothing only because there was no room when it was opened.
+    pub(crate) fn awaits_room(&self) -> bool {
+        self.open_log().is_some_and(|open| open.awaits_room)
     }
 
     /// Lets the log use what the directory keeps back for when the disk is full.
@@ -255,7 +307,7 @@ impl Partition {
             damaged: Vec::new(),
             leader_epoch: 0,
         };
-        if let Some(Err(Unopened { lost, .. })) = self.log.get() {
+        if let LogState::Unopened(Unopened { lost, .. }) = &**self.log.load() {
             description.damaged.extend((!lost.is_empty()).then(|| lost.clone()));
         }
         if let Some(log) = self.open_log() {
@@ -315,18 +367,29 @@ impl Partition {
     }
 
     pub(crate) fn status(&self) -> PartitionStatus {
-        match self.log.get() {
-            None => PartitionStatus::Recovering,
-            Some(Err(Unopened { cause, .. })) => PartitionStatus::Offline { cause: cause.clone() },
-            Some(Ok(open)) => match open.read_only.clone().or_else(|| open.syncer.poisoned()) {
+        match &**self.log.load() {
+            LogState::Opening => PartitionStatus::Recovering,
+            LogState::Unopened(Unopened { cause, .. }) => {
+                PartitionStatus::Offline { cause: cause.clone() }
+            }
+            LogState::Open(open) => match open.read_only.clone().or_else(|| open.syncer.poisoned())
+            {
                 Some(cause) => PartitionStatus::ReadOnly { cause },
                 None => PartitionStatus::Online,
             },
         }
     }
 
-    fn open_log(&self) -> Option<&OpenLog> {
-        self.log.get()?.as_ref().ok()
+    /// Whether a log is the one that the partition has now.
+    fn has(&self, open: &Arc<OpenLog>) -> bool {
+        self.open_log().is_some_and(|now| Arc::ptr_eq(&now, open))
+    }
+
+    fn open_log(&self) -> Option<Arc<OpenLog>> {
+        match &**self.log.load() {
+            LogState::Open(open) => Some(Arc::clone(open)),
+            LogState::Opening | LogState::Unopened(_) => None,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod state;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use taffrail_log::SequenceError;
 use taffrail_model::{ProducerEpoch, ProducerId, Timestamp, limits};
@@ -93,6 +94,8 @@ pub(crate) struct Producers {
     registry: Result<Coordinator<Registry>, String>,
     /// Whoever was made before the start is below this.
     ids_end: ProducerId,
+    /// Whoever was made since is below this.
+    made_end: AtomicU64,
     /// Numbers for producers without a name.
     numbers: Numbers,
     holders: Holders,
@@ -118,12 +121,20 @@ impl Producers {
                 (Err(cause), ProducerId::LAST)
             }
         };
-        Self { registry, ids_end, numbers: Numbers::new(ids_end), holders }
+        let (numbers, made_end) = (Numbers::new(ids_end), AtomicU64::new(0));
+        Self { registry, ids_end, made_end, numbers, holders }
     }
 
     /// Whoever was made before the start has an id below this.
     pub(crate) fn ids_end(&self) -> ProducerId {
         self.ids_end
+    }
+
+    /// Whoever was made so far has an id below this, and nobody who is made from now on.
+    pub(crate) fn ids_end_now(&self) -> ProducerId {
+        self.numbers.abandon();
+        let made_end = ProducerId::new(self.made_end.load(Ordering::Acquire));
+        made_end.map_or(self.ids_end, |made_end| made_end.max(self.ids_end))
     }
 
     /// A producer without a name.
@@ -135,7 +146,9 @@ impl Producers {
                 Reply::Taken(_) => unreachable!("numbers were asked for"),
             },
         };
-        Ok(ProducerIdentity { id: state::unnamed(number), epoch: ProducerEpoch::ZERO })
+        let id = state::unnamed(number);
+        self.note_made(id);
+        Ok(ProducerIdentity { id, epoch: ProducerEpoch::ZERO })
     }
 
     /// A producer with a name. Whoever had it is fenced on return, but for batches that are being
@@ -153,6 +166,7 @@ impl Producers {
         let take = TakeName { name: name.clone(), former, attempt };
         match self.submit(Command::Take(take), now).await? {
             Reply::Taken(identity) => {
+                self.note_made(identity.id);
                 self.holders.note(&name, identity.id);
                 Ok(identity)
             }
@@ -175,6 +189,10 @@ impl Producers {
             (None, Ok(_)) => Err(ProduceError::NameLost { id }),
             (None, Err(cause)) => Err(ProduceError::ProducersDamaged { cause: cause.clone() }),
         }
+    }
+
+    fn note_made(&self, id: ProducerId) {
+        self.made_end.fetch_max(id.get() + 1, Ordering::AcqRel);
     }
 
     async fn submit(&self, command: Command, now: Timestamp) -> Result<Reply, InitProducerError> {

@@ -38,6 +38,11 @@ impl Numbers {
         self.take(&mut left).expect("a block has numbers")
     }
 
+    /// Gives none of those any more that are left.
+    pub(super) fn abandon(&self) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = 0..0;
+    }
+
     /// Whether the producer without a name that has this id was made since the start.
     pub(super) fn are_given_out(&self, id: ProducerId) -> bool {
         self.first_id <= id && id.get() < self.given_out_end.load(Ordering::Acquire)

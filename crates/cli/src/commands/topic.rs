@@ -1,12 +1,12 @@
-//! `taffrail topic`: create, list, describe, alter, delete.
+//! `taffrail topic`: create, list, describe, alter, reopen, delete.
 
 use std::collections::BTreeMap;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Subcommand;
 use serde_json::{Value, json};
-use taffrail_client::TopicName;
 use taffrail_client::proto::{OffsetRange, Partition, PartitionStatus, Setting, Topic};
+use taffrail_client::{PartitionIndex, TopicName};
 
 use crate::context::Context;
 use crate::figures;
@@ -56,6 +56,15 @@ pub(crate) enum Command {
         /// How many there should be then
         #[arg(long, value_name = "N")]
         to: u32,
+    },
+    /// Open a partition anew that is read-only or offline, as a restart of the broker would
+    Reopen {
+        /// The topic's name
+        #[arg(value_parser = TopicName::parse)]
+        name: TopicName,
+        /// The partition's number
+        #[arg(long, value_name = "P")]
+        partition: u32,
     },
     /// Delete a topic and its records, for good
     Delete {
@@ -114,6 +123,24 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
             let text = || format!("{} has {}", topic.name, partition_count(&topic));
             output.result(text, || topic_json(&topic))?;
         }
+        Command::Reopen { name, partition } => {
+            let index = PartitionIndex::new(partition);
+            let reopened = admin.reopen_partition(name.as_str(), index).await;
+            let reopened =
+                reopened.with_context(|| format!("cannot open {name}/{partition} anew"))?;
+            let text = || {
+                let problem = problems(&reopened);
+                let separator = if problem.is_empty() { "" } else { ": " };
+                format!("{name}/{partition} is {}{separator}{problem}", status(&reopened))
+            };
+            output.result(text, || partition_json(&reopened))?;
+            let is_open =
+                matches!(reopened.status(), PartitionStatus::Online | PartitionStatus::Recovering);
+            ensure!(
+                is_open,
+                "{name}/{partition} is not online: see what its problem says, then retry"
+            );
+        }
         Command::Delete { name } => {
             let deleted = admin.delete_topic(name.as_str()).await;
             deleted.with_context(|| format!("cannot delete the topic {name}"))?;
@@ -160,12 +187,6 @@ fn list_text(topics: &[Topic]) -> String {
 fn describe_text(topic: &Topic, partitions: &[Partition]) -> String {
     let row = |partition: &Partition| {
         let held = partition.high_watermark.saturating_sub(partition.log_start);
-        let damaged = partition.damaged.iter().map(|range| {
-            let OffsetRange { from, to } = range;
-            format!("offsets {from} to {to} are damaged")
-        });
-        let error = partition.error.iter().map(|error| error.message.clone());
-        let problems: Vec<_> = error.chain(damaged).collect();
         vec![
             partition.partition.to_string(),
             status(partition).to_owned(),
@@ -174,7 +195,7 @@ fn describe_text(topic: &Topic, partitions: &[Partition]) -> String {
             figures::count(held),
             figures::bytes(partition.size_bytes as f64),
             partition.segments.to_string(),
-            problems.join("; "),
+            problems(partition),
         ]
     };
     let header = ["PARTITION", "STATUS", "START", "END", "RECORDS", "SIZE", "SEGMENTS", "PROBLEM"];
@@ -186,6 +207,16 @@ fn describe_text(topic: &Topic, partitions: &[Partition]) -> String {
         moment(topic.created_ms),
         settings_text(&topic.settings),
     )
+}
+
+/// What is the matter with a partition, if anything is.
+fn problems(partition: &Partition) -> String {
+    let damaged = partition.damaged.iter().map(|range| {
+        let OffsetRange { from, to } = range;
+        format!("offsets {from} to {to} are damaged")
+    });
+    let error = partition.error.iter().map(|error| error.message.clone());
+    error.chain(damaged).collect::<Vec<_>>().join("; ")
 }
 
 fn settings_text(settings: &[Setting]) -> String {

@@ -427,6 +427,13 @@ impl AdminService for FakeBroker {
         Err(absent())
     }
 
+    async fn reopen_partition(
+        &self,
+        _: Request<v1::ReopenPartitionRequest>,
+    ) -> Result<Response<v1::ReopenPartitionResponse>, Status> {
+        Err(absent())
+    }
+
     async fn describe_settings(
         &self,
         _: Request<v1::DescribeSettingsRequest>,

@@ -23,7 +23,8 @@ use std::sync::Arc;
 
 use taffrail_model::{LogId, Offset, ProducerId, Timestamp};
 
-use crate::log::{Log, LogConfig, LogState};
+use crate::config::LogConfig;
+use crate::log::{Log, LogState};
 use crate::points::{Point, Points};
 use crate::producers::Crowd;
 use crate::progress::Progress;

@@ -9,7 +9,7 @@ use taffrail_model::{
     Offset, ProducerEpoch, ProducerId, ProducerStamp, Sequence, Timestamp, limits,
 };
 
-use crate::log::Appended;
+use crate::batch::Appended;
 
 /// Of all producers, the part that goes when there are too many.
 const FORGOTTEN_SHARE: usize = 8;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use taffrail_model::{Gap, GapReason, LeaderEpoch, LogId, Offset, ProducerId, Timestamp};
 
 use crate::damage::Damage;
+use crate::error::ReadOnly;
 use crate::log::LogState;
 use crate::points::Points;
 use crate::segment::{
@@ -178,7 +179,8 @@ pub(crate) fn recover(
     let Tail { index, position, mut end, append_time, mut read_only, was_torn, .. } = tail;
     if let Some(from) = unreadable.filter(|_| read_only.is_none()) {
         let what = format!("what its segment at offset {from} holds cannot be told");
-        read_only = Some(format!("{what}: restore the file, or give it up with `taffrail repair`"));
+        let cause = format!("{what}: restore the file, or give it up with `taffrail repair`");
+        read_only = Some(ReadOnly::because(cause));
     }
     let label = last.header.label.clone();
     let written = Written { position, end };
@@ -198,7 +200,8 @@ pub(crate) fn recover(
             }
             Err(error) => {
                 let what = format!("no segment can be begun in {} behind", path.display());
-                read_only = Some(format!("{what} offsets that may have been lost: {error}"));
+                let what = format!("{what} offsets that may have been lost");
+                read_only = Some(ReadOnly::failed(&what, &error));
             }
         }
     }

@@ -11,6 +11,7 @@ use super::aside::{cut, keep_aside, rewrite};
 use super::last::LastSegment;
 use super::remembered::Remembered;
 use crate::damage::Damage;
+use crate::error::ReadOnly;
 use crate::index::{Index, decode, index_path};
 use crate::segment::{Hole, Scanned, Scanner};
 use crate::spare::Spare;
@@ -25,7 +26,7 @@ pub(super) struct Tail {
     pub(super) end: Offset,
     pub(super) epoch: LeaderEpoch,
     pub(super) append_time: Timestamp,
-    pub(super) read_only: Option<String>,
+    pub(super) read_only: Option<ReadOnly>,
     /// Whether something lay behind the end that was, or should have been, cut off.
     pub(super) was_torn: bool,
     synced_end: Offset,
@@ -36,8 +37,8 @@ pub(super) struct Tail {
 
 impl Tail {
     /// What is not known to be on disk stays as it is and is not served.
-    fn uncertain(self, recovery_point: Offset, cause: String) -> Self {
-        Self { end: recovery_point, holes: Vec::new(), read_only: Some(cause), ..self }
+    fn uncertain(self, recovery_point: Offset, why: ReadOnly) -> Self {
+        Self { end: recovery_point, holes: Vec::new(), read_only: Some(why), ..self }
     }
 
     /// Whether what lies behind the last valid batch is damaged.
@@ -93,22 +94,23 @@ pub(super) fn recover_tail(
         tail.was_torn = true;
         if let Err(error) = outcome {
             let what = format!("what lies behind byte {position} of {}", last.path.display());
-            tail.read_only = Some(format!("{what} cannot be kept aside and cut off: {error}"));
+            let what = format!("{what} cannot be kept aside and cut off");
+            tail.read_only = Some(ReadOnly::failed(&what, &error));
         }
     }
     if let Some(error) = tail.failure.take() {
-        let cause = format!("{} cannot be read: {error}", last.path.display());
+        let what = format!("{} cannot be read", last.path.display());
         // Whoever reads finds out what of it can be.
         tail.position = last.length;
-        return tail.uncertain(recovery_point, cause);
+        return tail.uncertain(recovery_point, ReadOnly::failed(&what, &error));
     }
     if recovery_point < tail.end {
         let from = tail.index.floor(recovery_point).map_or(last.header_bytes, |e| e.position);
         if let Err(error) = rewrite(last, from, tail.position) {
-            let cause = format!("{} cannot be written again: {error}", last.path.display());
+            let what = format!("{} cannot be written again", last.path.display());
             // As after any failed sync: it may be gone although it is still seen.
             tail.was_torn = true;
-            return tail.uncertain(recovery_point, cause);
+            return tail.uncertain(recovery_point, ReadOnly::failed(&what, &error));
         }
         report.rewritten_bytes = tail.position - from;
     }
@@ -118,7 +120,7 @@ pub(super) fn recover_tail(
         let what = format!("offsets {from} to {to} were on disk and are damaged or missing");
         let cause =
             format!("{what}: restore them from a backup, or give them up with `taffrail repair`");
-        tail.read_only = Some(cause);
+        tail.read_only = Some(ReadOnly::because(cause));
         // None of these offsets is given out again, and who reads them is told.
         tail.end = to;
     }

@@ -12,8 +12,8 @@ use super::error::{RepairError, io_at};
 use super::plan::{cut_torn, start};
 use super::sources::{Contents, Piece, Source, read_sources};
 use super::{QUARANTINE, Repair};
+use crate::batch::NewBatch;
 use crate::directory::LOGS;
-use crate::log::NewBatch;
 use crate::producers::{CHECKPOINTS, read_checkpoint};
 use crate::segment::{
     HEADER_BYTES_MAX, Scanned, Scanner, SegmentHeader, decode_header, parse_segment_name,

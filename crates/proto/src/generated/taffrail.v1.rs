@@ -1633,6 +1633,23 @@ pub struct AddPartitionsResponse {
     #[prost(message, optional, tag = "1")]
     pub topic: ::core::option::Option<Topic>,
 }
+/// A partition to open anew.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReopenPartitionRequest {
+    /// The topic's name; not one of the broker's own.
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    /// The partition's number.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+}
+/// The partition as it is now.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReopenPartitionResponse {
+    /// The partition.
+    #[prost(message, optional, tag = "1")]
+    pub partition: ::core::option::Option<Partition>,
+}
 /// A topic to delete.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteTopicRequest {
@@ -2024,6 +2041,32 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("taffrail.v1.AdminService", "AddPartitions"));
             self.inner.unary(req, path, codec).await
         }
+        /// Opens the log of a partition anew that is read-only or offline, as a restart of the broker would:
+        /// what is on disk is checked, and counts. One that is online or being checked stays as it is.
+        pub async fn reopen_partition(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReopenPartitionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReopenPartitionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.AdminService/ReopenPartition",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.AdminService", "ReopenPartition"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Deletes a topic and its records, for good.
         pub async fn delete_topic(
             &mut self,
@@ -2152,6 +2195,15 @@ pub mod admin_service_server {
             request: tonic::Request<super::AddPartitionsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::AddPartitionsResponse>,
+            tonic::Status,
+        >;
+        /// Opens the log of a partition anew that is read-only or offline, as a restart of the broker would:
+        /// what is on disk is checked, and counts. One that is online or being checked stays as it is.
+        async fn reopen_partition(
+            &self,
+            request: tonic::Request<super::ReopenPartitionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReopenPartitionResponse>,
             tonic::Status,
         >;
         /// Deletes a topic and its records, for good.
@@ -2466,6 +2518,51 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AddPartitionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.AdminService/ReopenPartition" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReopenPartitionSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ReopenPartitionRequest>
+                    for ReopenPartitionSvc<T> {
+                        type Response = super::ReopenPartitionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReopenPartitionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::reopen_partition(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReopenPartitionSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
