@@ -5,6 +5,8 @@
 //! machine does not allow is skipped, and named in the summary of `cargo xtask test`.
 
 mod broker;
+mod cut;
+mod descriptors;
 mod dice;
 mod disk_copy;
 mod failed_sync;

@@ -1,4 +1,4 @@
-//! The broker stands still for seconds (SIGSTOP, SIGCONT) while clients go on.
+//! The broker stands still for seconds, or minutes (SIGSTOP, SIGCONT) while clients go on.
 
 use std::time::Duration;
 
@@ -8,7 +8,13 @@ use crate::broker::Home;
 use crate::dice::Dice;
 use crate::kills::{TOPICS, create_topics, start_load};
 use crate::readback::conclude;
-use crate::rounds;
+use crate::{is_deep, rounds};
+
+/// How long it stands still once: longer than anybody keeps a silent connection, in the deep form longer
+/// than a producer waits for an answer.
+fn long_pause() -> Duration {
+    Duration::from_secs(if is_deep() { 120 } else { 5 })
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_stood_still_goes_on_as_if_nothing_had_happened() {
@@ -24,6 +30,10 @@ async fn a_broker_that_stood_still_goes_on_as_if_nothing_had_happened() {
         sleep(dice.millis(1500, 3000)).await;
         broker.signal("CONT").await;
     }
+    broker.signal("STOP").await;
+    load.history.note("a long pause");
+    sleep(long_pause()).await;
+    broker.signal("CONT").await;
     sleep(Duration::from_millis(300)).await;
     // Killed while it stands still: it cannot even notice.
     broker.signal("STOP").await;
