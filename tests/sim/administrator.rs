@@ -1,13 +1,16 @@
-//! Creates, grows, alters and deletes topics, and knows which ones must be there.
+//! Creates, grows, alters and deletes topics, and knows which ones must be there; opens what fails anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use taffrail_broker::{Broker, CatalogError, ProduceError};
+use taffrail_broker::{Broker, CatalogError, PartitionStatus, ProduceError, TopicDescription};
+use taffrail_model::PartitionIndex;
 use tokio::time::sleep;
 
+use crate::history::Event;
+use crate::producer::place_of;
 use crate::world::{State, Topic, World};
 
 /// Topics that there are at a time.
@@ -25,6 +28,11 @@ pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>) {
             let there = topics.iter().filter(|(_, topic)| topic.state == State::There);
             there.map(|(name, _)| name.clone()).collect()
         };
+        if world.dice.once_in(4)
+            && let Some(place) = world.dice.pick(&sick(&broker))
+        {
+            reopen(&world, &broker, place).await;
+        }
         match world.dice.pick(&there) {
             None => create(&world, &broker).await,
             Some(_) if there.len() < TOPICS_MAX && world.dice.once_in(6) => {
@@ -75,11 +83,78 @@ async fn grow(world: &World, broker: &Arc<Broker>, name: &str) {
 }
 
 async fn alter(world: &World, broker: &Arc<Broker>, name: &str) {
-    let bytes = ["64KiB", "100KiB", "200KiB"][world.dice.below(3) as usize];
-    let settings = BTreeMap::from([("segment.bytes".to_owned(), bytes.to_owned())]);
-    if broker.alter_topic(name, settings).await.is_ok() {
-        world.reach("altered topics");
+    let dice = &world.dice;
+    let (setting, value) = match dice.below(8) {
+        0 => ("durability", ["fsync", "page_cache"][dice.below(2) as usize]),
+        1..3 => ("segment.ms", ["1s", "2s", "none"][dice.below(3) as usize]),
+        _ => ("segment.bytes", ["64KiB", "100KiB", "200KiB"][dice.below(3) as usize]),
+    };
+    if value == "page_cache"
+        && let Some(topic) = world.topics.borrow_mut().get_mut(name)
+    {
+        topic.is_cached = true;
     }
+    let settings = BTreeMap::from([(setting.to_owned(), value.to_owned())]);
+    if broker.alter_topic(name, settings).await.is_ok() {
+        world.reach(if setting == "durability" {
+            "altered durabilities"
+        } else {
+            "altered topics"
+        });
+    }
+}
+
+/// Partitions that take nothing, or cannot be opened.
+fn sick(broker: &Broker) -> Vec<(String, u32)> {
+    let mut sick = Vec::new();
+    for TopicDescription { topic, partitions } in broker.describe_all() {
+        let partitions = partitions.into_iter().filter(|it| {
+            matches!(it.status, PartitionStatus::ReadOnly { .. } | PartitionStatus::Offline { .. })
+        });
+        if !topic.name.is_internal() {
+            sick.extend(partitions.map(|it| (topic.name.to_string(), it.partition.get())));
+        }
+    }
+    sick
+}
+
+/// Opens the log of a partition anew, and returns where it stands then, if it is still there.
+async fn reopen(
+    world: &World,
+    broker: &Arc<Broker>,
+    place: &(String, u32),
+) -> Option<PartitionStatus> {
+    if world.has_lost.get() && world.is_cached(&place.0) {
+        world.history.add(Event::Loss { place: place_of(place) });
+    }
+    world.history.note(format!("{place:?} is opened anew"));
+    match broker.reopen_partition(&place.0, PartitionIndex::new(place.1)).await {
+        Ok(partition) => {
+            world.reach("partitions opened anew");
+            Some(partition.status)
+        }
+        Err(error) => {
+            assert!(!world.is_there(&place.0), "{place:?}: {error}");
+            None
+        }
+    }
+}
+
+/// Opens all that failed anew, on a disk that does not fail any more: nothing is left that takes
+/// nothing.
+pub(crate) async fn heal(world: &World, broker: &Arc<Broker>) {
+    for place in sick(broker) {
+        while let Some(status) = reopen(world, broker, &place).await {
+            match status {
+                PartitionStatus::Online => break,
+                PartitionStatus::Recovering => sleep(Duration::from_millis(1)).await,
+                PartitionStatus::ReadOnly { cause } | PartitionStatus::Offline { cause } => {
+                    panic!("{place:?} is opened anew, and not healed: {cause}")
+                }
+            }
+        }
+    }
+    world.reach("all healed");
 }
 
 /// What is known of a topic after a change of it was answered.

@@ -55,7 +55,14 @@ pub(crate) fn live(world: &Rc<World>, people: &People, end: End, may_fail: bool)
         }
         if !world.stands_still.get() && world.dice.once_in(2) {
             world.disk.borrow().set_fault(None);
-            let probed = producer::probe(world, &broker);
+            // If something has failed already, nothing will from here on.
+            let heals = world.is_faulty.get() && world.dice.once_in(2);
+            let probed = async {
+                if heals {
+                    administrator::heal(world, &broker).await;
+                }
+                producer::probe(world, &broker, heals).await;
+            };
             timeout(PATIENCE, probed).await.expect("whoever sends is answered");
         }
         if end == End::Stopped {

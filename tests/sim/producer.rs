@@ -13,7 +13,7 @@ use taffrail_broker::{
     SequenceError, StreamRequest,
 };
 use taffrail_model::batch::{RecordFields, RecordSetBuilder, records_crc};
-use taffrail_model::{Offset, PartitionIndex, ProducerStamp, Sequence};
+use taffrail_model::{Offset, PartitionIndex, ProducerId, ProducerStamp, Sequence};
 use tokio::time::sleep;
 
 use crate::history::{Event, RecordId, value_of};
@@ -40,6 +40,8 @@ pub(crate) struct Producer {
     number: u32,
     records: u64,
     identity: Option<ProducerIdentity>,
+    /// What it was, if it asks for a new identity.
+    former: Option<ProducerId>,
     lanes: BTreeMap<(String, u32), Lane>,
     /// Records that it will still begin to send.
     quota: u64,
@@ -49,17 +51,26 @@ pub(crate) struct Producer {
 struct Stream {
     session: ProduceSession,
     places: HashMap<u64, (String, u32)>,
+    /// The request of each place that was answered last.
+    answered: HashMap<(String, u32), u64>,
     expected: HashMap<u64, u64>,
     number: u64,
 }
 
-/// The identity is worth nothing any more, and with it the stream.
-struct Spent;
+/// Why a stream ends before the broker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// The identity is worth nothing any more.
+    Spent,
+    /// Another identity is wanted under the same name.
+    Renewed,
+}
 
 impl Producer {
     pub(crate) fn new(world: &World, kind: Kind, quota: u64) -> Rc<RefCell<Self>> {
         let (number, lanes) = (world.number(), BTreeMap::new());
-        Rc::new(RefCell::new(Self { kind, number, records: 0, identity: None, lanes, quota }))
+        let (identity, former) = (None, None);
+        Rc::new(RefCell::new(Self { kind, number, records: 0, identity, former, lanes, quota }))
     }
 
     /// Whether nothing is left that is not answered.
@@ -80,11 +91,17 @@ impl Producer {
         }
     }
 
-    /// Begins anew, as somebody that nobody knows.
-    fn forget_identity(&mut self, world: &World) {
+    fn is_named(&self) -> bool {
+        matches!(&self.kind, Kind::Idempotent { name } if !name.is_empty())
+    }
+
+    /// Begins anew, as somebody that nobody knows, but perhaps as who it was before.
+    fn begin_anew(&mut self, world: &World, ended: Ended) {
         self.give_up(world);
         self.lanes.clear();
-        (self.identity, self.number, self.records) = (None, world.number(), 0);
+        let before = self.identity.take().filter(|_| ended == Ended::Renewed);
+        self.former = before.map(|identity| identity.id);
+        (self.number, self.records) = (world.number(), 0);
     }
 
     fn new_batch(&mut self, world: &World, place: &(String, u32)) {
@@ -123,8 +140,8 @@ pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>, producer: Rc<Ref
         if !producer.borrow().is_plain() && producer.borrow().identity.is_none() {
             take_identity(&world, &broker, &producer).await;
         }
-        let Spent = stream(&world, &broker, &producer).await;
-        producer.borrow_mut().forget_identity(&world);
+        let ended = stream(&world, &broker, &producer).await;
+        producer.borrow_mut().begin_anew(&world, ended);
     }
 }
 
@@ -132,15 +149,23 @@ async fn take_identity(world: &World, broker: &Arc<Broker>, producer: &RefCell<P
     let Kind::Idempotent { name } = producer.borrow().kind.clone() else { return };
     let attempt = world.dice.next();
     loop {
-        let request = InitProducer { name: name.clone(), former: None, attempt };
+        let former = producer.borrow().former;
+        let request = InitProducer { name: name.clone(), former, attempt };
         match broker.init_producer(request).await {
             Ok(identity) => {
                 producer.borrow_mut().identity = Some(identity);
+                if former.is_some() {
+                    world.reach("identities renewed");
+                }
                 note_fenced(world, broker, &name, identity, producer.borrow().number);
                 world.reach("identities");
                 return;
             }
             Err(InitProducerError::Storage(_)) => world.reach("identities refused"),
+            Err(InitProducerError::Fenced { .. }) if former.is_some() => {
+                producer.borrow_mut().former = None;
+                world.reach("renewals fenced");
+            }
             Err(error) => assert!(world.is_faulty.get(), "no identity: {error}"),
         }
         sleep(Duration::from_millis(20)).await;
@@ -176,24 +201,26 @@ fn note_fenced(
     }
 }
 
-async fn stream(world: &World, broker: &Arc<Broker>, producer: &RefCell<Producer>) -> Spent {
+async fn stream(world: &World, broker: &Arc<Broker>, producer: &RefCell<Producer>) -> Ended {
     let (session, mut outcomes) = broker.produce_session();
-    let (places, expected) = (HashMap::new(), HashMap::new());
-    let mut stream = Stream { session, places, expected, number: 0 };
+    let mut stream = Stream::new(session);
     producer.borrow_mut().lanes.values_mut().for_each(Lane::begin_stream);
     loop {
         while let Ok(outcome) = outcomes.try_recv() {
-            if let Some(spent) = stream.take(world, producer, outcome) {
-                return spent;
+            if let Some(ended) = stream.take(world, producer, outcome) {
+                return ended;
             }
         }
         world.moment().await;
+        if producer.borrow().is_named() && world.dice.once_in(400) {
+            return Ended::Renewed;
+        }
         let has_sent = stream.send(world, producer).await;
         if !has_sent && !stream.places.is_empty() {
             let Some(outcome) = outcomes.recv().await else { continue };
             let refused = outcome.result.is_err();
-            if let Some(spent) = stream.take(world, producer, outcome) {
-                return spent;
+            if let Some(ended) = stream.take(world, producer, outcome) {
+                return ended;
             }
             if refused {
                 sleep(Duration::from_millis(5)).await;
@@ -204,32 +231,57 @@ async fn stream(world: &World, broker: &Arc<Broker>, producer: &RefCell<Producer
     }
 }
 
-/// Sends a batch to every partition, and waits for what is said of each.
-pub(crate) async fn probe(world: &World, broker: &Broker) {
+/// Sends a batch to every partition, and waits for what is said of each: it is taken, if all `is_well`.
+pub(crate) async fn probe(world: &World, broker: &Broker, is_well: bool) {
     let mut producer = Producer {
         kind: Kind::Plain,
         number: world.number(),
         records: 0,
         identity: None,
+        former: None,
         lanes: BTreeMap::new(),
         quota: u64::MAX,
     };
     for place in world.places() {
-        producer.new_batch(world, &place);
-        let lane = producer.lanes.entry(place.clone()).or_default();
-        let (batch, _) = lane.send(1).expect("it was made just now");
-        let sent = ProduceBatch {
-            topic: place.0.clone(),
-            placement: Placement::Partition(PartitionIndex::new(place.1)),
-            batch: incoming(batch.payload.clone(), None),
-            expected_next_offset: None,
-        };
-        let outcome = broker.produce(vec![sent], Acks::Committed).await.remove(0);
-        match outcome.result {
-            Ok(produced) => drop(note_placed(world, &batch, &produced)),
-            Err(error) => plain_refused(world, &mut producer, &place, 1, &error),
+        while let Err(error) = send_one(world, broker, &mut producer, &place).await {
+            let comes_back =
+                matches!(error, ProduceError::Recovering | ProduceError::StorageFull { .. });
+            assert!(!is_well || comes_back || !world.is_there(&place.0), "{place:?}: {error}");
+            if !is_well || !comes_back {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
         }
         world.reach("probes");
+    }
+}
+
+async fn send_one(
+    world: &World,
+    broker: &Broker,
+    producer: &mut Producer,
+    place: &(String, u32),
+) -> Result<(), ProduceError> {
+    producer.new_batch(world, place);
+    let lane = producer.lanes.entry(place.clone()).or_default();
+    let (batch, _) = lane.send(1).expect("it was made just now");
+    let sent = ProduceBatch {
+        topic: place.0.clone(),
+        placement: Placement::Partition(PartitionIndex::new(place.1)),
+        batch: incoming(batch.payload.clone(), None),
+        expected_next_offset: None,
+    };
+    let outcome = broker.produce(vec![sent], Acks::Committed).await.remove(0);
+    match outcome.result {
+        Ok(produced) => {
+            lane.settle(1);
+            note_placed(world, &batch, &produced);
+            Ok(())
+        }
+        Err(error) => {
+            plain_refused(world, producer, place, 1, &error);
+            Err(error)
+        }
     }
 }
 
@@ -245,6 +297,16 @@ fn incoming(payload: Bytes, producer: Option<ProducerStamp>) -> IncomingBatch {
 }
 
 impl Stream {
+    fn new(session: ProduceSession) -> Self {
+        Self {
+            session,
+            places: HashMap::new(),
+            answered: HashMap::new(),
+            expected: HashMap::new(),
+            number: 0,
+        }
+    }
+
     /// Sends one batch, if one may be sent.
     async fn send(&mut self, world: &World, producer: &RefCell<Producer>) -> bool {
         let Some((place, request)) = self.next(world, &mut producer.borrow_mut()) else {
@@ -289,6 +351,8 @@ impl Stream {
         let expected = lane.known_end.filter(|_| is_conditional);
         self.expected.extend(expected.map(|end| (number, end)));
         let (batch, resumes_after) = lane.send(number)?;
+        // The door keeps good news from whoever wants none; here they come.
+        let acks = if world.dice.once_in(8) { Acks::None } else { Acks::Committed };
         let stamp = |identity: ProducerIdentity| {
             let (id, epoch) = (identity.id, identity.epoch);
             ProducerStamp { id, epoch, sequence: Sequence::new(batch.sequence) }
@@ -300,7 +364,7 @@ impl Stream {
             batch: incoming,
             expected_next_offset: expected.map(Offset::new),
         };
-        Some((place, StreamRequest { number, batch, acks: Acks::Committed, resumes_after }))
+        Some((place, StreamRequest { number, batch, acks, resumes_after }))
     }
 
     fn take(
@@ -308,8 +372,9 @@ impl Stream {
         world: &World,
         producer: &RefCell<Producer>,
         outcome: Outcome,
-    ) -> Option<Spent> {
+    ) -> Option<Ended> {
         let place = self.places.remove(&outcome.number).expect("an answer to a request");
+        self.check_order(&place, &outcome);
         let expected = self.expected.remove(&outcome.number);
         let producer = &mut *producer.borrow_mut();
         if !producer.lanes.contains_key(&place) {
@@ -334,6 +399,18 @@ impl Stream {
                 None
             }
             Err(error) => refused(world, producer, &place, outcome.number, &error),
+        }
+    }
+
+    /// Answers come in the order of the requests, but for those that nobody could place.
+    fn check_order(&mut self, place: &(String, u32), outcome: &Outcome) {
+        let is_placed = !matches!(
+            outcome.result,
+            Err(ProduceError::UnknownTopic { .. } | ProduceError::UnknownPartition { .. })
+        );
+        if is_placed {
+            let before = self.answered.insert(place.clone(), outcome.number);
+            assert!(before < Some(outcome.number), "{place:?}: {before:?}, then {outcome:?}");
         }
     }
 }
@@ -390,18 +467,17 @@ fn refused(
     place: &(String, u32),
     number: u64,
     error: &ProduceError,
-) -> Option<Spent> {
+) -> Option<Ended> {
     match error {
         ProduceError::Sequence(SequenceError::Fenced { .. }) | ProduceError::NameLost { .. } => {
-            let is_named = producer.kind != Kind::Idempotent { name: String::new() };
-            assert!(is_named, "fenced without a name");
+            assert!(producer.is_named(), "fenced without a name");
             world.reach("fenced");
-            Some(Spent)
+            Some(Ended::Spent)
         }
         ProduceError::Sequence(error) => {
             assert!(world.is_cached(&place.0), "{place:?} has forgotten a producer: {error}");
             world.reach("forgotten producers");
-            Some(Spent)
+            Some(Ended::Spent)
         }
         _ => {
             check_produce(world, place, error);

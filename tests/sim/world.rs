@@ -46,7 +46,7 @@ pub(crate) struct World {
 #[derive(Clone, Debug)]
 pub(crate) struct Topic {
     pub(crate) partitions: u32,
-    /// Whether it acknowledges before it syncs.
+    /// Whether it acknowledges before it syncs, or may have done so.
     pub(crate) is_cached: bool,
     pub(crate) state: State,
 }
