@@ -46,17 +46,18 @@ impl Broker {
         Ok(partition.describe())
     }
 
-    /// Opens the logs anew that take nothing because there was no room when they were opened, unless
-    /// topics are being changed just now.
+    /// Opens the logs anew that take nothing because there was no room when they were opened, and for
+    /// which there is some now; unless topics are being changed just now.
     pub(crate) fn reopen_where_room_was_wanting(&self) {
+        let logs = self.directory.logs_with_room();
+        if logs.is_empty() {
+            return;
+        }
+        let Ok(_changing) = self.changing.try_lock() else { return };
         let topics = self.shared.topics.load_full();
         let waiting = topics.all().flat_map(|served| &served.partitions);
-        let mut waiting = waiting.filter(|partition| partition.awaits_room()).peekable();
-        let Some(_changing) = waiting.peek().and_then(|_| self.changing.try_lock().ok()) else {
-            return;
-        };
         let producers = self.shared.producers.ids_end_now();
-        for partition in waiting.filter(|partition| partition.release()) {
+        for partition in waiting.filter(|it| logs.contains(&it.log_id) && it.release()) {
             let (directory, partition) = (Arc::clone(&self.directory), Arc::clone(partition));
             self.threads.open(move || open_partition(&directory, &partition, producers));
         }

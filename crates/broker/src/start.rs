@@ -236,7 +236,6 @@ fn keep_spare(directory: &Directory, bytes: u64, was_there: bool) -> bool {
 /// again what could not be for want of it, as long as there is a broker.
 fn keep_points(broker: &Arc<Broker>, crew: &Crew, mut has_spare: bool) -> Result<(), StartError> {
     let broker: Weak<Broker> = Arc::downgrade(broker);
-    let mut rounds = 0_u64;
     let keep = move || {
         let Some(broker) = broker.upgrade() else { return false };
         if let Err(error) = broker.directory.persist_points() {
@@ -244,8 +243,7 @@ fn keep_points(broker: &Arc<Broker>, crew: &Crew, mut has_spare: bool) -> Result
         }
         let spare_bytes = broker.config().spare_bytes;
         has_spare = keep_spare(&broker.directory, spare_bytes, has_spare);
-        rounds += 1;
-        if has_spare && rounds.is_multiple_of(limits::REOPEN_ROUNDS) {
+        if has_spare {
             broker.reopen_where_room_was_wanting();
         }
         true

@@ -41,21 +41,25 @@ pub enum AppendError {
 #[derive(Clone, Debug)]
 pub(crate) struct ReadOnly {
     pub(crate) cause: String,
-    /// Whether only room was wanting: once there is some, it may be opened anew.
-    pub(crate) awaits_room: bool,
+    /// Bytes for which there was no room, if only that was wanting: once there is, it may be opened
+    /// anew.
+    pub(crate) wanted_bytes: Option<u64>,
 }
 
 impl ReadOnly {
     /// Something is wrong with what lies on disk.
     pub(crate) const fn because(cause: String) -> Self {
-        Self { cause, awaits_room: false }
+        Self { cause, wanted_bytes: None }
     }
 
-    /// Something that had to be written could not be.
-    pub(crate) fn failed(what: &str, error: &io::Error) -> Self {
-        let awaits_room = is_full(error);
-        let hope = if awaits_room { "; it is tried again when there is room" } else { "" };
-        Self { cause: format!("{what}: {error}{hope}"), awaits_room }
+    /// So many bytes had to be written and could not be.
+    pub(crate) fn failed(what: &str, error: &io::Error, bytes: u64) -> Self {
+        let wanted_bytes = is_full(error).then_some(bytes);
+        let hope = match wanted_bytes {
+            Some(bytes) => format!("; it is tried again when there is room for {bytes} bytes"),
+            None => String::new(),
+        };
+        Self { cause: format!("{what}: {error}{hope}"), wanted_bytes }
     }
 }
 

@@ -101,11 +101,6 @@ impl Log {
         cause.or_else(|| self.shared.poisoned())
     }
 
-    /// Whether it takes no appends only because there was no room on the disk when it was opened.
-    pub fn awaits_room(&self) -> bool {
-        self.read_only.as_ref().is_some_and(|read_only| read_only.awaits_room)
-    }
-
     /// A reader of this log.
     pub fn reader(&self) -> LogReader {
         LogReader::new(Arc::clone(&self.shared))

@@ -67,9 +67,8 @@ pub const PAGE_CACHE_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a change may take to reach the recovery-point file.
 pub const RECOVERY_POINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the recovery points are kept until logs that could not be opened for want of room are
-/// opened again.
-pub const REOPEN_ROUNDS: u64 = 10;
+/// Room besides what is wanted before a log is opened anew that could not be opened for want of it.
+pub const ROOM_MARGIN_BYTES: u64 = 1 << 20;
 
 /// How far in the future a record's timestamp may lie, by default.
 pub const TIMESTAMP_AHEAD_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);

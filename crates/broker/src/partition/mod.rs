@@ -72,7 +72,6 @@ struct OpenLog {
     leader_epoch: u32,
     /// Why it took no appends from the start, if that is so.
     read_only: Option<String>,
-    awaits_room: bool,
 }
 
 /// Why a partition has no log.
@@ -167,7 +166,6 @@ impl Partition {
                     syncer: log.syncer(),
                     leader_epoch: log.leader_epoch().get(),
                     read_only: log.read_only().map(str::to_owned),
-                    awaits_room: log.awaits_room(),
                     log: Mutex::new(Some(log)),
                 }))
             }
@@ -208,11 +206,6 @@ impl Partition {
                 true
             }
         }
-    }
-
-    /// Whether its log takes nothing only because there was no room when it was opened.
-    pub(crate) fn awaits_room(&self) -> bool {
-        self.open_log().is_some_and(|open| open.awaits_room)
     }
 
     /// Lets the log use what the directory keeps back for when the disk is full.

@@ -17,11 +17,12 @@
 mod identity;
 mod setup;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use taffrail_model::{LogId, Offset, ProducerId, Timestamp};
+use taffrail_model::{LogId, Offset, ProducerId, Timestamp, limits};
 
 use crate::config::LogConfig;
 use crate::log::{Log, LogState};
@@ -78,6 +79,8 @@ pub struct Directory {
     points: Arc<Points>,
     cache: Arc<SegmentCache>,
     crowd: Crowd,
+    /// Logs that were opened read-only for want of room, and for how many bytes.
+    wanting: Mutex<BTreeMap<LogId, u64>>,
     _lock: Box<dyn Lock>,
 }
 
@@ -178,6 +181,7 @@ impl Directory {
             points,
             cache: Arc::default(),
             crowd: Crowd::default(),
+            wanting: Mutex::default(),
             _lock: lock,
         })
     }
@@ -281,6 +285,11 @@ impl Directory {
                 .map_err(|error| self.explain_missing(id, error))?;
         let Recovery { segments, label, start, end, epoch, .. } = recovery;
         let Recovery { state, may_have_lost, report, .. } = recovery;
+        let wanted = state.read_only.as_ref().and_then(|read_only| read_only.wanted_bytes);
+        match wanted {
+            Some(bytes) => drop(self.wanting().insert(id, bytes)),
+            None => drop(self.wanting().remove(&id)),
+        }
         let epoch = self
             .points
             .opened(id, epoch, start, end, may_have_lost)
@@ -322,7 +331,21 @@ impl Directory {
         }
         self.vfs.sync_directory(&logs)?;
         self.points.removed(id);
+        self.wanting().remove(&id);
         Ok(())
+    }
+
+    /// The logs that take no appends for want of room when they were opened, and for which there is
+    /// some now: they may be opened anew. Cheap if there are none.
+    pub fn logs_with_room(&self) -> Vec<LogId> {
+        let wanting = self.wanting().clone();
+        if wanting.is_empty() {
+            return Vec::new();
+        }
+        let free = self.vfs.free_bytes(&self.path).unwrap_or_default();
+        // What other logs write meanwhile needs some too.
+        let fits = |bytes: u64| bytes.saturating_add(limits::ROOM_MARGIN_BYTES) <= free;
+        wanting.into_iter().filter(|(_, bytes)| fits(*bytes)).map(|(id, _)| id).collect()
     }
 
     /// Makes the recovery points durable, if they changed.
@@ -350,6 +373,10 @@ impl Directory {
     pub fn check_spare(&self) -> Result<(), PathBuf> {
         let spare = self.points.spare();
         if spare.is_missing() { Err(spare.path().to_owned()) } else { Ok(()) }
+    }
+
+    fn wanting(&self) -> MutexGuard<'_, BTreeMap<LogId, u64>> {
+        self.wanting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A log that is missing may be so because a repair was interrupted.

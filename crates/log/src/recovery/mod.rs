@@ -23,7 +23,7 @@ use crate::error::ReadOnly;
 use crate::log::LogState;
 use crate::points::Points;
 use crate::segment::{
-    ActiveSegment, Scanned, Scanner, SealedSegment, SegmentCache, SegmentHeader,
+    ActiveSegment, HEADER_BYTES_MAX, Scanned, Scanner, SealedSegment, SegmentCache, SegmentHeader,
     SegmentHeaderError, Written, create_segment, random_salt, segment_path,
 };
 use crate::shared::Segments;
@@ -201,7 +201,7 @@ pub(crate) fn recover(
             Err(error) => {
                 let what = format!("no segment can be begun in {} behind", path.display());
                 let what = format!("{what} offsets that may have been lost");
-                read_only = Some(ReadOnly::failed(&what, &error));
+                read_only = Some(ReadOnly::failed(&what, &error, HEADER_BYTES_MAX as u64));
             }
         }
     }

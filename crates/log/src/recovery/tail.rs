@@ -95,14 +95,15 @@ pub(super) fn recover_tail(
         if let Err(error) = outcome {
             let what = format!("what lies behind byte {position} of {}", last.path.display());
             let what = format!("{what} cannot be kept aside and cut off");
-            tail.read_only = Some(ReadOnly::failed(&what, &error));
+            let bytes = last.length - position;
+            tail.read_only = Some(ReadOnly::failed(&what, &error, bytes));
         }
     }
     if let Some(error) = tail.failure.take() {
-        let what = format!("{} cannot be read", last.path.display());
+        let cause = format!("{} cannot be read: {error}", last.path.display());
         // Whoever reads finds out what of it can be.
         tail.position = last.length;
-        return tail.uncertain(recovery_point, ReadOnly::failed(&what, &error));
+        return tail.uncertain(recovery_point, ReadOnly::because(cause));
     }
     if recovery_point < tail.end {
         let from = tail.index.floor(recovery_point).map_or(last.header_bytes, |e| e.position);
@@ -110,7 +111,8 @@ pub(super) fn recover_tail(
             let what = format!("{} cannot be written again", last.path.display());
             // As after any failed sync: it may be gone although it is still seen.
             tail.was_torn = true;
-            return tail.uncertain(recovery_point, ReadOnly::failed(&what, &error));
+            let read_only = ReadOnly::failed(&what, &error, tail.position - from);
+            return tail.uncertain(recovery_point, read_only);
         }
         report.rewritten_bytes = tail.position - from;
     }

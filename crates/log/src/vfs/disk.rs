@@ -91,6 +91,11 @@ impl Vfs for Disk {
         bits
     }
 
+    fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
+        let system = rustix::fs::statvfs(directory)?;
+        Ok(system.f_bavail.saturating_mul(system.f_frsize))
+    }
+
     fn boot_id(&self) -> Option<[u8; 16]> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();

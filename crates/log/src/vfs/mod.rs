@@ -45,6 +45,8 @@ pub trait Vfs: Debug + Send + Sync {
     /// Whether somebody holds the lock that a file stands for, found out without taking it; `None`
     /// where that cannot be told.
     fn is_locked(&self, path: &Path) -> io::Result<Option<bool>>;
+    /// Bytes that still fit on the disk that holds a directory.
+    fn free_bytes(&self, directory: &Path) -> io::Result<u64>;
     /// Random bits.
     fn random(&self) -> [u8; 16];
     /// Differs after every start of the machine; `None` where that cannot be told.

@@ -115,6 +115,15 @@ impl Faults {
         }
     }
 
+    /// Bytes that still fit.
+    pub(super) fn free_bytes(&self) -> u64 {
+        match self.set {
+            Some(Fault::DiskFull { bytes_left }) => bytes_left as u64,
+            Some(Fault::NoRoom { changes_left: 0 }) => 0,
+            _ => u64::MAX,
+        }
+    }
+
     /// Counts a change, or refuses it because the machine stands still.
     pub(super) fn change(&mut self) -> io::Result<()> {
         match &mut self.set {

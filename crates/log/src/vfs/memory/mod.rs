@@ -196,6 +196,10 @@ impl Vfs for Memory {
         bits.to_be_bytes()
     }
 
+    fn free_bytes(&self, _directory: &Path) -> io::Result<u64> {
+        Ok(self.state().faults.free_bytes())
+    }
+
     fn boot_id(&self) -> Option<[u8; 16]> {
         Some((1 + u128::from(self.state().boots)).to_be_bytes())
     }
