@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use taffrail_broker::{Broker, CatalogError, PartitionStatus, ProduceError, TopicDescription};
+use taffrail_broker::{
+    Broker, CatalogError, PartitionDescription, PartitionStatus, ProduceError, TopicDescription,
+};
 use taffrail_model::PartitionIndex;
 use tokio::time::sleep;
 
@@ -128,10 +130,17 @@ async fn reopen(
         world.history.add(Event::Loss { place: place_of(place) });
     }
     world.history.note(format!("{place:?} is opened anew"));
-    match broker.reopen_partition(&place.0, PartitionIndex::new(place.1)).await {
-        Ok(partition) => {
+    let partition = PartitionIndex::new(place.1);
+    let before = broker.describe_topic(&place.0).ok();
+    let before =
+        before.and_then(|it| Some(it.partitions.into_iter().nth(place.1 as usize)?.status));
+    match broker.reopen_partition(&place.0, partition).await {
+        Ok(PartitionDescription { status, .. }) => {
+            let could_be_read = matches!(before, Some(PartitionStatus::ReadOnly { .. }));
+            let can_be_read = !matches!(status, PartitionStatus::Offline { .. });
+            assert!(can_be_read || !could_be_read, "{place:?} was {before:?}, and is {status:?}");
             world.reach("partitions opened anew");
-            Some(partition.status)
+            Some(status)
         }
         Err(error) => {
             assert!(!world.is_there(&place.0), "{place:?}: {error}");

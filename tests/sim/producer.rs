@@ -244,8 +244,13 @@ pub(crate) async fn probe(world: &World, broker: &Broker, is_well: bool) {
     };
     for place in world.places() {
         while let Err(error) = send_one(world, broker, &mut producer, &place).await {
-            let comes_back =
-                matches!(error, ProduceError::Recovering | ProduceError::StorageFull { .. });
+            // Of what failed before, the next one to send may hear.
+            let comes_back = matches!(
+                error,
+                ProduceError::Recovering
+                    | ProduceError::StorageFull { .. }
+                    | ProduceError::Io { .. }
+            );
             assert!(!is_well || comes_back || !world.is_there(&place.0), "{place:?}: {error}");
             if !is_well || !comes_back {
                 break;
@@ -448,9 +453,7 @@ fn plain_refused(
     check_produce(world, place, error);
     let lane = producer.lanes.get_mut(place).expect("it has sent something there");
     let is_unknown = matches!(error, ProduceError::ResultUnknown { .. });
-    if !is_unknown {
-        lane.halt(refused_number(number, error));
-    }
+    lane.halt(refused_number(number, error));
     let batch = lane.settle(number).expect("it was on its way");
     for record in batch.records {
         world.history.add(if is_unknown {
@@ -482,9 +485,7 @@ fn refused(
         _ => {
             check_produce(world, place, error);
             let lane = producer.lanes.get_mut(place).expect("it has sent something there");
-            if !matches!(error, ProduceError::ResultUnknown { .. }) {
-                lane.halt(refused_number(number, error));
-            }
+            lane.halt(refused_number(number, error));
             lane.again(number);
             if matches!(error, ProduceError::UnknownTopic { .. }) {
                 // Its records count no more.

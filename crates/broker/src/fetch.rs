@@ -401,15 +401,25 @@ pub(crate) async fn find(
 }
 
 /// Why there is nothing at an offset. What a partition that takes no appends has lost at its end may
-/// be found again: nobody should begin anew because of that.
+/// be found again, by being opened anew: nobody should begin anew because of that.
 fn out_of_range(partition: &Partition, offset: Offset) -> FetchError {
+    // First: if it says that the log is open, so it was when the watermark was read.
+    let status = partition.status();
     let (start, end) = (partition.log_start(), partition.high_watermark());
-    if end < offset
-        && let PartitionStatus::ReadOnly { cause } = partition.status()
-    {
-        return FetchError::ReadOnly { end, cause };
+    match status {
+        PartitionStatus::Recovering => FetchError::Recovering,
+        PartitionStatus::ReadOnly { cause } if end < offset => FetchError::ReadOnly { end, cause },
+        PartitionStatus::Offline { cause } => FetchError::Offline { cause },
+        PartitionStatus::ReadOnly { .. } | PartitionStatus::Online => {
+            // Otherwise it was opened anew in between.
+            let is_out = !(start..=end).contains(&offset);
+            if is_out {
+                FetchError::OffsetOutOfRange { offset, start, end }
+            } else {
+                FetchError::Recovering
+            }
+        }
     }
-    FetchError::OffsetOutOfRange { offset, start, end }
 }
 
 fn read_error(partition: &Partition, error: PartitionReadError) -> FetchError {
@@ -427,9 +437,8 @@ fn read_error(partition: &Partition, error: PartitionReadError) -> FetchError {
             FetchError::UnknownTopic { topic: partition.topic.to_string(), nearest: None }
         }
         PartitionReadError::Stopping => FetchError::Stopping,
-        PartitionReadError::Log(ReadError::OutOfRange { from, start, .. }) => {
-            let end = partition.high_watermark();
-            FetchError::OffsetOutOfRange { offset: from, start, end }
+        PartitionReadError::Log(ReadError::OutOfRange { from, .. }) => {
+            out_of_range(partition, from)
         }
         PartitionReadError::Log(ReadError::DataLoss { from, to, path, position, cause }) => {
             FetchError::DataLoss {

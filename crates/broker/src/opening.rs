@@ -18,30 +18,17 @@ impl Broker {
         index: PartitionIndex,
     ) -> Result<PartitionDescription, CatalogError> {
         let partition = {
-            // Nobody deletes what is being opened.
+            // Nobody deletes what is let go of.
             let _changing = self.changing.lock().await;
-            let served = self.served(&name)?;
-            if name.is_internal() {
-                return Err(CatalogError::OpenedAtStart(name.to_string()));
-            }
-            let found = served.partitions.get(index.get() as usize).cloned();
-            let partitions = served.topic.partitions;
-            let unknown = || CatalogError::UnknownPartition {
-                topic: name.to_string(),
-                partition: index,
-                partitions,
-            };
-            let partition = found.ok_or_else(unknown)?;
+            let partition = self.partition_of(&name, index)?;
             let released = Arc::clone(&partition);
             let release = move || released.release();
-            if self.threads.on_opener_thread(release).await != Some(true) {
+            if self.threads.on_admin_thread(release).await != Some(true) {
                 return Ok(partition.describe());
             }
             partition
         };
-        let (opened, directory) = (Arc::clone(&partition), Arc::clone(&self.directory));
-        let producers = self.shared.producers.ids_end_now();
-        let open = move || open_partition(&directory, &opened, producers);
+        let open = self.opening_of_released(&partition);
         self.threads.on_opener_thread(open).await;
         Ok(partition.describe())
     }
@@ -56,11 +43,33 @@ impl Broker {
         let Ok(_changing) = self.changing.try_lock() else { return };
         let topics = self.shared.topics.load_full();
         let waiting = topics.all().flat_map(|served| &served.partitions);
-        let producers = self.shared.producers.ids_end_now();
         for partition in waiting.filter(|it| logs.contains(&it.log_id) && it.release()) {
-            let (directory, partition) = (Arc::clone(&self.directory), Arc::clone(partition));
-            self.threads.open(move || open_partition(&directory, &partition, producers));
+            self.threads.open(self.opening_of_released(partition));
         }
+    }
+
+    /// How to open a log anew that was let go of.
+    fn opening_of_released(&self, partition: &Arc<Partition>) -> impl FnOnce() + Send + use<> {
+        let producers = self.shared.producers.fence_ids();
+        let (directory, partition) = (Arc::clone(&self.directory), Arc::clone(partition));
+        move || open_partition(&directory, &partition, producers)
+    }
+
+    fn partition_of(
+        &self,
+        name: &TopicName,
+        index: PartitionIndex,
+    ) -> Result<Arc<Partition>, CatalogError> {
+        let served = self.served(name)?;
+        if name.is_internal() {
+            return Err(CatalogError::OpenedAtStart(name.to_string()));
+        }
+        let partition = served.partitions.get(index.get() as usize);
+        partition.cloned().ok_or_else(|| CatalogError::UnknownPartition {
+            topic: name.to_string(),
+            partition: index,
+            partitions: served.topic.partitions,
+        })
     }
 }
 
@@ -98,10 +107,11 @@ pub(crate) fn open_partition(
             partition.open(Ok(log));
         }
         Err(error) => {
-            tracing::error!(%topic, partition = %index, %error, "the partition is offline");
+            tracing::error!(%topic, partition = %index, %error, "the log cannot be opened");
             let cause = error.to_string();
             let lost = lost_with(directory, partition.log_id, &error);
-            partition.open(Err(Unopened { cause, lost }));
+            let is_there = matches!(error, OpenError::Io { .. });
+            partition.open(Err(Unopened { cause, lost, is_there }));
         }
     }
 }

@@ -155,7 +155,7 @@ impl Broker {
         named.extend(known.doomed().into_iter().flat_map(doomed));
         self.threads.share_tail_memory(topics.partition_count());
         self.report_unnamed(&named);
-        let producers = self.shared.producers.ids_end();
+        let producers = self.shared.producers.fence_ids();
         let ours = topics.all().filter(|served| !served.topic.name.is_internal());
         for partition in ours.flat_map(|served| &served.partitions) {
             let (directory, partition) = (Arc::clone(&self.directory), Arc::clone(partition));
@@ -180,7 +180,7 @@ impl Broker {
             Err(error) => return tracing::warn!(%error, "cannot list the data directory"),
         };
         for log in half_deleted {
-            tracing::warn!(%log, "files of a deleted log are still there; they are left alone");
+            tracing::warn!(%log, "files of a deleted log are still there; nobody reads them");
         }
     }
 }

@@ -205,8 +205,12 @@ impl Points {
         });
     }
 
-    /// Notes that what was written to a log may be gone, and read before.
+    /// Notes that what was written to a log may be gone, and read before. An opening that does not come
+    /// to its end leaves that to the next one.
     pub(crate) fn may_have_lost(&self, id: LogId) {
+        if let Some(point) = self.state().unopened.get_mut(&id) {
+            point.may_have_lost = true;
+        }
         self.change(id, |point| !mem::replace(&mut point.may_have_lost, true));
     }
 

@@ -108,8 +108,8 @@ impl Shared {
 
     /// Ends all writing until the log is opened anew; the first cause stays.
     pub(crate) fn poison(&self, cause: String) {
-        if self.poison.set(cause).is_ok() {
-            self.points.may_have_lost(self.id);
-        }
+        // First: whoever finds it poisoned may open it anew at once.
+        self.points.may_have_lost(self.id);
+        let _ = self.poison.set(cause);
     }
 }

@@ -9,7 +9,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::vfs::{File, Vfs, write_full};
 
@@ -50,7 +50,12 @@ impl Spare {
     /// # Errors
     /// If the disk is full, or fails otherwise.
     pub(crate) fn keep(&self, bytes: u64) -> io::Result<()> {
-        let _one = self.lock();
+        let _one = match self.changing.try_lock() {
+            Ok(one) => one,
+            Err(TryLockError::Poisoned(one)) => one.into_inner(),
+            // It was just given up, and whoever writes in its room may take long.
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::StorageFull.into()),
+        };
         let kept = self.fill(bytes);
         match &kept {
             Ok(()) => self.is_missing.store(false, Ordering::Release),

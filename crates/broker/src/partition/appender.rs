@@ -149,10 +149,13 @@ impl Partition {
                     return self.stall();
                 }
             }
-            LogState::Unopened(Unopened { cause, .. }) => {
+            LogState::Unopened(Unopened { cause, .. }, None) => {
                 self.refuse_all(&ProduceError::Offline { cause: cause.clone() });
             }
-            LogState::Opening => self.refuse_all(&ProduceError::Recovering),
+            LogState::Unopened(Unopened { cause, .. }, Some(_)) => {
+                self.refuse_all(&ProduceError::ReadOnly { cause: cause.clone() });
+            }
+            LogState::Opening(_) => self.refuse_all(&ProduceError::Recovering),
         }
         let again = {
             let mut state = self.appends.state();
@@ -335,7 +338,7 @@ impl Partition {
                     }
                 })
             });
-            Waiting { end, outcome, reply, arrived }
+            Waiting { end, outcome, order, reply, arrived }
         };
         requests.into_iter().map(settle).collect()
     }

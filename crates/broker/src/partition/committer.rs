@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use taffrail_log::SyncError;
 use taffrail_model::Offset;
 
+use super::appender::Order;
 use super::{OpenLog, Partition};
 use crate::clock::Stopwatch;
 use crate::produce::{Place, ProduceError, Produced, Reply};
@@ -19,6 +20,7 @@ pub(super) struct Waiting {
     pub(super) end: Offset,
     /// Where its batch is, or why it was refused.
     pub(super) outcome: Result<Settled, ProduceError>,
+    pub(super) order: Order,
     pub(super) reply: Reply,
     pub(super) arrived: Stopwatch,
 }
@@ -166,9 +168,11 @@ impl Partition {
         });
     }
 
-    /// What waits has an unknown fate: the sync that it waits for failed, or will not come.
+    /// What waits has an unknown fate: the sync that it waits for failed, or will not come. Whatever
+    /// its stream sent behind it is not to go in front of it.
     pub(super) fn give_up(&self, cause: &str) {
-        for Waiting { outcome, reply, .. } in self.commits.take_all() {
+        for Waiting { outcome, order, reply, .. } in self.commits.take_all() {
+            order.lane.refuse(order.number);
             let unknown = || ProduceError::ResultUnknown { cause: cause.to_owned() };
             reply.send(Err(outcome.err().unwrap_or_else(unknown)));
         }

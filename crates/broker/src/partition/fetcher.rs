@@ -74,18 +74,18 @@ impl Partition {
             return Err(PartitionReadError::Deleted);
         }
         match &**self.log.load() {
-            LogState::Open(open) => Ok(open.reader.clone()),
-            LogState::Unopened(Unopened { cause, .. }) => {
+            LogState::Open(open) | LogState::Unopened(_, Some(open)) => Ok(open.reader.clone()),
+            LogState::Unopened(Unopened { cause, .. }, None) => {
                 Err(PartitionReadError::Offline { cause: cause.clone() })
             }
-            LogState::Opening => Err(PartitionReadError::Recovering),
+            LogState::Opening(_) => Err(PartitionReadError::Recovering),
         }
     }
 
     /// What to say of an offset that was on disk, where the log is gone.
     fn lost_at(&self, from: Offset) -> Option<PartitionReadError> {
         let state = self.log.load();
-        let LogState::Unopened(Unopened { cause, lost }) = &**state else { return None };
+        let LogState::Unopened(Unopened { cause, lost, .. }, _) = &**state else { return None };
         let to = lost.contains(&from).then_some(lost.end)?;
         Some(PartitionReadError::Gone { from, to, cause: cause.clone() })
     }

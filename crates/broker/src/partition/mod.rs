@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Guarantees: batches are appended in the order of `submit`; the high watermark is the end of what
-//! is committed and never falls; nobody sees a record beyond it; an ack is sent only once the
+//! is committed and falls only where a log that had acknowledged before it synced has lost its end,
+//! which is said to whoever had read that; nobody sees a record beyond it; an ack is sent only once the
 //! watermark covers its batch. Only this room touches a `Log`, and never on a runtime's worker.
 
 mod appender;
@@ -54,11 +55,11 @@ pub(crate) struct Partition {
 /// What there is of a partition's log.
 #[derive(Clone, Debug)]
 enum LogState {
-    /// It is being checked.
-    Opening,
+    /// It is being checked; perhaps it was open before.
+    Opening(Option<Arc<OpenLog>>),
     Open(Arc<OpenLog>),
-    /// It cannot be opened.
-    Unopened(Unopened),
+    /// It cannot be opened. If it was open before and is still there, that is what is read.
+    Unopened(Unopened, Option<Arc<OpenLog>>),
 }
 
 /// The log of a partition that could be opened.
@@ -82,6 +83,9 @@ pub(crate) struct Unopened {
     /// The offsets that are known to have been on disk, and are not there: none if the log may well
     /// be there.
     pub(crate) lost: Range<Offset>,
+    /// Whether the log is there and only could not be read or written: what was open before is as good
+    /// as it was.
+    pub(crate) is_there: bool,
 }
 
 /// What a partition does now.
@@ -139,7 +143,7 @@ impl Partition {
             index,
             log_id,
             settings: ArcSwap::from_pointee(settings),
-            log: ArcSwap::from_pointee(LogState::Opening),
+            log: ArcSwap::from_pointee(LogState::Opening(None)),
             appends: appender::Queue::default(),
             commits: committer::Queue::default(),
             must_roll: AtomicBool::new(false),
@@ -154,30 +158,40 @@ impl Partition {
     /// Gives the partition its log, all of which is on disk, or the reason why it has none. From
     /// here on it reads and writes.
     pub(crate) fn open(self: &Arc<Self>, log: Result<Log, Unopened>) {
-        assert!(
-            matches!(**self.log.load(), LogState::Opening),
-            "a log is opened where there is none"
-        );
-        let state = match log {
-            Ok(log) => {
-                self.watermark.send_replace(log.end());
-                LogState::Open(Arc::new(OpenLog {
-                    reader: log.reader(),
-                    syncer: log.syncer(),
-                    leader_epoch: log.leader_epoch().get(),
-                    read_only: log.read_only().map(str::to_owned),
-                    log: Mutex::new(Some(log)),
-                }))
-            }
-            Err(unopened) => LogState::Unopened(unopened),
+        let before = self.log.load_full();
+        let LogState::Opening(former) = &*before else {
+            panic!("a log is opened where there is one");
         };
         self.must_roll.store(false, Ordering::Release);
         self.roll_failure.store(None);
-        self.log.store(Arc::new(state));
-        // The settings may have changed while it was opened.
-        if let Some(open) = self.open_log()
-            && let Some(log) = open.lock().as_mut()
-        {
+        match log {
+            Ok(log) => self.begin(log),
+            Err(unopened) => {
+                let former = former.clone().filter(|_| unopened.is_there);
+                self.log.store(Arc::new(LogState::Unopened(unopened, former)));
+            }
+        }
+        // Whoever waits for more looks at what there is now.
+        self.watermark.send_modify(|_| {});
+    }
+
+    fn begin(&self, log: Log) {
+        let end = log.end();
+        let open = Arc::new(OpenLog {
+            reader: log.reader(),
+            syncer: log.syncer(),
+            leader_epoch: log.leader_epoch().get(),
+            read_only: log.read_only().map(str::to_owned),
+            log: Mutex::new(Some(log)),
+        });
+        // Nobody appends before it is kept as the settings say: they may have changed meanwhile.
+        let mut log = open.lock();
+        self.watermark.send_if_modified(|watermark| {
+            *watermark = end;
+            false
+        });
+        self.log.store(Arc::new(LogState::Open(Arc::clone(&open))));
+        if let Some(log) = log.as_mut() {
             self.configure_log(log, **self.settings.load());
         }
     }
@@ -187,9 +201,10 @@ impl Partition {
     pub(crate) fn release(&self) -> bool {
         let before = self.log.load_full();
         match &*before {
-            LogState::Opening => false,
-            LogState::Unopened(_) => {
-                let now = self.log.compare_and_swap(&before, Arc::new(LogState::Opening));
+            LogState::Opening(_) => false,
+            LogState::Unopened(_, former) => {
+                let opening = Arc::new(LogState::Opening(former.clone()));
+                let now = self.log.compare_and_swap(&before, opening);
                 Arc::ptr_eq(&before, &now)
             }
             LogState::Open(open) => {
@@ -202,7 +217,7 @@ impl Partition {
                 *log = None;
                 self.give_up(&cause);
                 self.refuse_all(&ProduceError::Recovering);
-                self.log.store(Arc::new(LogState::Opening));
+                self.log.store(Arc::new(LogState::Opening(Some(Arc::clone(open)))));
                 true
             }
         }
@@ -222,7 +237,8 @@ impl Partition {
         self.watermark.subscribe()
     }
 
-    /// Returns when there is something behind `offset` to read, or the partition is gone.
+    /// Returns when something can be said of `offset`, where a log ended: there is more to read, the log
+    /// was opened anew and ends before it, or cannot be read any more.
     pub(crate) fn moved_beyond(
         self: &Arc<Self>,
         offset: Offset,
@@ -231,7 +247,8 @@ impl Partition {
         let mut watermark = self.watch();
         async move {
             // It cannot be dropped: the partition, which it belongs to, is held.
-            drop(watermark.wait_for(|end| *end > offset || partition.is_deleted()).await);
+            let is_over = || partition.is_deleted() || !partition.is_readable();
+            drop(watermark.wait_for(|end| *end != offset || is_over()).await);
         }
     }
 
@@ -242,7 +259,7 @@ impl Partition {
 
     /// Offset of the first record.
     pub(crate) fn log_start(&self) -> Offset {
-        self.open_log().map_or(Offset::ZERO, |log| log.reader.start())
+        self.view().map_or(Offset::ZERO, |log| log.reader.start())
     }
 
     /// Keeps the log as the topic's settings say, from now on. Called on a log thread: where
@@ -300,10 +317,10 @@ impl Partition {
             damaged: Vec::new(),
             leader_epoch: 0,
         };
-        if let LogState::Unopened(Unopened { lost, .. }) = &**self.log.load() {
+        if let LogState::Unopened(Unopened { lost, .. }, _) = &**self.log.load() {
             description.damaged.extend((!lost.is_empty()).then(|| lost.clone()));
         }
-        if let Some(log) = self.open_log() {
+        if let Some(log) = self.view() {
             let (size_bytes, segments) = log.reader.size();
             description.log_start = log.reader.start();
             description.log_end = log.reader.end();
@@ -361,9 +378,12 @@ impl Partition {
 
     pub(crate) fn status(&self) -> PartitionStatus {
         match &**self.log.load() {
-            LogState::Opening => PartitionStatus::Recovering,
-            LogState::Unopened(Unopened { cause, .. }) => {
+            LogState::Opening(_) => PartitionStatus::Recovering,
+            LogState::Unopened(Unopened { cause, .. }, None) => {
                 PartitionStatus::Offline { cause: cause.clone() }
+            }
+            LogState::Unopened(Unopened { cause, .. }, Some(_)) => {
+                PartitionStatus::ReadOnly { cause: cause.clone() }
             }
             LogState::Open(open) => match open.read_only.clone().or_else(|| open.syncer.poisoned())
             {
@@ -381,8 +401,21 @@ impl Partition {
     fn open_log(&self) -> Option<Arc<OpenLog>> {
         match &**self.log.load() {
             LogState::Open(open) => Some(Arc::clone(open)),
-            LogState::Opening | LogState::Unopened(_) => None,
+            LogState::Opening(_) | LogState::Unopened(..) => None,
         }
+    }
+
+    /// What is read, whether or not anything is taken.
+    fn view(&self) -> Option<Arc<OpenLog>> {
+        match &**self.log.load() {
+            LogState::Open(open) | LogState::Unopened(_, Some(open)) => Some(Arc::clone(open)),
+            LogState::Opening(_) | LogState::Unopened(_, None) => None,
+        }
+    }
+
+    /// Whether it has something to read, or may have soon.
+    fn is_readable(&self) -> bool {
+        !matches!(**self.log.load(), LogState::Unopened(_, None))
     }
 }
 

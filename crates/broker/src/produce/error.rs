@@ -105,7 +105,9 @@ pub enum ProduceError {
         ahead_ms: u64,
     },
     /// Nobody knows who has which producer's name.
-    #[error("the log of producers is damaged: {cause}; until it is repaired names cannot be told")]
+    #[error(
+        "the log of producers cannot be used: {cause}; until that is mended names cannot be told"
+    )]
     ProducersDamaged {
         /// What is wrong.
         cause: String,

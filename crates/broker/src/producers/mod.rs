@@ -79,8 +79,8 @@ pub enum InitProducerError {
     Storage(ProduceError),
     /// What is known of producers is damaged.
     #[error(
-        "the log of producers is damaged: {cause}; produce without an id until `taffrail repair` has \
-         built it anew"
+        "the log of producers cannot be used: {cause}; produce without an id until the broker was \
+         started with a sound one: if the log is damaged, `taffrail repair` builds it anew"
     )]
     Damaged {
         /// What is wrong.
@@ -125,13 +125,8 @@ impl Producers {
         Self { registry, ids_end, made_end, numbers, holders }
     }
 
-    /// Whoever was made before the start has an id below this.
-    pub(crate) fn ids_end(&self) -> ProducerId {
-        self.ids_end
-    }
-
-    /// Whoever was made so far has an id below this, and nobody who is made from now on.
-    pub(crate) fn ids_end_now(&self) -> ProducerId {
+    /// Parts those who were made so far from those who will be: the id that lies between them.
+    pub(crate) fn fence_ids(&self) -> ProducerId {
         self.numbers.abandon();
         let made_end = ProducerId::new(self.made_end.load(Ordering::Acquire));
         made_end.map_or(self.ids_end, |made_end| made_end.max(self.ids_end))

@@ -141,6 +141,13 @@ impl Building {
     /// Takes over what the old catalog said before it was damaged, where there are files to it and no
     /// later topic has its name: it was deleted since, or is lost altogether.
     fn take_known(&mut self, old: &Catalog) {
+        for (id, partitions) in old.doomed() {
+            if self.found.remove(&id).is_some() {
+                // Its deletion goes on at the next start.
+                self.apply_created(id.to_string(), id, partitions, BTreeMap::new(), 0);
+                self.catalog.apply(&Event::TopicDeleted { name: id.to_string() });
+            }
+        }
         for topic in old.topics() {
             let topic = match topic {
                 Ok(topic) => topic,
@@ -160,13 +167,6 @@ impl Building {
                     topic.name.as_str(),
                     topic.id
                 )),
-            }
-        }
-        for (id, partitions) in old.doomed() {
-            if self.found.remove(&id).is_some() {
-                // Its deletion goes on at the next start.
-                self.apply_created(id.to_string(), id, partitions, BTreeMap::new(), 0);
-                self.catalog.apply(&Event::TopicDeleted { name: id.to_string() });
             }
         }
     }
@@ -202,7 +202,9 @@ impl Building {
 
     /// Whether a topic of the same name was made since, which cannot be before it was deleted.
     fn has_successor(&self, topic: &Topic) -> bool {
-        let created = self.found.get(&topic.id).map_or(topic.created, |found| found.created);
+        // Where no segment can be read, its own files do not say when it was made.
+        let created =
+            self.found.get(&topic.id).map_or(topic.created, |it| it.created.max(topic.created));
         let is_successor = |(id, found): (&TopicId, &Found)| {
             let has_name = found.name.as_ref() == Some(&topic.name);
             has_name && *id != topic.id && created < found.created

@@ -223,7 +223,7 @@ impl<B: Clone> Lane<B> {
     fn note_refusal(&mut self, number: u64, error: &ServerError, verdict: Verdict) {
         let follows = verdict == Verdict::Follows;
         let is_known = self.is_halted || (follows && self.refused_number != 0);
-        // The broker's own word for it counts: an unknown result is no refusal to it.
+        // The broker's own word for it counts: an unknown result need not be a refusal to it.
         let stated = error.metadata.get("refused").and_then(|stated| stated.parse().ok());
         match stated.filter(|_| follows) {
             Some(stated) => self.refused_number = stated,

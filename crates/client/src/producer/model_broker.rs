@@ -98,6 +98,7 @@ impl Broker {
             _ if self.is_taken => Err("PRODUCER_FENCED"),
             Fault::Refused(reason) => Err(reason),
             Fault::UnknownAndLost => {
+                session.refused.entry(lane).or_insert(number);
                 session.answers.push((number, Err(error("RESULT_UNKNOWN"))));
                 return;
             }

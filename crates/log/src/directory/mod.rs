@@ -79,7 +79,7 @@ pub struct Directory {
     points: Arc<Points>,
     cache: Arc<SegmentCache>,
     crowd: Crowd,
-    /// Logs that were opened read-only for want of room, and for how many bytes.
+    /// Logs that were opened read-only for want of room, and how many bytes were not enough.
     wanting: Mutex<BTreeMap<LogId, u64>>,
     _lock: Box<dyn Lock>,
 }
@@ -275,6 +275,7 @@ impl Directory {
     ) -> Result<Opened, OpenError> {
         let path = self.log_path(id);
         self.cache.forget(id);
+        self.wanting().remove(&id);
         let note_loss = || {
             self.points.may_have_lost(id);
             let what = "before anything is cut off, the recovery points must be written";
@@ -286,9 +287,9 @@ impl Directory {
         let Recovery { segments, label, start, end, epoch, .. } = recovery;
         let Recovery { state, may_have_lost, report, .. } = recovery;
         let wanted = state.read_only.as_ref().and_then(|read_only| read_only.wanted_bytes);
-        match wanted {
-            Some(bytes) => drop(self.wanting().insert(id, bytes)),
-            None => drop(self.wanting().remove(&id)),
+        if let Some(bytes) = wanted {
+            // More than there is now: it was not enough, whatever sets the limit.
+            self.wanting().insert(id, bytes.max(self.free_bytes()));
         }
         let epoch = self
             .points
@@ -342,7 +343,7 @@ impl Directory {
         if wanting.is_empty() {
             return Vec::new();
         }
-        let free = self.vfs.free_bytes(&self.path).unwrap_or_default();
+        let free = self.free_bytes();
         // What other logs write meanwhile needs some too.
         let fits = |bytes: u64| bytes.saturating_add(limits::ROOM_MARGIN_BYTES) <= free;
         wanting.into_iter().filter(|(_, bytes)| fits(*bytes)).map(|(id, _)| id).collect()
@@ -373,6 +374,10 @@ impl Directory {
     pub fn check_spare(&self) -> Result<(), PathBuf> {
         let spare = self.points.spare();
         if spare.is_missing() { Err(spare.path().to_owned()) } else { Ok(()) }
+    }
+
+    fn free_bytes(&self) -> u64 {
+        self.vfs.free_bytes(&self.path).unwrap_or_default()
     }
 
     fn wanting(&self) -> MutexGuard<'_, BTreeMap<LogId, u64>> {

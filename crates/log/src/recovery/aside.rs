@@ -10,7 +10,7 @@ const COPY_BYTES: usize = 1 << 20;
 
 /// Keeps what lies behind `position` in a file of its own, durably.
 pub(super) fn keep_aside(vfs: &dyn Vfs, last: &LastSegment, position: u64) -> io::Result<PathBuf> {
-    let path = aside_path(vfs, &last.path, position);
+    let path = aside_path(vfs, &last.path, position)?;
     let copied = copy(vfs, last, position, &path);
     if let Err(error) = copied {
         // A part of a copy only takes up room.
@@ -51,14 +51,17 @@ pub(super) fn rewrite(last: &LastSegment, from: u64, to: u64) -> io::Result<()> 
 }
 
 /// A name that is not taken for what is cut off at `position`.
-pub(super) fn aside_path(vfs: &dyn Vfs, segment: &Path, position: u64) -> PathBuf {
-    let name = |attempt: u32| {
+pub(super) fn aside_path(vfs: &dyn Vfs, segment: &Path, position: u64) -> io::Result<PathBuf> {
+    for attempt in 0..u32::MAX {
         let mut name = segment.as_os_str().to_owned();
         name.push(format!(".{position}.{attempt}.aside"));
-        PathBuf::from(name)
-    };
-    let is_taken = |path: &PathBuf| vfs.open_read_only(path).is_ok();
-    (0..u32::MAX).map(name).find(|path| !is_taken(path)).expect("some number is free")
+        match vfs.open_read_only(Path::new(&name)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(name.into()),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 /// The next bytes before `to`, of which there must be some.

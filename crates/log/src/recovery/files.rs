@@ -102,7 +102,7 @@ pub(super) fn find_files(
         }
         if next.is_none() && !files.sound.is_empty() && *base >= recovery_point {
             before_cut(*base).map_err(io_at(&path))?;
-            let aside = aside_path(vfs, &path, 0);
+            let aside = aside_path(vfs, &path, 0).map_err(io_at(&path))?;
             vfs.rename(&path, &aside).map_err(io_at(&path))?;
             vfs.sync_directory(directory).map_err(io_at(directory))?;
             report.moved_aside.push(aside);

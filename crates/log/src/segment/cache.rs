@@ -33,8 +33,8 @@ impl Default for SegmentCache {
     }
 }
 
-/// A segment: its log and its base offset.
-pub(crate) type SegmentKey = (LogId, Offset);
+/// A segment: its log, its base offset, and its length: a log that is opened anew may have cut it.
+pub(crate) type SegmentKey = (LogId, Offset, u64);
 
 impl SegmentCache {
     /// The map of a segment, made if it is not open.
@@ -145,7 +145,7 @@ mod tests {
         let recent = Recent::<u64>::new(10);
         let get = |base: u64, weight: u64| {
             let mut was_made = false;
-            let segment = (LogId::new([1; 16]), Offset::new(base));
+            let segment = (LogId::new([1; 16]), Offset::new(base), 1);
             let value = recent.get(
                 segment,
                 |weight| *weight,

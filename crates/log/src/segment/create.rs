@@ -17,8 +17,10 @@ pub(crate) fn create_segment(
     header: SegmentHeader,
 ) -> io::Result<ActiveSegment> {
     // A file that nobody could read may hold what somebody wants back.
-    if vfs.open_read_only(&path).is_ok() {
-        return Err(io::ErrorKind::AlreadyExists.into());
+    match vfs.open_read_only(&path) {
+        Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(_) => {}
     }
     let bytes = header.encode();
     let beside = beside(&path);

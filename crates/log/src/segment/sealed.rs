@@ -78,7 +78,7 @@ impl SealedSegment {
     }
 
     fn key(&self) -> SegmentKey {
-        (self.header.log_id, self.header.base_offset)
+        (self.header.log_id, self.header.base_offset, self.length)
     }
 
     fn load_index(&self) -> Option<Index> {

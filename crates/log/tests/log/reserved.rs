@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use taffrail_log::vfs::{Fault, Memory};
-use taffrail_log::{LogConfig, Read, ReadRequest, RecoveryReport};
+use taffrail_log::{LogConfig, OpenError, Opened, Read, ReadRequest, RecoveryReport};
 use taffrail_model::{Gap, GapReason, Timestamp, limits};
 
 use crate::given::{
@@ -226,4 +226,46 @@ fn append_times_do_not_fall_behind_skipped_offsets() {
     let (mut given, _) = open(&given.kill());
     let (appended, _) = given.log.append(&[batch(2, 1)], Timestamp::from_millis(5));
     assert_eq!(appended[0].append_time, NOW);
+}
+
+/// Where a log ends, whether offsets were skipped before that, and why it takes nothing.
+fn outcome(opened: Result<Opened, OpenError>) -> (u64, bool, Option<String>) {
+    let Opened { log, report } = opened.expect("it opens");
+    (log.end().get(), report.skipped.is_some(), log.read_only().map(str::to_owned))
+}
+
+#[test]
+fn after_an_opening_that_failed_the_next_one_is_as_after_a_restart() {
+    let (mut given, _) = open(&Memory::new(0));
+    for _ in 0..4 {
+        append(&mut given, 5);
+    }
+    let memory = given.kill();
+    let (_, bytes) = memory.files().into_iter().find(|(path, _)| *path == segment(0)).expect("it");
+    memory.flip(&segment(0), bytes.len() - 3, 0xff).expect("its last batch is damaged");
+    let mut failed = 0;
+    for before in 0..30 {
+        for fault in [
+            Fault::OneSyncFails { before, drops: false },
+            Fault::OneSyncFails { before, drops: true },
+            Fault::OneWriteFails { before },
+            Fault::Stops { changes_left: before },
+        ] {
+            let memory = memory.copy();
+            let directory = try_open(Arc::new(memory.clone()), root()).expect("it opens");
+            memory.set_fault(Some(fault));
+            let opened = directory.open_log(log_id(), config(), NO_PRODUCERS);
+            memory.set_fault(None);
+            if opened.is_ok_and(|opened| opened.log.read_only().is_none()) {
+                continue;
+            }
+            failed += 1;
+            let restarted = try_open(Arc::new(memory.copy()), root()).expect("it opens");
+            let restarted = outcome(restarted.open_log(log_id(), config(), NO_PRODUCERS));
+            let again = outcome(directory.open_log(log_id(), config(), NO_PRODUCERS));
+            assert_eq!(again, restarted, "{before}");
+            assert!(20 < again.0, "what was cut off may have been read: {again:?}");
+        }
+    }
+    assert!(failed > 20, "{failed} openings failed");
 }

@@ -294,7 +294,8 @@ pub struct ProduceStreamRequest {
     /// When to answer; default ACKS_COMMITTED.
     #[prost(enumeration = "Acks", tag = "3")]
     pub acks: i32,
-    /// The number of the refused request of this partition after which order may go on.
+    /// The number of the request of this partition, refused or of unknown result, after which order
+    /// may go on: the `refused` of PRECEDING_FAILED.
     #[prost(uint64, tag = "4")]
     pub resumes_after: u64,
 }
@@ -946,7 +947,8 @@ pub mod log_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Appends batches, and answers when each is committed (see `Acks`). Later batches of the request
-        /// for a partition in which an earlier one was refused get PRECEDING_FAILED, so order holds.
+        /// for a partition in which an earlier one was refused, or has an unknown result, get
+        /// PRECEDING_FAILED, so order holds.
         pub async fn produce(
             &mut self,
             request: impl tonic::IntoRequest<super::ProduceRequest>,
@@ -973,8 +975,9 @@ pub mod log_service_client {
         }
         /// The same, pipelined: requests are appended in the order they come, many may be in flight, and
         /// answers repeat the request's `number`, in order per partition. The first answer has number 0
-        /// and states the limits; what exceeds them is answered OVERLOADED. After a refusal for a
-        /// partition every later request for it gets PRECEDING_FAILED until one carries `resumes_after`.
+        /// and states the limits; what exceeds them is answered OVERLOADED. After a refusal or an unknown
+        /// result for a partition every later request for it gets PRECEDING_FAILED until one carries
+        /// `resumes_after`.
         pub async fn produce_stream(
             &mut self,
             request: impl tonic::IntoStreamingRequest<
@@ -1101,7 +1104,8 @@ pub mod log_service_server {
             tonic::Status,
         >;
         /// Appends batches, and answers when each is committed (see `Acks`). Later batches of the request
-        /// for a partition in which an earlier one was refused get PRECEDING_FAILED, so order holds.
+        /// for a partition in which an earlier one was refused, or has an unknown result, get
+        /// PRECEDING_FAILED, so order holds.
         async fn produce(
             &self,
             request: tonic::Request<super::ProduceRequest>,
@@ -1114,8 +1118,9 @@ pub mod log_service_server {
             + 'static;
         /// The same, pipelined: requests are appended in the order they come, many may be in flight, and
         /// answers repeat the request's `number`, in order per partition. The first answer has number 0
-        /// and states the limits; what exceeds them is answered OVERLOADED. After a refusal for a
-        /// partition every later request for it gets PRECEDING_FAILED until one carries `resumes_after`.
+        /// and states the limits; what exceeds them is answered OVERLOADED. After a refusal or an unknown
+        /// result for a partition every later request for it gets PRECEDING_FAILED until one carries
+        /// `resumes_after`.
         async fn produce_stream(
             &self,
             request: tonic::Request<tonic::Streaming<super::ProduceStreamRequest>>,

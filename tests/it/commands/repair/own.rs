@@ -109,6 +109,37 @@ async fn of_two_topics_of_one_name_the_later_one_is_kept() {
     given.check_content();
 }
 
+#[tokio::test]
+async fn a_topic_whose_files_cannot_be_read_keeps_its_name_before_an_earlier_one() {
+    let given = Given::new().await;
+    let away = given.home.path().join("away");
+    let copied = std::process::Command::new("cp").arg("-r").args([&given.log(0), &away]).status();
+    assert!(copied.expect("a shell").success());
+    let broker = given.home.start(&[]);
+    let door = Door::open(&broker).await;
+    door.delete("t").await.expect("it is deleted");
+    let later = door.create("t", 1).await.id;
+    door.create("last", 1).await;
+    broker.stop().await;
+    if given.log(0).exists() {
+        std::fs::remove_dir_all(given.log(0)).expect("nobody else deletes now");
+    }
+    std::fs::rename(away, given.log(0)).expect("the place is free");
+    let segment = given.home.data().join(format!("logs/{later}-0/00000000000000000000.log"));
+    let file = std::fs::OpenOptions::new().write(true).open(segment).expect("it is there");
+    file.set_len(0).expect("nothing is left of it");
+    // The last event is damaged: what was said before counts.
+    let log = given.internal(0).join("00000000000000000000.log");
+    let name = log.to_str().expect("text");
+    let headers = run(&["inspect", name, "--headers", "--output", "json"]).json_lines();
+    let last = headers.last().expect("one")["position"].as_u64().expect("one");
+    flip(&log, last + 95);
+    let done = given.repair(&["--rebuild-catalog", "--output", "json"]).json();
+    let topics = done["actions"][0]["topics"].as_array().expect("a list");
+    let of_name = topics.iter().find(|topic| topic["name"] == "t").expect("it has the name");
+    assert_eq!(of_name["id"], json!(later), "{done}");
+}
+
 async fn producer(door: &Door, name: &str) -> (u64, u32) {
     let request = v1::InitProducerRequest { name: name.to_owned(), ..Default::default() };
     let answer = soon(door.log.clone().init_producer(request)).await.expect("a producer");
