@@ -179,8 +179,8 @@ pub enum FetchError {
         /// What the client can receive.
         message_bytes_max: usize,
     },
-    /// The partition is being checked after an unclean stop.
-    #[error("the partition is being checked after an unclean stop: retry in a moment")]
+    /// The partition is being checked, after an unclean stop or because it is opened anew.
+    #[error("the partition is being checked: retry in a moment")]
     Recovering,
     /// The partition cannot be opened.
     #[error("the partition is offline: {cause}")]
@@ -403,7 +403,7 @@ pub(crate) async fn find(
 /// Why there is nothing at an offset. What a partition that takes no appends has lost at its end may
 /// be found again, by being opened anew: nobody should begin anew because of that.
 fn out_of_range(partition: &Partition, offset: Offset) -> FetchError {
-    // First: if it says that the log is open, so it was when the watermark was read.
+    // First: the watermark of an open log is known before the log is there.
     let status = partition.status();
     let (start, end) = (partition.log_start(), partition.high_watermark());
     match status {

@@ -42,7 +42,8 @@ impl Broker {
         }
         let Ok(_changing) = self.changing.try_lock() else { return };
         let topics = self.shared.topics.load_full();
-        let waiting = topics.all().flat_map(|served| &served.partitions);
+        let ours = topics.all().filter(|served| !served.topic.name.is_internal());
+        let waiting = ours.flat_map(|served| &served.partitions);
         for partition in waiting.filter(|it| logs.contains(&it.log_id) && it.release()) {
             self.threads.open(self.opening_of_released(partition));
         }

@@ -25,6 +25,13 @@ pub struct ServerError {
     pub retry_after: Option<Duration>,
 }
 
+impl ServerError {
+    /// The request that this one was refused for, if it says so.
+    pub(crate) fn refused(&self) -> Option<u64> {
+        self.metadata.get("refused")?.parse().ok()
+    }
+}
+
 impl From<v1::Error> for ServerError {
     fn from(error: v1::Error) -> Self {
         Self {

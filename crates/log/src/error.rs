@@ -56,7 +56,9 @@ impl ReadOnly {
     pub(crate) fn failed(what: &str, error: &io::Error, bytes: u64) -> Self {
         let wanted_bytes = is_full(error).then_some(bytes);
         let hope = match wanted_bytes {
-            Some(bytes) => format!("; it is tried again when there is room for {bytes} bytes"),
+            Some(bytes) => {
+                format!("; it wants {bytes} bytes, and is tried again when there is more room")
+            }
             None => String::new(),
         };
         Self { cause: format!("{what}: {error}{hope}"), wanted_bytes }

@@ -101,6 +101,11 @@ impl Log {
         cause.or_else(|| self.shared.poisoned())
     }
 
+    /// For how many bytes there was no room when it was opened, if it takes no appends for that alone.
+    pub(crate) fn wanted_bytes(&self) -> Option<u64> {
+        self.read_only.as_ref()?.wanted_bytes
+    }
+
     /// A reader of this log.
     pub fn reader(&self) -> LogReader {
         LogReader::new(Arc::clone(&self.shared))

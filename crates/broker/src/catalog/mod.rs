@@ -103,7 +103,7 @@ pub enum CatalogError {
         advice: &'static str,
     },
     /// Its logs are being checked.
-    #[error("the logs of topic {0:?} are being checked after an unclean stop: retry in a moment")]
+    #[error("the logs of topic {0:?} are being checked: retry in a moment")]
     Recovering(String),
     /// A setting that cannot be.
     #[error(transparent)]

@@ -129,16 +129,18 @@ impl Partition {
         self.schedule_append();
     }
 
-    fn sync(&self, open: &OpenLog) {
+    fn sync(&self, open: &Arc<OpenLog>) {
         let was_poisoned = open.syncer.is_poisoned();
         let stopwatch = Stopwatch::start();
         let result = open.syncer.sync();
         self.threads.metrics.sync_seconds.record(stopwatch.elapsed());
         match result {
-            Ok(end) => {
+            // What was let go of since ends where the log that is opened anew says.
+            Ok(end) if self.has(open) => {
                 self.commit_written(end);
                 self.roll_if_due(open);
             }
+            Ok(_) => {}
             Err(SyncError::Poisoned { cause }) => {
                 if !was_poisoned {
                     let (topic, partition) = (&self.topic, self.index);
@@ -172,7 +174,9 @@ impl Partition {
     /// its stream sent behind it is not to go in front of it.
     pub(super) fn give_up(&self, cause: &str) {
         for Waiting { outcome, order, reply, .. } in self.commits.take_all() {
-            order.lane.refuse(order.number);
+            if outcome.is_ok() {
+                order.lane.refuse(order.number);
+            }
             let unknown = || ProduceError::ResultUnknown { cause: cause.to_owned() };
             reply.send(Err(outcome.err().unwrap_or_else(unknown)));
         }

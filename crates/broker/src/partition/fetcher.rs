@@ -12,7 +12,7 @@ use crate::metrics::add;
 pub(crate) enum PartitionReadError {
     #[error(transparent)]
     Log(#[from] ReadError),
-    #[error("the partition is being checked after an unclean stop: retry in a moment")]
+    #[error("the partition is being checked: retry in a moment")]
     Recovering,
     #[error("the partition is offline: {cause}")]
     Offline { cause: String },
@@ -31,9 +31,7 @@ impl Partition {
         from: Offset,
         bytes_max: usize,
     ) -> Result<Read, PartitionReadError> {
-        // First: what is committed in the meantime may be of a log that was opened anew.
-        let limit = self.high_watermark();
-        let reader = self.reader()?;
+        let (reader, limit) = self.reader_and_limit()?;
         let request = ReadRequest { from, limit, bytes_max };
         let read = if let Some(read) = reader.read_tail(&request) {
             add(&self.threads.metrics.tail_reads, 1);
@@ -54,8 +52,7 @@ impl Partition {
         &self,
         timestamp: Timestamp,
     ) -> Result<Option<Found>, PartitionReadError> {
-        let limit = self.high_watermark();
-        let reader = self.reader()?;
+        let (reader, limit) = self.reader_and_limit()?;
         Ok(self.on_reader_thread(move || reader.find_timestamp(timestamp, limit)).await??)
     }
 
@@ -67,6 +64,14 @@ impl Partition {
     /// Whether the partition can be read from an offset on.
     pub(crate) fn readable_at(&self, from: Offset) -> Result<(), PartitionReadError> {
         self.readable().map_err(|error| self.lost_at(from).unwrap_or(error))
+    }
+
+    /// A reader, and the end of what may be read with it. The log may be opened anew meanwhile: what was
+    /// committed before and after is surely committed.
+    fn reader_and_limit(&self) -> Result<(LogReader, Offset), PartitionReadError> {
+        let before = self.high_watermark();
+        let reader = self.reader()?;
+        Ok((reader, before.min(self.high_watermark())))
     }
 
     fn reader(&self) -> Result<LogReader, PartitionReadError> {

@@ -75,7 +75,7 @@ struct OpenLog {
     read_only: Option<String>,
 }
 
-/// Why a partition has no log.
+/// Why a partition has no log to append to.
 #[derive(Clone, Debug)]
 pub(crate) struct Unopened {
     /// What happened.
@@ -83,8 +83,8 @@ pub(crate) struct Unopened {
     /// The offsets that are known to have been on disk, and are not there: none if the log may well
     /// be there.
     pub(crate) lost: Range<Offset>,
-    /// Whether the log is there and only could not be read or written: what was open before is as good
-    /// as it was.
+    /// Whether the log is there and only could not be read or written: what was open before can be read
+    /// on.
     pub(crate) is_there: bool,
 }
 
@@ -294,7 +294,7 @@ impl Partition {
 
     /// Keeps no more of the log's end in memory than its share.
     pub(crate) fn limit_tail(&self) {
-        if let Some(open) = self.open_log() {
+        if let Some(open) = self.view() {
             open.reader.limit_tail(self.threads.tail_bytes_max());
         }
     }

@@ -138,8 +138,8 @@ pub enum ProduceError {
         /// How much there may be.
         limit: u64,
     },
-    /// The partition is being checked after an unclean stop.
-    #[error("the partition is being checked after an unclean stop: retry in a moment")]
+    /// The partition is being checked, after an unclean stop or because it is opened anew.
+    #[error("the partition is being checked: retry in a moment")]
     Recovering,
     /// The partition takes nothing.
     #[error("the partition is read-only: {cause}")]

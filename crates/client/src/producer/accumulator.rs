@@ -295,7 +295,7 @@ impl Accumulator {
         if self.settings.acks == Acks::None {
             let lane = partition.map_or(usize::MAX, |partition| partition.get() as usize);
             if let Err(error) = answer {
-                self.pipeline.refused_unasked(lane, number, &error.reason);
+                self.pipeline.refused_unasked(lane, number, &error);
                 self.tally.refused_unasked(error);
             }
             return None;

@@ -224,8 +224,7 @@ impl<B: Clone> Lane<B> {
         let follows = verdict == Verdict::Follows;
         let is_known = self.is_halted || (follows && self.refused_number != 0);
         // The broker's own word for it counts: an unknown result need not be a refusal to it.
-        let stated = error.metadata.get("refused").and_then(|stated| stated.parse().ok());
-        match stated.filter(|_| follows) {
+        match error.refused().filter(|_| follows) {
             Some(stated) => self.refused_number = stated,
             None if is_known => {}
             None => self.refused_number = number,
@@ -235,7 +234,7 @@ impl<B: Clone> Lane<B> {
         }
     }
 
-    /// Takes the refusal of a request that nobody waits for: later ones resume after it.
+    /// Something that nobody waits for was refused: later requests resume after it.
     pub(super) fn refused_unasked(&mut self, number: u64) {
         self.resumes_after = number;
     }

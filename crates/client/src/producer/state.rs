@@ -155,11 +155,12 @@ impl<B: Clone> Pipeline<B> {
         self.settled.pop_front()
     }
 
-    /// Takes the refusal of a request that nobody waits for: later ones resume after it.
-    pub(super) fn refused_unasked(&mut self, lane: usize, number: u64, reason: &str) {
-        if verdict(reason) != Verdict::Follows
-            && let Some(lane) = self.lanes.get_mut(lane)
-        {
+    /// Takes the refusal of a request that nobody waits for: later ones resume after it, or after the
+    /// one that it was refused for.
+    pub(super) fn refused_unasked(&mut self, lane: usize, number: u64, error: &ServerError) {
+        let resumes_after =
+            if verdict(&error.reason) == Verdict::Follows { error.refused() } else { Some(number) };
+        if let (Some(lane), Some(number)) = (self.lanes.get_mut(lane), resumes_after) {
             lane.refused_unasked(number);
         }
     }

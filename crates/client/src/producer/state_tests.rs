@@ -293,8 +293,14 @@ fn refusals_that_nobody_waits_for_are_resumed_after() {
     bench.push(0, &["a", "b"]);
     bench.expect_sent(&[(1, "a", 0), (2, "b", 0)]);
     assert_eq!((bench.placed(1), bench.placed(2)), (Some("a"), Some("b")));
-    bench.pipeline.refused_unasked(0, 1, "STORAGE_FULL");
-    bench.pipeline.refused_unasked(0, 2, "PRECEDING_FAILED");
+    let mut follows = error("PRECEDING_FAILED");
+    follows.metadata.insert("refused".to_owned(), "1".to_owned());
+    bench.pipeline.refused_unasked(0, 1, &error("STORAGE_FULL"));
+    bench.pipeline.refused_unasked(0, 2, &follows);
     bench.push(0, &["c", "d"]);
     bench.expect_sent(&[(3, "c", 1), (4, "d", 0)]);
+    // One that was on its way: what it follows is known now, whether or not it was before.
+    bench.pipeline.refused_unasked(0, 4, &follows);
+    bench.push(0, &["e"]);
+    bench.expect_sent(&[(5, "e", 1)]);
 }

@@ -32,7 +32,7 @@ use crate::progress::Progress;
 use crate::recovery::{OpenError, Recovery, RecoveryReport, recover};
 use crate::segment::{SegmentCache, SegmentHeader, create_segment, random_salt, segment_path};
 use crate::shared::{Segments, Shared};
-use crate::spare::Spare;
+use crate::spare::{Spare, is_full};
 use crate::vfs::{Lock, Vfs, read_file};
 
 pub(crate) use crate::spare::NAME as SPARE;
@@ -79,7 +79,7 @@ pub struct Directory {
     points: Arc<Points>,
     cache: Arc<SegmentCache>,
     crowd: Crowd,
-    /// Logs that were opened read-only for want of room, and how many bytes were not enough.
+    /// Logs that could not be opened, or only read-only, for want of room, and how much they want.
     wanting: Mutex<BTreeMap<LogId, u64>>,
     _lock: Box<dyn Lock>,
 }
@@ -273,9 +273,29 @@ impl Directory {
         config: LogConfig,
         producer_ids_end: ProducerId,
     ) -> Result<Opened, OpenError> {
-        let path = self.log_path(id);
         self.cache.forget(id);
-        self.wanting().remove(&id);
+        let was_wanting = self.wanting().remove(&id).is_some();
+        let opened = self.open_log_now(id, config, producer_ids_end);
+        let wanted = match &opened {
+            Ok(opened) => opened.log.wanted_bytes(),
+            Err(OpenError::Io { source, .. }) if is_full(source) => Some(0),
+            Err(_) => None,
+        };
+        if let Some(bytes) = wanted {
+            // Tried in vain with so much room: whatever sets the limit, there must be more.
+            let enough = if was_wanting { bytes.max(self.free_bytes()) } else { bytes };
+            self.wanting().insert(id, enough);
+        }
+        opened
+    }
+
+    fn open_log_now(
+        &self,
+        id: LogId,
+        config: LogConfig,
+        producer_ids_end: ProducerId,
+    ) -> Result<Opened, OpenError> {
+        let path = self.log_path(id);
         let note_loss = || {
             self.points.may_have_lost(id);
             let what = "before anything is cut off, the recovery points must be written";
@@ -286,11 +306,6 @@ impl Directory {
                 .map_err(|error| self.explain_missing(id, error))?;
         let Recovery { segments, label, start, end, epoch, .. } = recovery;
         let Recovery { state, may_have_lost, report, .. } = recovery;
-        let wanted = state.read_only.as_ref().and_then(|read_only| read_only.wanted_bytes);
-        if let Some(bytes) = wanted {
-            // More than there is now: it was not enough, whatever sets the limit.
-            self.wanting().insert(id, bytes.max(self.free_bytes()));
-        }
         let epoch = self
             .points
             .opened(id, epoch, start, end, may_have_lost)

@@ -1807,7 +1807,7 @@ pub enum PartitionStatus {
     Unspecified = 0,
     /// It reads and writes.
     Online = 1,
-    /// It is being checked after an unclean stop; wait.
+    /// It is being checked, after an unclean stop or because it is opened anew; wait.
     Recovering = 2,
     /// It reads but does not write.
     ReadOnly = 3,
