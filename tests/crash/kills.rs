@@ -14,6 +14,9 @@ use crate::rounds;
 
 pub(crate) const TOPICS: [(&str, u32); 2] = [("synced", 3), ("cached", 2)];
 
+/// The producers that wait for no answers.
+pub(crate) const UNASKED: [u32; 2] = [3, 13];
+
 /// Makes the topics, with segments so small that rolls happen all the time.
 pub(crate) async fn create_topics(broker: &Broker) {
     let admin = Client::connect(&broker.url()).expect("a valid address").admin();

@@ -6,7 +6,8 @@ use tokio::time::sleep;
 
 use crate::broker::Home;
 use crate::dice::Dice;
-use crate::kills::{TOPICS, create_topics, start_load};
+use crate::history::Event;
+use crate::kills::{TOPICS, UNASKED, create_topics, start_load};
 use crate::readback::conclude;
 use crate::{is_deep, rounds};
 
@@ -32,6 +33,11 @@ async fn a_broker_that_stood_still_goes_on_as_if_nothing_had_happened() {
     }
     broker.signal("STOP").await;
     load.history.note("a long pause");
+    // Those that wait for no answers connect anew, while what they sent before still lies in the old
+    // connections.
+    for producer in UNASKED {
+        load.history.add(Event::Unordered { producer });
+    }
     sleep(long_pause()).await;
     broker.signal("CONT").await;
     sleep(Duration::from_millis(300)).await;

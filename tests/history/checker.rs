@@ -2,12 +2,12 @@
 //!
 //! What is acknowledged is there exactly once, at its offset, unchanged; what is unknown is there at
 //! most once; what was refused or never sent is not there. Records of one producer keep their order
-//! in a place. Offsets are contiguous, used once, and behind those that were acknowledged before the
+//! in a place, but for what a producer that waits for no answers has sent over several connections. Offsets are contiguous, used once, and behind those that were acknowledged before the
 //! record was sent, or skipped by a gap that readers are told of. What anybody has read is still
 //! there in the end. But for what a place may have lost: then it lies in such a gap, and nothing else
 //! stands there.
 
-use std::collections::{BTreeMap, HashMap, hash_map::Entry};
+use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
 
 use super::{Event, LAST_READER, RecordId};
 
@@ -105,6 +105,7 @@ struct Judge<'a> {
     sent: HashMap<RecordId, Sent<'a>>,
     places: BTreeMap<&'a str, Place>,
     next: HashMap<(u32, &'a str), u64>,
+    unordered: HashSet<u32>,
     violations: Vec<Violation>,
 }
 
@@ -120,6 +121,7 @@ impl<'a> Judge<'a> {
             Event::Ok { record, offset } => self.take_ok(*record, *offset),
             Event::Fail { record } => self.sent_of(*record).outcome = Outcome::Fail,
             Event::Unknown { .. } | Event::Note { .. } => {}
+            Event::Unordered { producer } => drop(self.unordered.insert(*producer)),
             Event::Loss { place } => self.places.entry(place).or_default().note_loss(),
             Event::Read { reader, place, offset, record, digest } => {
                 self.take_read(*reader, place, *offset, *record, *digest);
@@ -214,7 +216,7 @@ impl<'a> Judge<'a> {
             found.extend(gone.map(|(offset, _)| {
                 (Rule::TakenBack, format!("{name}: {offset} was read and the end is {end}"))
             }));
-            found.extend(judge_order(name, place));
+            found.extend(judge_order(name, place, &self.unordered));
             for (offset, record) in place.acknowledged.iter().filter(|(at, _)| start <= **at) {
                 if place.last.get(offset) != Some(record) && !place.may_lack(*offset) {
                     let there = place.last.get(offset);
@@ -244,7 +246,7 @@ impl<'a> Judge<'a> {
 }
 
 /// Each record once, those of a producer in its order.
-fn judge_order(name: &str, place: &Place) -> Vec<(Rule, String)> {
+fn judge_order(name: &str, place: &Place, unordered: &HashSet<u32>) -> Vec<(Rule, String)> {
     let mut found = Vec::new();
     let mut at: HashMap<RecordId, u64> = HashMap::new();
     let mut latest: HashMap<u32, u64> = HashMap::new();
@@ -258,7 +260,7 @@ fn judge_order(name: &str, place: &Place) -> Vec<(Rule, String)> {
             Entry::Vacant(vacant) => drop(vacant.insert(*offset)),
         }
         let latest = latest.entry(record.producer).or_insert(record.sequence);
-        if record.sequence < *latest {
+        if record.sequence < *latest && !unordered.contains(&record.producer) {
             let what = format!("{name}: {record:?} at {offset}, behind number {latest}");
             found.push((Rule::Reordered, what));
         }

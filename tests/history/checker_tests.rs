@@ -97,6 +97,8 @@ fn a_record_that_is_there_twice_is_duplicated() {
 fn records_of_a_producer_out_of_turn_are_reordered() {
     let events = [invoke(1), invoke(2), ok(2, 0), ok(1, 1), last(0, 2), last(1, 1), end(2)];
     check(&events, &[Rule::Reordered]);
+    let unordered = Event::Unordered { producer: id(1).producer };
+    check(&[&events[..], &[unordered]].concat(), &[]);
 }
 
 #[test]

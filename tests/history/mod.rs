@@ -44,6 +44,9 @@ pub(crate) enum Event {
     /// What was acknowledged or read in a place, and not synced, may be gone: readers are told of a
     /// gap then. Only in topics that acknowledge before they sync.
     Loss { place: String },
+    /// This producer waits for no answers, and its connection may have broken: what it sent before may
+    /// come behind what it sends on the next one.
+    Unordered { producer: u32 },
     /// For people.
     Note { text: String },
 }

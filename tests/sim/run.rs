@@ -86,7 +86,7 @@ fn of_places_that_are_there(world: &World) -> Vec<Event> {
         Event::Ok { record, .. } | Event::Fail { record } | Event::Unknown { record } => {
             !gone.contains(record)
         }
-        Event::Note { .. } => true,
+        Event::Unordered { .. } | Event::Note { .. } => true,
     };
     events.into_iter().filter(counts).collect()
 }

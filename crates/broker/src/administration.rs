@@ -179,12 +179,13 @@ impl Broker {
 
     /// The catalog with all that was decided. Callers hold `changing`, so nothing else is on its way.
     async fn catalog_now(&self) -> Result<Catalog, CatalogError> {
+        self.catalog.check().map_err(CatalogError::Storage)?;
         let damaged = |cause: String| CatalogError::Damaged { cause };
         self.catalog.state().await.map_err(|error| damaged(error.to_string()))
     }
 
     async fn command(&self, command: Command) -> Result<Catalog, CatalogError> {
-        match self.catalog.submit(command, self.shared.now()).await {
+        match self.catalog.submit(command, self.shared.now(), Catalog::clone).await {
             Ok(((), catalog)) => Ok(catalog),
             Err(CommandError::Refused(error)) => Err(error),
             Err(CommandError::Storage(error)) => Err(CatalogError::Storage(error)),

@@ -20,7 +20,7 @@ use taffrail_model::{Offset, Timestamp};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::clock::Stopwatch;
-use crate::partition::{AppendRequest, Order, Partition};
+use crate::partition::{AppendRequest, Order, Partition, PartitionStatus};
 use crate::produce::{Lane, Outcome, ProduceError, Reply};
 
 pub(crate) use journal::{JournalError, RecordError, apply_batch, encode_snapshot};
@@ -91,6 +91,20 @@ impl<S: StateMachine> Coordinator<S> {
         Ok((Self { partition, state: Mutex::new(Some(live)) }, machine))
     }
 
+    /// Whether anything can be decided. Where a sync has failed, what was written last may be there at
+    /// the next start although nobody was told so: until then nothing may be done that rests on its
+    /// not being there.
+    pub(crate) fn check(&self) -> Result<(), ProduceError> {
+        match self.partition.status() {
+            PartitionStatus::ReadOnly { cause } => {
+                Err(ProduceError::ReadOnly { cause: format!("{cause}; restart the broker") })
+            }
+            PartitionStatus::Online
+            | PartitionStatus::Recovering
+            | PartitionStatus::Offline { .. } => Ok(()),
+        }
+    }
+
     /// The state with everything that was decided so far, some of which may not be durable yet.
     pub(crate) async fn state(&self) -> Result<S, JournalError> {
         let mut state = self.state.lock().await;
@@ -103,14 +117,16 @@ impl<S: StateMachine> Coordinator<S> {
         Ok(machine)
     }
 
-    /// Decides on a command and returns the reply, and the state as it was then, once all that the
-    /// decision rests on is durable.
-    pub(crate) async fn submit(
+    /// Decides on a command and returns the reply, and what `look` saw of the state then, once all that
+    /// the decision rests on is durable.
+    pub(crate) async fn submit<T>(
         &self,
         command: S::Command,
         now: Timestamp,
-    ) -> Result<(S::Reply, S), CommandError<S::Refusal>> {
-        let (reply, after, lane, mut stored) = {
+        look: impl FnOnce(&S) -> T,
+    ) -> Result<(S::Reply, T), CommandError<S::Refusal>> {
+        self.check().map_err(CommandError::Storage)?;
+        let (reply, seen, lane, mut stored) = {
             let mut state = self.state.lock().await;
             let mut live = match state.take() {
                 Some(live) => live,
@@ -119,7 +135,7 @@ impl<S: StateMachine> Coordinator<S> {
             let decided = live.machine.decide(command, now).map_err(CommandError::Refused);
             let submitted = decided.map(|(reply, events)| {
                 let stored = live.store(&self.partition, &events);
-                (reply, live.machine.clone(), Arc::clone(&live.lane), stored)
+                (reply, look(&live.machine), Arc::clone(&live.lane), stored)
             });
             *state = Some(live);
             submitted?
@@ -136,7 +152,7 @@ impl<S: StateMachine> Coordinator<S> {
             }
             return Err(CommandError::Storage(error));
         }
-        Ok((reply, after))
+        Ok((reply, seen))
     }
 }
 

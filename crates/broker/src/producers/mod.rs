@@ -193,8 +193,8 @@ impl Producers {
     async fn submit(&self, command: Command, now: Timestamp) -> Result<Reply, InitProducerError> {
         let damaged = |cause: String| InitProducerError::Damaged { cause };
         let registry = self.registry.as_ref().map_err(|cause| damaged(cause.clone()))?;
-        match registry.submit(command, now).await {
-            Ok((reply, _)) => Ok(reply),
+        match registry.submit(command, now, |_| ()).await {
+            Ok((reply, ())) => Ok(reply),
             Err(CommandError::Refused(error)) => Err(error),
             Err(CommandError::Storage(error)) => Err(InitProducerError::Storage(error)),
             Err(CommandError::Journal(error)) => Err(damaged(error.to_string())),

@@ -16,7 +16,8 @@ pub enum Acks {
     #[default]
     Committed,
     /// For nothing: fire and forget. Deliveries complete when the batch is handed to the
-    /// connection; refusals are only counted, see [`Producer::stats`].
+    /// connection; refusals are only counted, see [`Producer::stats`]. When a connection breaks, what
+    /// was sent on it may come behind what is sent on the next one.
     None,
 }
 

@@ -775,7 +775,9 @@ pub enum Acks {
     /// When the batch is committed: on disk in a topic of `durability=fsync` (the default), written
     /// to the operating system in one of `page_cache`.
     Committed = 0,
-    /// At once: fire and forget. Still ordered and counted; on a stream answered only when refused.
+    /// At once: fire and forget. Still ordered and counted; on a stream answered only when refused. When
+    /// a stream breaks, what was sent on it may still be appended, behind what is sent on the next one:
+    /// only an idempotent producer, which waits for answers, keeps its order over several streams.
     None = 1,
 }
 impl Acks {
