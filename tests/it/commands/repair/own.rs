@@ -1,6 +1,7 @@
 //! The broker's own logs are built anew: the catalog, and who producers are.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use taffrail_proto::v1;
@@ -52,11 +53,8 @@ async fn of_a_damaged_catalog_what_stands_before_the_damage_is_kept() {
     door.delete("gone").await.expect("it is deleted");
     door.create_with("after", 1, &[("durability", "page_cache")]).await;
     broker.stop().await;
-    let log = given.internal(0).join("00000000000000000000.log");
-    let name = log.to_str().expect("text");
-    let headers = run(&["inspect", name, "--headers", "--output", "json"]).json_lines();
     // The second event: a topic was created of which only the files know now.
-    flip(&log, headers[2]["position"].as_u64().expect("one") + 95);
+    damage_batch(&given.internal(0), |headers| &headers[2]);
     given.check_advice("--rebuild-catalog");
     let done = given.repair(&["--rebuild-catalog", "--output", "json"]).json();
     let topics = &done["actions"][0]["topics"];
@@ -80,9 +78,9 @@ async fn of_a_damaged_catalog_what_stands_before_the_damage_is_kept() {
     assert_eq!(settings(&door).await, expected);
 }
 
-#[tokio::test]
-async fn of_two_topics_of_one_name_the_later_one_is_kept() {
-    let given = Given::new().await;
+/// Deletes the topic and makes one of the same name, and some others; then the files of the earlier one
+/// are back, as if their deletion had not begun. Returns the later one's id.
+async fn make_again(given: &Given, others: &[&str]) -> String {
     let away = given.home.path().join("away");
     let copied = std::process::Command::new("cp").arg("-r").args([&given.log(0), &away]).status();
     assert!(copied.expect("a shell").success());
@@ -90,16 +88,30 @@ async fn of_two_topics_of_one_name_the_later_one_is_kept() {
     let door = Door::open(&broker).await;
     door.delete("t").await.expect("it is deleted");
     let later = door.create("t", 1).await.id;
+    for name in others {
+        door.create(name, 1).await;
+    }
     broker.stop().await;
-    // As if the deletion had not begun, and it is not known any more.
     if given.log(0).exists() {
         std::fs::remove_dir_all(given.log(0)).expect("nobody else deletes now");
     }
     std::fs::rename(away, given.log(0)).expect("the place is free");
-    let log = given.internal(0).join("00000000000000000000.log");
-    let name = log.to_str().expect("text");
+    later
+}
+
+/// Damages one of the batches in a log's first segment, behind the segment's own header.
+fn damage_batch(log: &Path, pick: impl FnOnce(&[Value]) -> &Value) {
+    let segment = log.join("00000000000000000000.log");
+    let name = segment.to_str().expect("text");
     let headers = run(&["inspect", name, "--headers", "--output", "json"]).json_lines();
-    flip(&log, headers[2]["position"].as_u64().expect("one") + 95);
+    flip(&segment, pick(&headers)["position"].as_u64().expect("one") + 95);
+}
+
+#[tokio::test]
+async fn of_two_topics_of_one_name_the_later_one_is_kept() {
+    let given = Given::new().await;
+    let later = make_again(&given, &[]).await;
+    damage_batch(&given.internal(0), |headers| &headers[2]);
     let done = given.repair(&["--rebuild-catalog", "--output", "json"]).json();
     let topics = done["actions"][0]["topics"].as_array().expect("a list");
     assert_eq!(topics.len(), 1, "{done}");
@@ -112,28 +124,12 @@ async fn of_two_topics_of_one_name_the_later_one_is_kept() {
 #[tokio::test]
 async fn a_topic_whose_files_cannot_be_read_keeps_its_name_before_an_earlier_one() {
     let given = Given::new().await;
-    let away = given.home.path().join("away");
-    let copied = std::process::Command::new("cp").arg("-r").args([&given.log(0), &away]).status();
-    assert!(copied.expect("a shell").success());
-    let broker = given.home.start(&[]);
-    let door = Door::open(&broker).await;
-    door.delete("t").await.expect("it is deleted");
-    let later = door.create("t", 1).await.id;
-    door.create("last", 1).await;
-    broker.stop().await;
-    if given.log(0).exists() {
-        std::fs::remove_dir_all(given.log(0)).expect("nobody else deletes now");
-    }
-    std::fs::rename(away, given.log(0)).expect("the place is free");
+    let later = make_again(&given, &["last"]).await;
     let segment = given.home.data().join(format!("logs/{later}-0/00000000000000000000.log"));
     let file = std::fs::OpenOptions::new().write(true).open(segment).expect("it is there");
     file.set_len(0).expect("nothing is left of it");
-    // The last event is damaged: what was said before counts.
-    let log = given.internal(0).join("00000000000000000000.log");
-    let name = log.to_str().expect("text");
-    let headers = run(&["inspect", name, "--headers", "--output", "json"]).json_lines();
-    let last = headers.last().expect("one")["position"].as_u64().expect("one");
-    flip(&log, last + 95);
+    // The last event: what was said before counts.
+    damage_batch(&given.internal(0), |headers| headers.last().expect("the one of the last topic"));
     let done = given.repair(&["--rebuild-catalog", "--output", "json"]).json();
     let topics = done["actions"][0]["topics"].as_array().expect("a list");
     let of_name = topics.iter().find(|topic| topic["name"] == "t").expect("it has the name");
@@ -203,11 +199,10 @@ async fn whoever_may_have_sent_what_is_lost_is_told_so() {
     }
     broker.stop().await;
     // Its only batch goes, and with it what was remembered.
-    let log = given.log(1).join("00000000000000000000.log");
-    let name = log.to_str().expect("text");
-    let headers = run(&["inspect", name, "--headers", "--output", "json"]).json_lines();
-    assert_eq!(headers[2]["producer_id"], json!(lost.0));
-    flip(&log, headers[2]["position"].as_u64().expect("one") + 95);
+    damage_batch(&given.log(1), |headers| {
+        assert_eq!(headers[2]["producer_id"], json!(lost.0));
+        &headers[2]
+    });
     for copy in ["producers.a", "producers.b"] {
         let _ = std::fs::remove_file(given.log(1).join(copy));
     }
