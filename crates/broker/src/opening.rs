@@ -28,7 +28,7 @@ impl Broker {
             }
             partition
         };
-        let open = self.opening_of_released(&partition);
+        let open = self.opening_of(&partition);
         self.threads.on_opener_thread(open).await;
         Ok(partition.describe())
     }
@@ -45,12 +45,12 @@ impl Broker {
         let ours = topics.all().filter(|served| !served.topic.name.is_internal());
         let waiting = ours.flat_map(|served| &served.partitions);
         for partition in waiting.filter(|it| logs.contains(&it.log_id) && it.release()) {
-            self.threads.open(self.opening_of_released(partition));
+            self.threads.open(self.opening_of(partition));
         }
     }
 
-    /// How to open a log anew that was let go of.
-    fn opening_of_released(&self, partition: &Arc<Partition>) -> impl FnOnce() + Send + use<> {
+    /// How to open a log that is not open: at the start, or once it was let go of.
+    pub(crate) fn opening_of(&self, partition: &Arc<Partition>) -> impl FnOnce() + Send + use<> {
         let producers = self.shared.producers.fence_ids();
         let (directory, partition) = (Arc::clone(&self.directory), Arc::clone(partition));
         move || open_partition(&directory, &partition, producers)

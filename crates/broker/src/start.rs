@@ -155,11 +155,9 @@ impl Broker {
         named.extend(known.doomed().into_iter().flat_map(doomed));
         self.threads.share_tail_memory(topics.partition_count());
         self.report_unnamed(&named);
-        let producers = self.shared.producers.fence_ids();
         let ours = topics.all().filter(|served| !served.topic.name.is_internal());
         for partition in ours.flat_map(|served| &served.partitions) {
-            let (directory, partition) = (Arc::clone(&self.directory), Arc::clone(partition));
-            self.threads.open(move || open_partition(&directory, &partition, producers));
+            self.threads.open(self.opening_of(partition));
         }
         self.shared.topics.store(Arc::new(topics));
         Ok(())

@@ -294,9 +294,8 @@ fn stamped(id: u64, sequence: u32) -> taffrail_log::NewBatch {
     taffrail_log::NewBatch { producer, ..batch(u64::from(sequence), 3) }
 }
 
-#[test]
-fn whoever_may_have_sent_what_is_lost_is_not_taken_for_somebody_new() {
-    // Producers below 100 were made. One sends, all of it is lost with what remembers it.
+/// Producers 5 and 7 have sent; the batch of 5 is lost, with what remembers it.
+fn with_a_lost_producer() -> Memory {
     let mut given = Given::new(1 << 20);
     let (_, error) = given.log.append(&[stamped(5, 0), stamped(7, 0)], NOW);
     assert!(error.is_none());
@@ -305,6 +304,13 @@ fn whoever_may_have_sent_what_is_lost_is_not_taken_for_somebody_new() {
     for name in ["producers.a", "producers.b"] {
         let _ = memory.remove_file(&log_path().join(name));
     }
+    memory
+}
+
+#[test]
+fn whoever_may_have_sent_what_is_lost_is_not_taken_for_somebody_new() {
+    // Producers below 100 were made.
+    let memory = with_a_lost_producer();
     accept_loss(&memory).expect("it is repaired");
     for _ in 0..2 {
         let directory = try_open(Arc::new(memory.clone()), root()).expect("it opens");
@@ -324,14 +330,7 @@ fn whoever_may_have_sent_what_is_lost_is_not_taken_for_somebody_new() {
 
 #[test]
 fn once_it_is_known_how_many_producers_there_were_later_ones_are_new() {
-    let mut given = Given::new(1 << 20);
-    let (_, error) = given.log.append(&[stamped(5, 0), stamped(7, 0)], NOW);
-    assert!(error.is_none());
-    let memory = given.close();
-    flip(&memory, 0, position(0) + 95);
-    for name in ["producers.a", "producers.b"] {
-        let _ = memory.remove_file(&log_path().join(name));
-    }
+    let memory = with_a_lost_producer();
     let find = |ids_end: ProducerId, id| {
         let directory = try_open(Arc::new(memory.clone()), root()).expect("it opens");
         let opened = directory.open_log(log_id(), config(1 << 20), ids_end).expect("it opens");
