@@ -20,6 +20,8 @@ mod consume;
 mod coordinator;
 mod crew;
 mod fetch;
+#[allow(dead_code)]
+mod group;
 mod internal;
 mod memory;
 mod metrics;
