@@ -34,6 +34,13 @@ impl KnownDamage {
         }
     }
 
+    /// Forgets what lies below `start`: the log does not have it any more.
+    pub(crate) fn forget_below(&self, start: Offset) {
+        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = ranges.iter().filter(|(_, to)| start < **to);
+        *ranges = kept.map(|(from, to)| ((*from).max(start), *to)).collect();
+    }
+
     pub(crate) fn ranges(&self) -> Vec<Range<Offset>> {
         let ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
         ranges.iter().map(|(from, to)| *from..*to).collect()

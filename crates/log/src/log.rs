@@ -38,20 +38,24 @@ pub(crate) struct LogState {
     /// What is remembered of idempotent producers.
     pub(crate) producers: Producers,
     pub(crate) checkpoints: Checkpoints,
+    /// Whether a deletion may have left files below the log's start.
+    pub(crate) has_leftovers: bool,
 }
 
 /// A log and the right to append to it.
 #[derive(Debug)]
 pub struct Log {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     config: LogConfig,
-    read_only: Option<ReadOnly>,
+    pub(crate) read_only: Option<ReadOnly>,
     append_time: Timestamp,
     /// No offset at or above this is given out without being reserved first.
     reserved_end: Offset,
     /// What is remembered of idempotent producers, those included whose batches are being appended.
     pub(crate) producers: Producers,
-    checkpoints: Checkpoints,
+    pub(crate) checkpoints: Checkpoints,
+    /// Whether a deletion may have left files below the log's start.
+    pub(crate) has_leftovers: bool,
     /// What all logs of the directory remember of producers.
     crowd: CrowdShare,
     /// Whether it may use what is kept back for when the disk is full.
@@ -63,7 +67,7 @@ impl Log {
     pub(crate) fn new(shared: Arc<Shared>, config: LogConfig, state: LogState) -> Self {
         shared.limit_tail(config.tail_bytes_max);
         let reserved_end = shared.points.known(shared.id).unwrap_or_default().reserved_end;
-        let LogState { append_time, read_only, producers, checkpoints } = state;
+        let LogState { append_time, read_only, producers, checkpoints, has_leftovers } = state;
         let mut crowd = shared.crowd.share();
         crowd.count(producers.batches());
         Self {
@@ -74,6 +78,7 @@ impl Log {
             reserved_end,
             producers,
             checkpoints,
+            has_leftovers,
             crowd,
             may_use_spare: false,
             chunk: BytesMut::new(),
@@ -252,7 +257,7 @@ impl Log {
     }
 
     /// Stores what is remembered of producers that sent something below `end`.
-    fn checkpoint(&mut self, end: Offset, is_durable: bool) -> io::Result<()> {
+    pub(crate) fn checkpoint(&mut self, end: Offset, is_durable: bool) -> io::Result<()> {
         let mut producers = self.producers.clone();
         producers.cut(end);
         let checkpoint = Checkpoint { log_id: self.shared.id, end, producers };

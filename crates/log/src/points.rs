@@ -141,6 +141,16 @@ impl Points {
         self.persist()
     }
 
+    /// Notes, durably, that a log begins at `start`. If that fails it may be durable all the same.
+    pub(crate) fn start_at(&self, id: LogId, start: Offset) -> io::Result<()> {
+        self.change(id, |point| {
+            let changed = point.log_start < start;
+            point.log_start = point.log_start.max(start);
+            changed
+        });
+        self.persist()
+    }
+
     /// Notes a log that was just created, and returns its epoch. That may be on disk late: without an
     /// entry the next opening takes the epoch from the batches, and where there are none, nobody has
     /// seen one.

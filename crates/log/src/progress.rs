@@ -40,6 +40,13 @@ impl Progress {
         Offset::new(self.start.load(Ordering::Acquire))
     }
 
+    /// The log begins at `start` from now on, where a segment does that is on disk.
+    pub(crate) fn starts_at(&self, start: Offset) {
+        let durable_end = self.durable_end();
+        assert!(start <= durable_end, "start {start} > durable end {durable_end}");
+        self.start.fetch_max(start.get(), Ordering::AcqRel);
+    }
+
     /// The offset below which everything is on disk.
     pub(crate) fn durable_end(&self) -> Offset {
         Offset::new(self.durable_end.load(Ordering::Acquire))

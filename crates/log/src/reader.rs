@@ -81,7 +81,7 @@ pub struct Found {
     pub timestamp: Timestamp,
 }
 
-/// Reads a log. Cheap to clone; keeps working while the log grows and rolls.
+/// Reads a log. Cheap to clone; keeps working while the log grows, rolls, and is cut short.
 #[derive(Clone, Debug)]
 pub struct LogReader {
     shared: Arc<Shared>,
@@ -151,11 +151,19 @@ impl LogReader {
     /// # Errors
     /// If there is no such offset, if what lies there is damaged, or if it cannot be read.
     pub fn read(&self, request: &ReadRequest) -> Result<Read, ReadError> {
-        let read = self.read_anywhere(request);
-        if let Err(ReadError::DataLoss { from, to, .. }) = &read {
+        self.read_anywhere(request).map_err(|error| self.explain(request.from, error))
+    }
+
+    /// What was deleted while somebody read it is not damaged, and not missing.
+    fn explain(&self, from: Offset, error: ReadError) -> ReadError {
+        let start = self.start();
+        if from < start {
+            return ReadError::OutOfRange { from, start, end: self.end() };
+        }
+        if let ReadError::DataLoss { from, to, .. } = &error {
             self.shared.damage.note(*from, *to);
         }
-        read
+        error
     }
 
     fn read_anywhere(&self, request: &ReadRequest) -> Result<Read, ReadError> {
@@ -199,8 +207,12 @@ impl LogReader {
             if source.end() <= start {
                 continue;
             }
-            if let Some(found) = source.find_timestamp(timestamp, start)? {
-                return Ok((found.offset < limit).then_some(found));
+            match source.find_timestamp(timestamp, start) {
+                Ok(Some(found)) => return Ok((found.offset < limit).then_some(found)),
+                Ok(None) => {}
+                // It was deleted meanwhile.
+                Err(_) if source.end() <= self.start() => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(None)

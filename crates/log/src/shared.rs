@@ -35,13 +35,23 @@ pub(crate) struct Shared {
     pub(crate) damage: KnownDamage,
 }
 
-/// The files a log is made of, ascending. Replaced as a whole when a segment is sealed.
+/// The files a log is made of, ascending. Replaced as a whole when a segment is sealed or
+/// deleted.
 #[derive(Clone, Debug)]
 pub(crate) struct Segments {
     pub(crate) sealed: Vec<Arc<SealedSegment>>,
     pub(crate) active: Arc<ActiveSegment>,
     /// What opening the log found damaged or missing.
     pub(crate) lost: Vec<Damage>,
+}
+
+impl Segments {
+    /// The same without the first `count` sealed ones, and what was lost below `start`.
+    pub(crate) fn without(&self, count: usize, start: Offset) -> Self {
+        let sealed = self.sealed.iter().skip(count).cloned().collect();
+        let lost = self.lost.iter().filter(|lost| start < lost.to).cloned().collect();
+        Self { sealed, lost, active: Arc::clone(&self.active) }
+    }
 }
 
 impl Shared {

@@ -49,6 +49,8 @@ pub(crate) struct Checkpoint {
 #[derive(Debug, Default)]
 pub(crate) struct Checkpoints {
     newest: Option<usize>,
+    /// The end of the last one that was stored durably since the log was opened.
+    durable_end: Offset,
 }
 
 impl Checkpoints {
@@ -72,7 +74,10 @@ impl Checkpoints {
             (checkpoint.log_id == id).then_some((copy, checkpoint))
         });
         match found.max_by_key(|(_, checkpoint)| checkpoint.end) {
-            Some((copy, checkpoint)) => (Self { newest: Some(copy) }, Some(checkpoint)),
+            Some((copy, checkpoint)) => {
+                let checkpoints = Self { newest: Some(copy), ..Self::default() };
+                (checkpoints, Some(checkpoint))
+            }
             None => (Self::default(), None),
         }
     }
@@ -99,7 +104,15 @@ impl Checkpoints {
             vfs.rename(&beside, &path)?;
         }
         self.newest = Some(copy);
+        if is_durable {
+            self.durable_end = checkpoint.end;
+        }
         Ok(())
+    }
+
+    /// The offset below which a checkpoint that is surely durable counts all batches in.
+    pub(crate) fn durable_end(&self) -> Offset {
+        self.durable_end
     }
 }
 

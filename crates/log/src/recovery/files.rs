@@ -11,6 +11,8 @@ use super::aside::aside_path;
 use super::last::LastSegment;
 use super::{OpenError, RecoveryReport, SalvagedHeader, io_at};
 use crate::damage::Damage;
+use crate::delete::count_left;
+use crate::points::Point;
 use crate::segment::{
     HEADER_BYTES_MAX, Salvaged, SegmentHeader, SegmentHeaderError, decode_header,
     parse_segment_name, salvage_header, segment_path,
@@ -71,7 +73,7 @@ pub(super) fn find_files(
     vfs: &dyn Vfs,
     directory: &Path,
     id: LogId,
-    recovery_point: Offset,
+    &Point { recovery_point, log_start, .. }: &Point,
     before_cut: impl Fn(Offset) -> io::Result<()>,
     report: &mut RecoveryReport,
 ) -> Result<Files, OpenError> {
@@ -82,7 +84,9 @@ pub(super) fn find_files(
         }
         Err(error) => return Err(io_at(directory)(error)),
     };
-    let bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
+    let mut bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
+    // What a deletion has left is no part of the log.
+    bases.drain(..count_left(&bases, log_start));
     let mut files = Files { sound: Vec::with_capacity(bases.len()), unreadable: Vec::new() };
     let mut first_unreadable = None;
     for (index, base) in bases.iter().enumerate() {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use taffrail_model::{Gap, GapReason, LeaderEpoch, LogId, Offset, ProducerId, Timestamp};
 
 use crate::damage::Damage;
+use crate::delete::finish_deletion;
 use crate::error::ReadOnly;
 use crate::log::LogState;
 use crate::points::Points;
@@ -141,8 +142,8 @@ pub(crate) fn recover(
     let known = point.unwrap_or_default();
     // Whoever cuts, and is ended before it is seen that something was cut, leaves word before.
     let before_cut = |end: Offset| if end < known.reserved_end { note_loss() } else { Ok(()) };
-    let recovery_point = known.recovery_point;
-    let mut files = find_files(vfs.as_ref(), path, id, recovery_point, before_cut, &mut report)?;
+    let has_leftovers = finish_deletion(vfs.as_ref(), points, path, known.log_start);
+    let mut files = find_files(vfs.as_ref(), path, id, &known, before_cut, &mut report)?;
     let (first, told_from) = (files.first(), files.told_from());
     let Some(last) = files.sound.pop() else {
         return Err(OpenError::Missing { path: path.to_owned() });
@@ -154,7 +155,7 @@ pub(crate) fn recover(
         report.damage.push(Damage { from: start, to: told_from, path, position: 0, cause });
     }
     let last = last.open(vfs)?;
-    let recovery_point = recovery_point.max(last.header.base_offset);
+    let recovery_point = known.recovery_point.max(last.header.base_offset);
     let is_clean = known.is_clean;
     // Where the last sound segment should end: at one that cannot be read, if there is one behind.
     let unreadable = files.unreadable_behind(last.header.base_offset);
@@ -213,7 +214,13 @@ pub(crate) fn recover(
         end,
         epoch,
         may_have_lost: must_skip && read_only.is_some(),
-        state: LogState { append_time, read_only, producers: remembered.producers, checkpoints },
+        state: LogState {
+            append_time,
+            read_only,
+            producers: remembered.producers,
+            checkpoints,
+            has_leftovers,
+        },
         report,
     })
 }

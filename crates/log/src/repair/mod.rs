@@ -25,7 +25,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use taffrail_model::LogId;
+use taffrail_model::{LogId, Offset};
 
 use crate::directory::{
     DELETED, DirectoryError, Identity, LOGS, QUARANTINE, REMOVED, REPAIRED, REPAIRING,
@@ -38,7 +38,7 @@ use crate::vfs::{Lock, Vfs};
 use build::{Places, build, exchange};
 use error::io_at;
 use plan::{Known, plan};
-use sources::read_sources;
+use sources::{Source, read_sources};
 
 pub use error::RepairError;
 pub use plan::LogPlan;
@@ -150,11 +150,11 @@ impl Repair {
         let places = self.places(log);
         if self.is_built(log)? {
             let (lost, restored, segments) = (Vec::new(), Vec::new(), Vec::new());
-            let (label, end) = (label.to_owned(), taffrail_model::Offset::ZERO);
+            let (label, end) = (label.to_owned(), Offset::ZERO);
             let (kept, is_built) = (None, true);
             return Ok(LogPlan { log, label, lost, restored, end, kept, is_built, segments });
         }
-        let sources = read_sources(self.vfs.as_ref(), &places.log, log)?;
+        let sources = self.sources(log)?;
         let known = Known {
             log,
             directory: &places.log,
@@ -235,6 +235,11 @@ impl Repair {
         vfs.rename(&from, &to).map_err(io_at(&from))?;
         vfs.sync_directory(&removed).map_err(io_at(&removed))?;
         vfs.sync_directory(&logs).map_err(io_at(&logs))
+    }
+
+    fn sources(&self, log: LogId) -> Result<Vec<Source>, RepairError> {
+        let log_start = self.points.get(&log).map_or(Offset::ZERO, |point| point.log_start);
+        read_sources(self.vfs.as_ref(), &self.places(log).log, log, log_start)
     }
 
     fn places(&self, log: LogId) -> Places {

@@ -10,7 +10,7 @@ use taffrail_model::{GapReason, LeaderEpoch, LogId, Offset, ProducerId, Timestam
 use super::build::{begin, exchange, finish};
 use super::error::{RepairError, io_at};
 use super::plan::{cut_torn, start};
-use super::sources::{Contents, Piece, Source, read_sources};
+use super::sources::{Contents, Piece, Source};
 use super::{QUARANTINE, Repair};
 use crate::batch::NewBatch;
 use crate::directory::LOGS;
@@ -41,8 +41,7 @@ impl Repair {
         log: LogId,
         mut each: impl FnMut(Walked) -> Result<(), E>,
     ) -> Result<(), E> {
-        let directory = self.places(log).log;
-        let mut sources = read_sources(self.vfs.as_ref(), &directory, log)?;
+        let mut sources = self.sources(log)?;
         let point = self.points.get(&log).copied();
         let (recovery_point, _) = cut_torn(&mut sources, point.unwrap_or_default().recovery_point);
         let mut at = start(&sources, point);
@@ -119,7 +118,7 @@ impl Repair {
     /// If it cannot be read.
     pub fn last_producer(&self, log: LogId) -> Result<Option<ProducerId>, RepairError> {
         let directory = self.places(log).log;
-        let sources = read_sources(self.vfs.as_ref(), &directory, log)?;
+        let sources = self.sources(log)?;
         let contents = sources.iter().filter_map(|source| source.contents.as_ref().ok());
         let sent = contents.filter_map(|contents| contents.last_producer);
         let checkpoints = CHECKPOINTS.iter().filter_map(|name| {
@@ -153,7 +152,7 @@ impl Repair {
         assert!(self.lock.is_some(), "a directory is held before it is changed");
         let places = self.places(log);
         let kept = self.plan_replacement(log)?;
-        let sources = read_sources(self.vfs.as_ref(), &places.log, log)?;
+        let sources = self.sources(log)?;
         let point = self.points.get(&log).copied().unwrap_or_default();
         let reached = sources.iter().map(Source::reached).max().unwrap_or_default();
         let base_offset = reached.max(point.recovery_point).max(point.reserved_end);

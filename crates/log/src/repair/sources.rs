@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use taffrail_model::{LogId, Offset, ProducerId};
 
 use super::error::{RepairError, io_at};
+use crate::delete::count_left;
 use crate::segment::{
     HEADER_BYTES_MAX, Hole, Salvaged, Scanned, Scanner, SegmentHeader, SegmentHeaderError,
     decode_header, parse_segment_name, salvage_header, segment_path,
@@ -54,11 +55,13 @@ pub(super) struct Piece {
     pub(super) is_first: bool,
 }
 
-/// Reads every segment of the log in `directory`, ascending; none if there is no directory.
+/// Reads every segment of the log in `directory`, ascending, but for those that lie wholly below its
+/// start, which a deletion has left; none if there is no directory.
 pub(super) fn read_sources(
     vfs: &dyn Vfs,
     directory: &Path,
     id: LogId,
+    log_start: Offset,
 ) -> Result<Vec<Source>, RepairError> {
     let entries = match vfs.list(directory) {
         Ok(entries) => entries,
@@ -67,6 +70,7 @@ pub(super) fn read_sources(
     };
     let mut bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
     bases.sort_unstable();
+    bases.drain(..count_left(&bases, log_start));
     bases.into_iter().map(|base| read_source(vfs, directory, id, base)).collect()
 }
 

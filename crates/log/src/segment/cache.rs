@@ -57,8 +57,14 @@ impl SegmentCache {
 
     /// Forgets the segments of a log.
     pub(crate) fn forget(&self, log: LogId) {
-        self.maps.forget(log);
-        self.known.forget(log);
+        self.maps.forget(|segment| segment.0 == log);
+        self.known.forget(|segment| segment.0 == log);
+    }
+
+    /// Forgets the segments of a log that begin below an offset.
+    pub(crate) fn forget_below(&self, log: LogId, offset: Offset) {
+        self.maps.forget(|segment| segment.0 == log && segment.1 < offset);
+        self.known.forget(|segment| segment.0 == log && segment.1 < offset);
     }
 }
 
@@ -114,9 +120,9 @@ impl<T: ?Sized> Recent<T> {
         Ok(value)
     }
 
-    fn forget(&self, log: LogId) {
+    fn forget(&self, is_gone: impl Fn(&SegmentKey) -> bool) {
         let mut state = self.state();
-        state.entries.retain(|entry| entry.segment.0 != log);
+        state.entries.retain(|entry| !is_gone(&entry.segment));
         state.weight = state.entries.iter().map(|entry| entry.weight).sum();
     }
 
@@ -163,7 +169,7 @@ mod tests {
         assert!(!get(1, 4) && !get(3, 4) && get(2, 4));
         assert!(get(4, 11), "more than there is room for is made each time");
         assert!(get(4, 11));
-        recent.forget(LogId::new([1; 16]));
+        recent.forget(|segment| segment.0 == LogId::new([1; 16]));
         assert!(get(1, 4) && recent.state().weight == 4);
     }
 }

@@ -11,6 +11,8 @@ use super::around::{PointsFound, around_log};
 use super::checkpoints::inspect_checkpoints;
 use super::segment::{Inspected, Wanted, inspect_segment};
 use super::{Finding, IndexState, LogReport, Remedy, Severity, Usage};
+use crate::delete::{belongs_to, count_left};
+use crate::points::Point;
 use crate::producers::CHECKPOINTS;
 use crate::segment::{
     HEADER_BYTES_MAX, Hole, SegmentHeader, decode_header, parse_segment_name, segment_path,
@@ -49,19 +51,29 @@ pub(super) fn inspect_log(
     let mut bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
     bases.sort_unstable();
     let id = name.or_else(|| stated_id(vfs, path, &bases));
+    let mut point = id.and_then(|id| points.point(id));
+    let start = |point: Option<Point>| point.map_or(Offset::ZERO, |point| point.log_start);
+    bases.drain(..count_left(&bases, start(point)));
     let segments = bases.iter().enumerate().map(|(index, base)| {
         let path = &segment_path(path, *base);
         let is_active = index + 1 == bases.len();
         let length_max = u64::MAX;
         inspect_segment(vfs, Wanted { path, id, base_offset: *base, is_active, length_max })
     });
-    let segments: Vec<_> = segments.collect();
+    let mut segments: Vec<_> = segments.collect();
+    if let (Usage::InUse { .. }, Some(id), Some(point)) = (usage, id, &mut point) {
+        // Segments may have been deleted since the points were read.
+        let now = around_log(vfs, path).0.point(id);
+        point.log_start = now.map_or(point.log_start, |now| now.log_start);
+    }
+    segments.drain(..count_left(&bases, start(point)));
     let mut inspection = Inspection::new(path, id, usage);
-    inspection.log.point = id.and_then(|id| points.point(id));
-    inspection.sort_others(&entries);
+    inspection.log.point = point;
+    let first = segments.first().map(|segment| segment.report.base_offset);
+    inspection.sort_others(&entries, first.filter(|first| *first <= start(point)));
     let (checkpoints, findings) = inspect_checkpoints(vfs, path, id);
     inspection.log.checkpoints = checkpoints;
-    inspection.log.findings = findings;
+    inspection.log.findings.extend(findings);
     inspection.judge(vfs, segments);
     inspection.log
 }
@@ -137,14 +149,18 @@ impl<'a> Inspection<'a> {
         Self { log, usage, is_whole: true }
     }
 
-    /// Sorts what is not a segment.
-    fn sort_others(&mut self, entries: &[Entry]) {
+    /// Sorts what is not a segment of the log, such as what a deletion has left in front of its first
+    /// one.
+    fn sort_others(&mut self, entries: &[Entry], first: Option<Offset>) {
         let has_segment = |stem: &str| entries.iter().any(|e| e.name == format!("{stem}.log"));
         for Entry { name, is_directory } in entries {
             let ending = Path::new(name).extension().unwrap_or_default();
             let is_index = name.strip_suffix(".index").is_some_and(has_segment);
+            let is_deleted = belongs_to(name).zip(first).is_some_and(|(base, first)| base < first);
             if *is_directory {
                 self.log.unknown.push(self.log.path.join(name));
+            } else if is_deleted {
+                self.half_deleted(self.log.path.join(name));
             } else if ending == "new" || ending == "aside" {
                 self.log.leftovers.push(self.log.path.join(name));
             } else if !is_index
@@ -154,6 +170,20 @@ impl<'a> Inspection<'a> {
                 self.log.unknown.push(self.log.path.join(name));
             }
         }
+    }
+
+    /// What lies below the log's start.
+    fn half_deleted(&mut self, path: PathBuf) {
+        self.log.findings.push(Finding {
+            severity: Severity::Note,
+            path,
+            position: None,
+            from: None,
+            to: None,
+            what: "the log begins behind it: it was deleted, and the deletion did not end".into(),
+            advice: "nothing to do: the next deletion removes it, or the next start".into(),
+            remedy: None,
+        });
     }
 
     /// Judges segments, ascending by base offset, as recovery would.

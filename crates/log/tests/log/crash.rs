@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use taffrail_log::vfs::{Fault, Memory, Vfs};
 use taffrail_log::{Directory, DirectoryError, DirectoryOptions, Log, OpenError, Opened};
-use taffrail_model::LeaderEpoch;
+use taffrail_model::{LeaderEpoch, Offset};
 
 use crate::given::{
     AppendAll, Given, LABEL, NO_PRODUCERS, NOW, Numbers, batch, config, log_id, root, seeds,
@@ -23,6 +23,8 @@ struct Lives {
     model: Model,
     /// The offset below which everything must be.
     durable: u64,
+    /// Where the log begins at the most: what was to be deleted.
+    start_max: u64,
     epoch: LeaderEpoch,
     marks: u64,
 }
@@ -43,6 +45,7 @@ impl Lives {
             numbers,
             model: Model::default(),
             durable: 0,
+            start_max: 0,
             epoch: LeaderEpoch::ZERO,
             marks: 0,
         }
@@ -69,6 +72,9 @@ impl Lives {
         assert!(!is_whole || end == self.model.end(), "only the process died");
         self.model.truncate(end);
         self.durable = end;
+        let start = log.reader().start().get();
+        assert!(start <= self.start_max, "{start} was not to be deleted");
+        self.model.begin_at(start);
         assert!(self.epoch < log.leader_epoch(), "each opening has an epoch of its own");
         self.epoch = log.leader_epoch();
         Some((directory, log))
@@ -78,11 +84,12 @@ impl Lives {
     fn live(&mut self, directory: &Directory, mut log: Log, can_read: bool) -> bool {
         let syncer = log.syncer();
         for _ in 0..self.numbers.below(12) {
-            let works = match self.numbers.below(10) {
+            let works = match self.numbers.below(11) {
                 0..5 => self.append(&mut log),
                 5..7 => syncer.sync().map(|end| self.durable = end.get()).is_ok(),
                 7 => log.roll().is_ok(),
                 8 => directory.persist_points().is_ok(),
+                9 => self.delete(&mut log),
                 _ if !can_read => true,
                 _ => {
                     self.model.check_all(&log.reader(), 600);
@@ -117,6 +124,18 @@ impl Lives {
         let (appended, error) = log.append(&batches, NOW);
         self.model.append(&batches, &appended, log.leader_epoch());
         error.is_none()
+    }
+
+    /// Deletes something; after an error it may be gone at the next opening.
+    fn delete(&mut self, log: &mut Log) -> bool {
+        let before = self.numbers.below(log.end().get() + 1);
+        let deleted = log.delete_before(Offset::new(before));
+        let start = log.reader().start().get();
+        let bases = self.model.batches.iter().map(|batch| batch.base);
+        let most = bases.filter(|base| *base <= before).max().unwrap_or_default();
+        self.start_max = self.start_max.max(most).max(start);
+        self.model.begin_at(start);
+        deleted.is_ok()
     }
 
     fn fault(&mut self) -> Option<Fault> {

@@ -5,6 +5,7 @@ mod beside;
 mod clean;
 mod crash;
 mod damage;
+mod delete;
 mod directory;
 mod faults;
 mod given;

@@ -54,6 +54,8 @@ impl ModelBatch {
 /// A log as one imagines it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
+    /// Where it begins: what lies below is not read any more.
+    pub(crate) start: u64,
     pub(crate) batches: Vec<ModelBatch>,
 }
 
@@ -81,6 +83,14 @@ impl Model {
         }
     }
 
+    /// What was deleted before is deleted; where it begins now must be where a batch does, or the end.
+    #[track_caller]
+    pub(crate) fn begin_at(&mut self, start: u64) {
+        let is_between = start == self.end() || self.batches.iter().any(|it| it.base == start);
+        assert!(self.start <= start && is_between, "{start} behind {}", self.start);
+        self.start = start;
+    }
+
     /// Forgets what begins at or behind `end`, which must lie between batches.
     #[track_caller]
     pub(crate) fn truncate(&mut self, end: u64) {
@@ -95,10 +105,11 @@ impl Model {
         let (from, limit) = (request.from.get(), request.limit.get());
         match reader.read(request) {
             Err(ReadError::OutOfRange { .. }) => {
-                assert!(from > self.end(), "{from} is within the log");
+                assert!(from < self.start || self.end() < from, "{from} is within the log");
                 from
             }
             Err(error) => panic!("{request:?}: {error}"),
+            Ok(_) if from < self.start => panic!("{request:?} is read, and was deleted"),
             Ok(Read::End) => {
                 assert!(from >= limit.min(self.end()), "{request:?} has not reached its end");
                 from
@@ -127,9 +138,9 @@ impl Model {
     /// Reads everything, in pieces of some `bytes_max`.
     #[track_caller]
     pub(crate) fn check_all(&self, reader: &LogReader, bytes_max: usize) {
-        assert_eq!(reader.end().get(), self.end());
+        assert_eq!((reader.start().get(), reader.end().get()), (self.start, self.end()));
         let limit = Offset::new(self.end());
-        let mut from = 0;
+        let mut from = self.start;
         while from < self.end() {
             from =
                 self.check_read(reader, &ReadRequest { from: Offset::new(from), limit, bytes_max });
@@ -139,6 +150,9 @@ impl Model {
     /// The first record below `limit` whose timestamp is `timestamp` or later.
     pub(crate) fn find_timestamp(&self, timestamp: Timestamp, limit: Offset) -> Option<Found> {
         let records = self.batches.iter().flat_map(ModelBatch::records);
-        records.filter(|found| found.offset < limit).find(|found| found.timestamp >= timestamp)
+        let start = Offset::new(self.start);
+        records
+            .filter(|found| start <= found.offset && found.offset < limit)
+            .find(|found| found.timestamp >= timestamp)
     }
 }

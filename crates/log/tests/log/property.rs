@@ -19,6 +19,7 @@ enum Step {
     Append { batches: Vec<Vec<NewRecord>>, now: i64 },
     Sync,
     Roll,
+    Delete { before: f64 },
     Read { from: f64, limit: f64, bytes_max: usize },
     FindTimestamp { timestamp: i64, limit: f64 },
     Close,
@@ -42,6 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(batches, now)| Step::Append { batches, now }),
         2 => Just(Step::Sync),
         1 => Just(Step::Roll),
+        1 => part().prop_map(|before| Step::Delete { before }),
         4 => (part(), part(), prop_oneof![Just(0), 1..5_000usize, Just(usize::MAX)])
             .prop_map(|(from, limit, bytes_max)| Step::Read { from, limit, bytes_max }),
         4 => (-70..70i64, part())
@@ -138,6 +140,12 @@ impl Pair {
                 assert_eq!(end.get(), self.model.end());
             }
             Step::Roll => self.log().roll().expect("it rolls"),
+            Step::Delete { before } => {
+                let before = self.offset(before);
+                let deleted = self.log().delete_before(before).expect("nothing is wrong");
+                assert!(deleted.start <= before || deleted.segments == 0);
+                self.model.begin_at(deleted.start.get());
+            }
             Step::Read { from, limit, bytes_max } => {
                 let (from, limit) = (self.offset(from), self.offset(limit));
                 let reader = self.log().reader();

@@ -40,8 +40,18 @@ impl Life {
             if step == 2 {
                 let rolled = self.given.log.roll().err();
                 self.note(rolled);
+                self.delete();
             }
         }
+    }
+
+    /// Deletes what lies before the last segments; after a failure that may have been done or not.
+    fn delete(&mut self) {
+        let before = self.durable.saturating_sub(9);
+        let deleted = self.given.log.delete_before(Offset::new(before));
+        self.note(deleted.err());
+        self.model.begin_at(self.given.log.reader().start().get());
+        self.check();
     }
 
     fn append(&mut self, batches: u64) {
@@ -57,7 +67,7 @@ impl Life {
         if !self.given.log.syncer().is_poisoned() {
             return self.model.check_all(&reader, 1 << 20);
         }
-        let (mut from, limit) = (0, Offset::new(self.durable));
+        let (mut from, limit) = (self.model.start, Offset::new(self.durable));
         while from < self.durable {
             let request = ReadRequest { from: Offset::new(from), limit, bytes_max: 1 };
             from = self.model.check_read(&reader, &request);
@@ -112,6 +122,7 @@ impl Ended {
         let end = given.log.end().get();
         assert!(durable <= end, "the log ends at {end}, {durable} was synced");
         model.truncate(end);
+        model.begin_at(given.log.reader().start().get());
         model.check_all(&given.log.reader(), 1 << 20);
         Life { given, model, marks, durable: end, failures: Vec::new() }
     }
