@@ -27,6 +27,7 @@ mod shared;
 mod spare;
 mod sync;
 mod trim;
+mod unread;
 pub mod verify;
 pub mod vfs;
 
@@ -46,3 +47,4 @@ pub use segment::{SegmentHeader, SegmentHeaderError};
 pub use sync::{LogSyncer, SyncError};
 pub use taffrail_model::LogId;
 pub use trim::ReadRequest;
+pub use unread::Unread;

@@ -92,6 +92,12 @@ impl LogReader {
         Self { shared }
     }
 
+    /// The files as they are now. Whoever asks for the log's start behind it gets one that is not before
+    /// that of the list.
+    pub(crate) fn segments(&self) -> Arc<Segments> {
+        self.shared.segments.load_full()
+    }
+
     /// Offset of the first record.
     pub fn start(&self) -> Offset {
         self.shared.log_start()
@@ -155,7 +161,7 @@ impl LogReader {
     }
 
     /// What was deleted while somebody read it is not damaged, and not missing.
-    fn explain(&self, from: Offset, error: ReadError) -> ReadError {
+    pub(crate) fn explain(&self, from: Offset, error: ReadError) -> ReadError {
         let start = self.start();
         if from < start {
             return ReadError::OutOfRange { from, start, end: self.end() };
@@ -242,7 +248,7 @@ impl LogReader {
 }
 
 /// A segment to read from.
-enum Source {
+pub(crate) enum Source {
     Sealed(Arc<SealedSegment>),
     Active(Arc<ActiveSegment>),
 }
@@ -262,7 +268,7 @@ impl Source {
         (offset < segment.end_offset).then(|| Self::Sealed(Arc::clone(segment)))
     }
 
-    fn header(&self) -> &SegmentHeader {
+    pub(crate) fn header(&self) -> &SegmentHeader {
         match self {
             Self::Sealed(segment) => &segment.header,
             Self::Active(segment) => &segment.header,
@@ -276,26 +282,34 @@ impl Source {
         }
     }
 
-    fn end(&self) -> Offset {
+    pub(crate) fn end(&self) -> Offset {
         match self {
             Self::Sealed(segment) => segment.end_offset,
             Self::Active(segment) => segment.written().end,
         }
     }
 
-    fn length(&self) -> u64 {
+    /// Where its batches begin.
+    pub(crate) fn header_bytes(&self) -> u64 {
+        match self {
+            Self::Sealed(segment) => segment.header_bytes,
+            Self::Active(segment) => segment.header_bytes,
+        }
+    }
+
+    pub(crate) fn length(&self) -> u64 {
         match self {
             Self::Sealed(segment) => segment.length,
             Self::Active(segment) => segment.written().position,
         }
     }
 
-    fn io(&self, source: io::Error) -> ReadError {
+    pub(crate) fn io(&self, source: io::Error) -> ReadError {
         ReadError::Io { path: self.path(), source }
     }
 
     /// What is known of a sealed segment.
-    fn known(&self) -> Result<Option<Arc<Known>>, ReadError> {
+    pub(crate) fn known(&self) -> Result<Option<Arc<Known>>, ReadError> {
         match self {
             Self::Sealed(segment) => segment.known().map(Some).map_err(|error| self.io(error)),
             Self::Active(_) => Ok(None),
@@ -303,19 +317,17 @@ impl Source {
     }
 
     /// Where to begin to look for `offset`: a position, and the base offset of the batch there.
-    fn floor(&self, known: Option<&Known>, offset: Offset) -> (u64, Offset) {
-        let (entry, header_bytes) = match self {
-            Self::Sealed(segment) => {
-                (known.and_then(|known| known.index.floor(offset)), segment.header_bytes)
-            }
-            Self::Active(segment) => (segment.floor(offset), segment.header_bytes),
+    pub(crate) fn floor(&self, known: Option<&Known>, offset: Offset) -> (u64, Offset) {
+        let entry = match self {
+            Self::Sealed(_) => known.and_then(|known| known.index.floor(offset)),
+            Self::Active(segment) => segment.floor(offset),
         };
-        let begin = (header_bytes, self.header().base_offset);
+        let begin = (self.header_bytes(), self.header().base_offset);
         entry.map_or(begin, |entry| (entry.position, entry.offset))
     }
 
     /// Reads a range; the second value says whether it is known to be sound.
-    fn bytes(
+    pub(crate) fn bytes(
         &self,
         known: Option<&Known>,
         position: u64,
@@ -409,7 +421,7 @@ impl Source {
         Ok(None)
     }
 
-    fn file(&self) -> Result<Arc<dyn File>, ReadError> {
+    pub(crate) fn file(&self) -> Result<Arc<dyn File>, ReadError> {
         match self {
             Self::Sealed(segment) => segment.open().map_err(|error| self.io(error)),
             Self::Active(segment) => Ok(Arc::clone(&segment.file)),

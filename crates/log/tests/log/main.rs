@@ -20,4 +20,5 @@ mod reserved;
 mod salvage;
 mod spare;
 mod torn;
+mod unread;
 mod verify;

@@ -1,8 +1,10 @@
 //! A log as one imagines it: batches in a list. The real one is held against it.
 
-use taffrail_log::{Appended, Found, LogReader, NewBatch, Read, ReadError, ReadRequest};
+use taffrail_log::{Appended, Found, LogReader, NewBatch, Read, ReadError, ReadRequest, Unread};
 use taffrail_model::batch::{Batch, Batches};
 use taffrail_model::{LeaderEpoch, Offset, Timestamp};
+
+use crate::given::bytes_on_disk;
 
 /// A batch as it was appended.
 #[derive(Clone, Debug)]
@@ -145,6 +147,25 @@ impl Model {
             from =
                 self.check_read(reader, &ReadRequest { from: Offset::new(from), limit, bytes_max });
         }
+    }
+
+    /// Holds what is said of the batches between two offsets against the list.
+    #[track_caller]
+    pub(crate) fn check_unread(&self, reader: &LogReader, from: Offset, limit: Offset) {
+        let unread = match reader.unread(from, limit) {
+            Ok(unread) => unread,
+            Err(ReadError::OutOfRange { .. }) => {
+                assert!(from.get() < self.start || self.end() < from.get(), "{from} is within");
+                return;
+            }
+            Err(error) => panic!("{from} to {limit}: {error}"),
+        };
+        let batches = self.batches.iter().filter(|it| from.get() < it.end());
+        let batches: Vec<_> = batches.take_while(|it| it.base < limit.get()).collect();
+        let batches = if from < limit { &batches[..] } else { &[] };
+        let bytes = batches.iter().map(|it| bytes_on_disk(&it.batch) as u64).sum();
+        let append_time = batches.first().map(|it| it.append_time);
+        assert_eq!(unread, Unread { bytes, append_time }, "{from} to {limit}");
     }
 
     /// The first record below `limit` whose timestamp is `timestamp` or later.

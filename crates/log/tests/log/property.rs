@@ -22,6 +22,7 @@ enum Step {
     Delete { before: f64 },
     Read { from: f64, limit: f64, bytes_max: usize },
     FindTimestamp { timestamp: i64, limit: f64 },
+    Unread { from: f64, limit: f64 },
     Close,
     Kill,
     LoseIndex { which: usize },
@@ -48,6 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(from, limit, bytes_max)| Step::Read { from, limit, bytes_max }),
         4 => (-70..70i64, part())
             .prop_map(|(timestamp, limit)| Step::FindTimestamp { timestamp, limit }),
+        4 => (part(), part()).prop_map(|(from, limit)| Step::Unread { from, limit }),
         1 => Just(Step::Close),
         1 => Just(Step::Kill),
         1 => any::<usize>().prop_map(|which| Step::LoseIndex { which }),
@@ -150,6 +152,11 @@ impl Pair {
                 let (from, limit) = (self.offset(from), self.offset(limit));
                 let reader = self.log().reader();
                 self.model.check_read(&reader, &ReadRequest { from, limit, bytes_max });
+            }
+            Step::Unread { from, limit } => {
+                let (from, limit) = (self.offset(from), self.offset(limit));
+                let reader = self.log().reader();
+                self.model.check_unread(&reader, from, limit);
             }
             Step::FindTimestamp { timestamp, limit } => {
                 let limit = self.offset(limit);
