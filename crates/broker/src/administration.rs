@@ -18,7 +18,7 @@ use crate::catalog::{Catalog, CatalogError, Command, Topic, TopicSettings};
 use crate::coordinator::CommandError;
 use crate::partition::{Partition, PartitionStatus};
 use crate::produce::ProduceError;
-use crate::topics::ServedTopic;
+use crate::topics::{ServedTopic, Topics};
 
 impl Broker {
     /// Runs a change to its end, whatever becomes of the caller.
@@ -100,7 +100,8 @@ impl Broker {
             return Err(CatalogError::Recovering(name.to_string()));
         }
         self.command(Command::Delete { name: name.clone() }).await?;
-        self.shared.topics.store(Arc::new(self.shared.topics.load().without(&name)));
+        self.publish(self.shared.topics.load().without(&name));
+        self.tell_groups();
         let partitions = served.partitions.clone();
         let delete = move || partitions.iter().for_each(|partition| partition.delete());
         self.threads.on_admin_thread(delete).await;
@@ -169,11 +170,24 @@ impl Broker {
         })
     }
 
+    /// Serves these topics from now on. Groups know of them before anybody can commit to them.
+    pub(crate) fn publish(&self, topics: Topics) {
+        self.shared.groups.set_topics(&topics);
+        self.shared.topics.store(Arc::new(topics));
+    }
+
+    /// Lets groups follow the topics; nobody waits for that.
+    fn tell_groups(&self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move { shared.groups.follow(shared.now()).await });
+    }
+
     fn serve(&self, topic: Topic, partitions: Vec<Arc<Partition>>) -> TopicDescription {
         let served = ServedTopic { topic, partitions };
         let description = TopicDescription::of(&served);
-        self.shared.topics.store(Arc::new(self.shared.topics.load().with(served)));
+        self.publish(self.shared.topics.load().with(served));
         self.share_tail_memory();
+        self.tell_groups();
         description
     }
 

@@ -16,6 +16,10 @@ use crate::config::BrokerConfig;
 use crate::consume::{ConsumeEvent, ConsumeSession};
 use crate::coordinator::Coordinator;
 use crate::fetch::{self, FetchError, FetchRequest, FetchResult, OffsetFound, Position};
+use crate::group::{
+    self, Assignment, CommittedOffset, GroupDescription, GroupError, GroupSummary, Heartbeat,
+    MemberStream, OffsetCommit, OffsetReset, ResetOffsets,
+};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::partition::{LogThreads, PartitionDescription};
@@ -121,6 +125,82 @@ impl Broker {
     ) -> Result<OffsetFound, FetchError> {
         let partition = fetch::partition(&self.shared, topic, partition)?;
         fetch::find(&partition, position).await
+    }
+
+    // -------------------------------------------------------------------------------- groups
+
+    /// Takes a sign of life of a group's member, which joins, stays or leaves; says what it is to read.
+    ///
+    /// # Errors
+    /// If it is no member any more, what it says makes no sense, or the disk refuses.
+    pub async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Assignment, GroupError> {
+        group::heartbeat(&self.shared, heartbeat).await
+    }
+
+    /// A member's stream of heartbeats.
+    pub fn member_stream(&self) -> MemberStream {
+        MemberStream::new(Arc::clone(&self.shared))
+    }
+
+    /// Commits how far a member has come; or, if `member` is empty, somebody outside of a group that
+    /// has none. Durable on return; a result for each.
+    ///
+    /// # Errors
+    /// If nothing at all was committed: the member is none any more, or the disk refuses.
+    pub async fn commit_offsets(
+        &self,
+        group: &str,
+        member: &str,
+        offsets: Vec<OffsetCommit>,
+    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        group::commit(&self.shared, group, member, offsets).await
+    }
+
+    /// What a group has committed, of these partitions or of all, ascending by topic and number.
+    ///
+    /// # Errors
+    /// If there is no such group.
+    pub async fn committed_offsets(
+        &self,
+        group: &str,
+        partitions: &[(String, PartitionIndex)],
+    ) -> Result<Vec<CommittedOffset>, GroupError> {
+        group::committed(&self.shared, group, partitions).await
+    }
+
+    /// All groups, ascending by name.
+    ///
+    /// # Errors
+    /// If what is known of them cannot be used.
+    pub async fn list_groups(&self) -> Result<Vec<GroupSummary>, GroupError> {
+        group::list(&self.shared).await
+    }
+
+    /// A group: its members, how far behind it is, and why nothing is being delivered.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn describe_group(&self, group: &str) -> Result<GroupDescription, GroupError> {
+        group::describe(&self.shared, group).await
+    }
+
+    /// Moves a group's committed offsets: all or none. Durable on return.
+    ///
+    /// # Errors
+    /// If it has members and it is not forced, there is no such place, or the disk refuses.
+    pub async fn reset_offsets(
+        &self,
+        request: ResetOffsets,
+    ) -> Result<Vec<OffsetReset>, GroupError> {
+        group::reset(&self.shared, request).await
+    }
+
+    /// Forgets a group and what it has committed. Durable on return.
+    ///
+    /// # Errors
+    /// If there is none, or it has members.
+    pub async fn delete_group(&self, group: &str) -> Result<(), GroupError> {
+        group::delete(&self.shared, group).await
     }
 
     // -------------------------------------------------------------------------------- topics

@@ -25,6 +25,8 @@ pub struct BrokerConfig {
     pub reader_threads: usize,
     /// How far in the future a record's timestamp may lie.
     pub timestamp_ahead: Duration,
+    /// How long a group is remembered that nobody is in and nobody commits to; zero: for ever.
+    pub group_retention: Duration,
 }
 
 impl Default for BrokerConfig {
@@ -39,6 +41,7 @@ impl Default for BrokerConfig {
             committer_threads: 8,
             reader_threads: 4,
             timestamp_ahead: limits::TIMESTAMP_AHEAD_DEFAULT,
+            group_retention: limits::GROUP_RETENTION_DEFAULT,
         }
     }
 }

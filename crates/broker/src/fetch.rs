@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use taffrail_log::{Found, Read, ReadError};
+use taffrail_log::{Found, Read, ReadError, Unread};
 use taffrail_model::{Gap, NameError, Offset, PartitionIndex, Timestamp, TopicName, limits};
 use tokio::time::sleep;
 
@@ -400,9 +400,18 @@ pub(crate) async fn find(
     Ok(OffsetFound { offset, timestamp, log_start, high_watermark })
 }
 
+/// What of a partition lies behind an offset.
+pub(crate) async fn unread(partition: &Partition, from: Offset) -> Result<Unread, FetchError> {
+    partition.readable_at(from).map_err(|error| read_error(partition, error))?;
+    if from > partition.high_watermark() {
+        return Err(out_of_range(partition, from));
+    }
+    partition.unread(from).await.map_err(|error| read_error(partition, error))
+}
+
 /// Why there is nothing at an offset. What a partition that takes no appends has lost at its end may
 /// be found again, by being opened anew: nobody should begin anew because of that.
-fn out_of_range(partition: &Partition, offset: Offset) -> FetchError {
+pub(crate) fn out_of_range(partition: &Partition, offset: Offset) -> FetchError {
     // First: the watermark of an open log is known before the log is there.
     let status = partition.status();
     let (start, end) = (partition.log_start(), partition.high_watermark());

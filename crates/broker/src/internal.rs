@@ -16,6 +16,12 @@ pub(crate) const CATALOG: Internal =
 /// Holds who idempotent producers are.
 pub(crate) const PRODUCERS: Internal =
     Internal { name: "__producers", label: "__producers/0", id: internal_id(1) };
+/// Holds who is in which consumer group, and how far each has come.
+pub(crate) const GROUPS: Internal =
+    Internal { name: "__groups", label: "__groups/0", id: internal_id(2) };
+
+/// All of them.
+pub(crate) const ALL: [Internal; 3] = [CATALOG, PRODUCERS, GROUPS];
 
 impl Internal {
     /// Its log.

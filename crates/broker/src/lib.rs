@@ -8,6 +8,7 @@
 //! - `produce/`: a producer's requests, in order
 //! - `producers/`: who idempotent producers are
 //! - `consume/`: a consumer's stream: positions and credit
+//! - `group/`: consumer groups: who reads which partition, and how far each has come
 //! - `coordinator/`: runs a state machine whose state is itself a log
 //! - `repair/`: builds the broker's own logs anew, without a broker
 
@@ -20,7 +21,6 @@ mod consume;
 mod coordinator;
 mod crew;
 mod fetch;
-#[allow(dead_code)]
 mod group;
 mod internal;
 mod memory;
@@ -43,10 +43,18 @@ pub use catalog::{
 };
 pub use clock::{Clock, Stopwatch, SystemClock};
 pub use config::{BrokerConfig, ConfigError};
-pub use consume::{ConsumeCommand, ConsumeEvent, ConsumeSession, Subscription};
+pub use consume::{
+    ConsumeCommand, ConsumeEvent, ConsumeSession, Subscription, SubscriptionError,
+};
 pub use crew::{Crew, Turns};
 pub use fetch::{
     FetchError, FetchPartition, FetchRequest, FetchResult, Fetched, Message, OffsetFound, Position,
+};
+pub use group::{
+    AssignedPartition, Assignment, Assignor, AwaitedPartition, CommittedOffset, DeliveryState,
+    GroupDescription, GroupError, GroupReader, GroupRefusal, GroupSummary, Heartbeat, Join,
+    MemberDescription, MemberStream, OffsetCommit, OffsetReset, PartitionLag, Rates, ResetOffsets,
+    ResetTo,
 };
 pub use memory::{Charge, MemoryBudget};
 pub use metrics::{Histogram, Metrics};

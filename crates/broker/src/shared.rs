@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::config::BrokerConfig;
+use crate::group::Groups;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::producers::Producers;
@@ -23,6 +24,7 @@ pub(crate) struct Shared {
     pub(crate) read_memory: MemoryBudget,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) producers: Producers,
+    pub(crate) groups: Groups,
     stopping: watch::Sender<bool>,
 }
 
@@ -33,6 +35,7 @@ impl Shared {
         topics: Topics,
         metrics: Arc<Metrics>,
         producers: Producers,
+        groups: Groups,
     ) -> Self {
         Self {
             produce_memory: MemoryBudget::new(config.memory_bytes / 2),
@@ -43,6 +46,7 @@ impl Shared {
             clock,
             metrics,
             producers,
+            groups,
         }
     }
 
@@ -60,8 +64,13 @@ impl Shared {
 
     /// Returns when the broker is going away.
     pub(crate) async fn stopping(&self) {
+        self.stop().await;
+    }
+
+    /// The same, for whoever does not hold the broker meanwhile.
+    pub(crate) fn stop(&self) -> impl Future<Output = ()> + use<> {
         let mut stopping = self.stopping.subscribe();
-        // It ends only with the broker itself, which is as good.
-        drop(stopping.wait_for(|is_stopping| *is_stopping).await);
+        // It ends with the broker itself too, which is as good.
+        async move { drop(stopping.wait_for(|is_stopping| *is_stopping).await) }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use taffrail_log::vfs::Vfs;
-use taffrail_log::{Directory, DirectoryError, DirectoryOptions};
-use taffrail_model::{LogId, PartitionIndex, ProducerId, TopicId, TopicName, limits};
+use taffrail_log::{LogConfig, Directory, DirectoryError, DirectoryOptions};
+use taffrail_model::{LogId, PartitionIndex, ProducerId, Timestamp, TopicId, TopicName, limits};
 use tokio::sync::Mutex;
 
 use crate::broker::Broker;
@@ -16,7 +16,8 @@ use crate::clock::{Clock, Stopwatch};
 use crate::config::{BrokerConfig, ConfigError};
 use crate::coordinator::{Coordinator, JournalError};
 use crate::crew::Crew;
-use crate::internal::{CATALOG, Internal, PRODUCERS};
+use crate::group::{self, Groups};
+use crate::internal::{self, CATALOG, GROUPS, Internal, PRODUCERS};
 use crate::metrics::Metrics;
 use crate::opening::open_partition;
 use crate::partition::{LogThreads, Partition, PartitionStatus, ThreadsConfig};
@@ -86,10 +87,11 @@ impl Broker {
     ) -> Result<Arc<Self>, StartError> {
         config.validate()?;
         let Machine { vfs, clock, crew } = machine;
-        let first_logs = [CATALOG, PRODUCERS].map(|internal| (internal.log(), internal.label));
+        let first_logs = internal::ALL.map(|internal| (internal.log(), internal.label));
         let options = DirectoryOptions { path, init, first_logs: &first_logs, now: clock.now() };
         let directory = Arc::new(Directory::open(vfs, &options)?);
         let has_spare = keep_spare(&directory, config.spare_bytes, true);
+        make_groups(&directory, clock.now());
         let metrics = Arc::<Metrics>::default();
         let threads = LogThreads::start(ThreadsConfig {
             writers: config.writer_threads,
@@ -114,8 +116,12 @@ impl Broker {
         let partition = Arc::clone(&served.partitions[0]);
         let producers = Producers::start(damage_of(&partition).map_or(Ok(partition), Err)).await;
         let topics = topics.with(served);
+        let served = open_internal(&GROUPS, &directory, &threads);
+        let partition = Arc::clone(&served.partitions[0]);
+        let groups = Groups::start(damage_of(&partition).map_or(Ok(partition), Err)).await;
+        let topics = topics.with(served);
         let broker = Arc::new(Self {
-            shared: Arc::new(Shared::new(config, clock, topics, metrics, producers)),
+            shared: Arc::new(Shared::new(config, clock, topics, metrics, producers, groups)),
             directory,
             threads,
             catalog,
@@ -127,6 +133,8 @@ impl Broker {
             broker.finish_delete(id, partitions).await;
         }
         broker.serve_known(&known)?;
+        broker.shared.groups.follow(broker.shared.now()).await;
+        tokio::spawn(group::end_sessions(Arc::downgrade(&broker.shared)));
         keep_points(&broker, &crew, has_spare)?;
         Ok(broker)
     }
@@ -134,7 +142,7 @@ impl Broker {
     /// Serves the topics of the catalog; their logs are opened on log threads.
     fn serve_known(&self, known: &Catalog) -> Result<(), StartError> {
         let mut topics = Topics::clone(&self.shared.topics.load());
-        let mut named: Vec<_> = [CATALOG, PRODUCERS].iter().map(Internal::log).collect();
+        let mut named: Vec<_> = internal::ALL.iter().map(Internal::log).collect();
         for topic in known.topics() {
             let topic = topic?;
             if let Err(error) = topic.settings.check_request(self.shared.config.request_bytes_max) {
@@ -159,7 +167,7 @@ impl Broker {
         for partition in ours.flat_map(|served| &served.partitions) {
             self.threads.open(self.opening_of(partition));
         }
-        self.shared.topics.store(Arc::new(topics));
+        self.publish(topics);
         Ok(())
     }
 
@@ -183,6 +191,19 @@ impl Broker {
     }
 }
 
+/// Makes the log of groups where a version has been that knew none.
+fn make_groups(directory: &Directory, now: Timestamp) {
+    // If nothing is known of the other logs either, it may have been there.
+    let is_new = directory.point(CATALOG.log()).is_some() && directory.point(GROUPS.log()).is_none();
+    if is_new
+        && let Err(error) =
+            directory.create_log(GROUPS.log(), GROUPS.label, LogConfig::default(), now)
+        && error.kind() != io::ErrorKind::AlreadyExists
+    {
+        tracing::error!(%error, "the log of consumer groups cannot be made");
+    }
+}
+
 /// Opens a topic of the broker's own, before all others.
 fn open_internal(
     internal: &Internal,
@@ -198,7 +219,7 @@ fn open_internal(
         partitions: 1,
         overrides: std::collections::BTreeMap::new(),
         settings,
-        created: taffrail_model::Timestamp::default(),
+        created: Timestamp::default(),
     };
     let index = PartitionIndex::new(0);
     let partition = Partition::new(name, index, internal.log(), settings, Arc::clone(threads));

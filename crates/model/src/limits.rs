@@ -140,6 +140,42 @@ pub const PARTITION_PRODUCERS_MAX: usize = 4_096;
 /// How long a partition remembers an idempotent producer that sends nothing.
 pub const PRODUCER_EXPIRY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// Consumer groups of one broker.
+pub const GROUPS_MAX: usize = 10_000;
+
+/// Bytes of a group's name.
+pub const GROUP_NAME_BYTES_MAX: usize = 200;
+
+/// Members of one consumer group.
+pub const GROUP_MEMBERS_MAX: usize = 5_000;
+
+/// Topics and patterns that a member of a group reads.
+pub const GROUP_TOPICS_MAX: usize = 100;
+
+/// Bytes of a member's id, of its instance's and of what it calls itself.
+pub const MEMBER_ID_BYTES_MAX: usize = 200;
+
+/// Offsets in one commit.
+pub const COMMIT_OFFSETS_MAX: usize = 1_000;
+
+/// Bytes of what is committed with an offset.
+pub const OFFSET_METADATA_BYTES_MAX: usize = 1 << 10;
+
+/// Bytes that the committed offsets of all groups take in memory: a million without metadata.
+pub const GROUP_OFFSETS_BYTES_MAX: usize = 64 << 20;
+
+/// How long a member of a group may be silent, by default.
+pub const SESSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// The least that it can be.
+pub const SESSION_TIMEOUT_FLOOR: Duration = Duration::from_millis(500);
+
+/// The most.
+pub const SESSION_TIMEOUT_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// How long a group is remembered that nobody is in and nobody commits to, by default.
+pub const GROUP_RETENTION_DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// Bytes of requests and answers in memory over all connections, by default.
 pub const MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
 

@@ -5,16 +5,19 @@
 //! subscriptions take turns. A seek gives a subscription a new number, so what was on its way under
 //! the old one can be told apart.
 
+mod seat;
 mod session;
 mod subscription;
 
 use bytes::Bytes;
 use taffrail_model::{Gap, Offset, PartitionIndex, Timestamp};
 
+pub(crate) use seat::{Delivery, Seat};
 pub use session::ConsumeSession;
 pub use subscription::Subscription;
 
 use crate::fetch::{FetchError, Message, Position};
+use crate::group::{GroupError, GroupReader};
 use crate::memory::Charge;
 
 /// What a consumer says.
@@ -34,6 +37,8 @@ pub enum ConsumeCommand {
         resume: bool,
         /// The messages that carry its batches.
         message: Message,
+        /// The group that it is read for.
+        reader: Option<GroupReader>,
     },
     /// Allows to send so many more bytes.
     Grant {
@@ -64,6 +69,17 @@ pub enum ConsumeCommand {
         /// Its number.
         subscription: u64,
     },
+}
+
+/// Why a subscription ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SubscriptionError {
+    /// The partition cannot be read there.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The group that it is read for refuses.
+    #[error(transparent)]
+    Group(#[from] GroupError),
 }
 
 /// What the broker says to a consumer.
@@ -103,7 +119,7 @@ pub enum ConsumeEvent {
         /// The subscription.
         subscription: u64,
         /// What happened.
-        error: FetchError,
+        error: SubscriptionError,
     },
     /// A command that makes no sense; it changed nothing.
     Rejected {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
 use futures_util::future::{Aborted, BoxFuture, abortable};
@@ -12,9 +12,11 @@ use taffrail_model::{Gap, GapReason, Offset, limits};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::subscription::{Active, IdleHandle, Turn};
-use super::{ConsumeCommand, ConsumeEvent};
-use crate::fetch::{self, FetchError, Position, find, read};
+use super::seat::{Delivery, Seat};
+use super::subscription::{Active, IdleHandle, Taken, Turn};
+use super::{ConsumeCommand, ConsumeEvent, SubscriptionError};
+use crate::fetch::{self, Position, find, read};
+use crate::group::{GroupError, GroupReader, GroupRefusal};
 use crate::shared::Shared;
 
 /// Bytes of one delivery, at the most, but for a single batch.
@@ -28,7 +30,11 @@ pub struct ConsumeSession {
     ready: VecDeque<u64>,
     /// Subscriptions at their partition's end, until it moves.
     idle: FuturesUnordered<BoxFuture<'static, Result<u64, Aborted>>>,
+    /// Subscriptions that read for a group, until the partition is another member's.
+    lost: FuturesUnordered<BoxFuture<'static, u64>>,
     credit_bytes: i64,
+    /// Whether there is credit, for whoever describes a group.
+    has_credit: Arc<AtomicBool>,
     events: mpsc::Sender<ConsumeEvent>,
 }
 
@@ -45,7 +51,9 @@ impl ConsumeSession {
             active: BTreeMap::new(),
             ready: VecDeque::new(),
             idle: FuturesUnordered::new(),
+            lost: FuturesUnordered::new(),
             credit_bytes: 0,
+            has_credit: Arc::default(),
             events,
         }
     }
@@ -78,6 +86,7 @@ impl ConsumeSession {
                     None => return,
                 },
                 _ = heartbeat.tick() => self.beat().await,
+                Some(lost) = self.lost.next() => self.lose(lost).await,
                 Some(woken) = self.idle.next() => {
                     // What was aborted is a subscription that moved or ended.
                     if let Ok(subscription) = woken {
@@ -110,6 +119,7 @@ impl ConsumeSession {
             && !matches!(active.turn, Turn::Ready)
         {
             active.turn = Turn::Ready;
+            active.note(Delivery::Delivering);
             self.ready.push_back(subscription);
         }
     }
@@ -123,23 +133,33 @@ impl ConsumeSession {
                 position,
                 resume,
                 message,
+                reader,
             } => {
                 if let Err(cause) = self.check_new(subscription) {
                     return self.reject(subscription, cause).await;
                 }
                 let partition = match fetch::partition(&self.shared, &topic, partition) {
                     Ok(partition) => partition,
-                    Err(error) => return self.fail(subscription, error).await,
+                    Err(error) => return self.fail(subscription, error.into()).await,
                 };
                 let next = Offset::ZERO;
                 let turn = Turn::None;
-                let active = Active { partition, next, message, is_paused: false, turn };
+                let mut active =
+                    Active { partition, next, message, is_paused: false, turn, seat: None };
+                let (mut position, mut resume) = (position, resume);
+                if let Some(reader) = reader {
+                    match self.sit_down(subscription, &mut active, reader).await {
+                        Ok(None) => {}
+                        Ok(Some(offset)) => (position, resume) = (Position::Offset(offset), true),
+                        Err(error) => return self.fail(subscription, error.into()).await,
+                    }
+                }
                 self.begin(subscription, active, position, resume).await
             }
             ConsumeCommand::Grant { bytes } => {
                 let bytes = i64::try_from(bytes).unwrap_or(limits::CREDIT_BYTES_MAX);
                 let credit = self.credit_bytes.saturating_add(bytes);
-                self.credit_bytes = credit.min(limits::CREDIT_BYTES_MAX);
+                self.set_credit(credit.min(limits::CREDIT_BYTES_MAX));
                 Ok(())
             }
             ConsumeCommand::Seek { subscription, new_subscription, position } => {
@@ -150,7 +170,10 @@ impl ConsumeSession {
                     return self.reject(new_subscription, IN_USE).await;
                 }
                 match self.forget(subscription) {
-                    Some(active) => self.begin(new_subscription, active, position, false).await,
+                    Some(active) => {
+                        self.watch_seat(new_subscription, &active);
+                        self.begin(new_subscription, active, position, false).await
+                    }
                     None => Ok(()),
                 }
             }
@@ -179,6 +202,49 @@ impl ConsumeSession {
         Ok(())
     }
 
+    /// Gives a subscription its place among those that read for a group; says what that has committed.
+    async fn sit_down(
+        &mut self,
+        subscription: u64,
+        active: &mut Active,
+        reader: GroupReader,
+    ) -> Result<Option<Offset>, GroupError> {
+        let seat = Seat::new(Arc::clone(&self.has_credit));
+        let log = active.partition.log_id;
+        let committed = self.shared.groups.take_seat(&reader, log, &seat).await?;
+        if !reader.member.is_empty() {
+            active.seat = Some(Taken { seat, reader });
+            self.watch_seat(subscription, active);
+        }
+        Ok(committed)
+    }
+
+    fn watch_seat(&self, subscription: u64, active: &Active) {
+        if let Some(taken) = &active.seat {
+            let lost = taken.seat.lost();
+            self.lost.push(Box::pin(async move {
+                lost.await;
+                subscription
+            }));
+        }
+    }
+
+    /// Ends a subscription whose partition is another member's now.
+    async fn lose(&mut self, subscription: u64) -> Result<(), Gone> {
+        // It may have ended, or have another number.
+        let Some(Taken { reader, .. }) = self.forget(subscription).and_then(|it| it.seat) else {
+            return Ok(());
+        };
+        let GroupReader { group, member, epoch, .. } = reader;
+        let refusal = GroupRefusal::StaleMember { group, member, epoch, owner: None };
+        self.fail(subscription, GroupError::from(refusal).into()).await
+    }
+
+    fn set_credit(&mut self, credit_bytes: i64) {
+        self.credit_bytes = credit_bytes;
+        self.has_credit.store(credit_bytes > 0, Ordering::Relaxed);
+    }
+
     /// Puts a subscription to where it should begin, and says where that is.
     async fn begin(
         &mut self,
@@ -198,7 +264,7 @@ impl ConsumeSession {
         }
         let found = match find(&active.partition, position).await {
             Ok(found) => found,
-            Err(error) => return self.fail(subscription, error).await,
+            Err(error) => return self.fail(subscription, error.into()).await,
         };
         active.next = found.offset;
         active.turn = Turn::None;
@@ -218,6 +284,7 @@ impl ConsumeSession {
             return self.reject(subscription, "there is no such subscription").await;
         };
         active.is_paused = is_paused;
+        active.note(if is_paused { Delivery::Paused } else { Delivery::Delivering });
         self.wake(subscription);
         Ok(())
     }
@@ -245,7 +312,7 @@ impl ConsumeSession {
             Ok(Read::Batches { bytes, next }) => {
                 charge.resize(bytes.len());
                 active.next = next;
-                self.credit_bytes -= bytes.len() as i64;
+                self.set_credit(self.credit_bytes - bytes.len() as i64);
                 self.wake(subscription);
                 let high_watermark = partition.high_watermark();
                 Some(ConsumeEvent::Delivery { subscription, high_watermark, bytes, charge })
@@ -258,12 +325,13 @@ impl ConsumeSession {
             Ok(Read::End) => {
                 let (end_moves, handle) = abortable(partition.moved_beyond(from));
                 active.turn = Turn::Idle { _wait: IdleHandle(handle) };
+                active.note(Delivery::AtEnd);
                 self.idle.push(Box::pin(async move { end_moves.await.map(|()| subscription) }));
                 None
             }
             Err(error) => {
                 self.forget(subscription);
-                Some(ConsumeEvent::Failed { subscription, error })
+                Some(ConsumeEvent::Failed { subscription, error: error.into() })
             }
         }
     }
@@ -278,7 +346,7 @@ impl ConsumeSession {
         self.say(event).await
     }
 
-    async fn fail(&mut self, subscription: u64, error: FetchError) -> Result<(), Gone> {
+    async fn fail(&mut self, subscription: u64, error: SubscriptionError) -> Result<(), Gone> {
         self.say(ConsumeEvent::Failed { subscription, error }).await
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use futures_util::future::AbortHandle;
 use taffrail_model::Offset;
 
+use super::seat::{Delivery, Seat};
 use crate::fetch::Message;
+use crate::group::GroupReader;
 use crate::partition::Partition;
 
 /// Where one subscription stands.
@@ -29,6 +31,14 @@ pub(super) struct Active {
     pub(super) message: Message,
     pub(super) is_paused: bool,
     pub(super) turn: Turn,
+    pub(super) seat: Option<Taken>,
+}
+
+/// The seat of a subscription that reads for a group, and for whom.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) seat: Seat,
+    pub(super) reader: GroupReader,
 }
 
 /// Where a subscription stands among the others of its stream.
@@ -56,6 +66,13 @@ impl Drop for IdleHandle {
 }
 
 impl Active {
+    /// Says what is being delivered, if somebody wants to know.
+    pub(super) fn note(&self, delivery: Delivery) {
+        if let Some(taken) = &self.seat {
+            taken.seat.set(delivery);
+        }
+    }
+
     pub(super) fn describe(&self, subscription: u64) -> Subscription {
         Subscription {
             subscription,

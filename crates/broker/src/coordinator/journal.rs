@@ -1,7 +1,8 @@
 //! How a state machine's events and snapshots stand in its log.
 //!
-//! A record an event, its value JSON, its key `event`; a snapshot is one record with the key
-//! `snapshot` and the whole state as its value. A batch is what one command decided.
+//! A record an event, its value JSON, its key `event`; a batch is what one command decided. A snapshot
+//! is the whole state as JSON, in as many records as it takes: all but the last have the key
+//! `snapshot-part`, the last has `snapshot`. What stands between them makes the parts before it void.
 
 use std::sync::Arc;
 
@@ -16,12 +17,16 @@ use super::StateMachine;
 use crate::partition::{Partition, PartitionReadError};
 
 const EVENT: &[u8] = b"event";
+const SNAPSHOT_PART: &[u8] = b"snapshot-part";
 const SNAPSHOT: &[u8] = b"snapshot";
 /// A decision that changed nothing.
 const NOTHING: &[u8] = b"nothing";
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 1 << 20;
+
+/// Bytes of a part of a snapshot.
+const PART_BYTES: usize = 1 << 20;
 
 /// Why a state cannot be rebuilt.
 #[derive(Debug, thiserror::Error)]
@@ -34,25 +39,41 @@ pub(crate) enum JournalError {
     Record { topic: String, offset: Offset, cause: String },
 }
 
-/// Reads a state machine's log; also says where it ends, and how many events follow the snapshot.
+/// What a log says.
+#[derive(Debug)]
+pub(super) struct Replayed<S> {
+    pub(super) machine: S,
+    /// The offset of the next event.
+    pub(super) next: Offset,
+    pub(super) weight: Weight,
+}
+
+/// What stands in a log, in bytes: the last snapshot, and the events behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Weight {
+    pub(super) snapshot: u64,
+    pub(super) events: u64,
+}
+
+/// Reads a state machine's log.
 pub(super) async fn replay<S: StateMachine>(
     partition: &Arc<Partition>,
-) -> Result<(S, Offset, u64), JournalError> {
-    let mut machine = S::default();
-    let mut events = 0;
+) -> Result<Replayed<S>, JournalError> {
+    let mut replay = Replay::<S>::from_the_start();
     let mut next = partition.log_start();
     loop {
         match partition.read(next, READ_BYTES).await? {
-            Read::End => return Ok((machine, next, events)),
+            Read::End => {
+                let Replay { machine, weight, .. } = replay;
+                return Ok(Replayed { machine, next, weight });
+            }
             Read::Gap(gap) => next = gap.to,
             Read::Batches { bytes, next: behind } => {
                 for batch in Batches::received(bytes) {
                     let batch = batch.map_err(|error| damaged(partition, next, &error))?;
-                    let applied = apply_batch(&batch, &mut machine).map_err(
-                        |RecordError { offset, cause }| damaged(partition, offset, &cause),
-                    )?;
-                    let before = if applied.has_snapshot { 0 } else { events };
-                    events = before + applied.events;
+                    replay.apply(&batch).map_err(|RecordError { offset, cause }| {
+                        damaged(partition, offset, &cause)
+                    })?;
                 }
                 next = behind;
             }
@@ -68,42 +89,69 @@ pub(crate) struct RecordError {
     pub(crate) cause: String,
 }
 
-/// What a batch did to a state machine.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Applied {
-    /// Whether there was a snapshot, so that nothing before counts.
-    pub(crate) has_snapshot: bool,
-    /// Events behind the last snapshot, or all.
-    events: u64,
+/// A state machine that is being rebuilt from the records of its log.
+#[derive(Debug)]
+pub(crate) struct Replay<S> {
+    pub(crate) machine: S,
+    /// Whether the state is known: from the log's start, or from a snapshot on.
+    pub(crate) is_known: bool,
+    /// The parts of a snapshot that has not ended yet.
+    parts: Vec<u8>,
+    weight: Weight,
 }
 
-/// Applies the records of a batch.
-pub(crate) fn apply_batch<S: StateMachine>(
-    batch: &Batch,
-    machine: &mut S,
-) -> Result<Applied, RecordError> {
-    let mut applied = Applied::default();
-    let base_offset = batch.header.base_offset;
-    for record in batch.records() {
-        let record = record.map_err(|error| not_understood(base_offset, &error))?;
+impl<S: StateMachine> Replay<S> {
+    /// Reads a log from its start.
+    pub(crate) fn from_the_start() -> Self {
+        Self { is_known: true, ..Self::from_a_snapshot() }
+    }
+
+    /// Reads a log from somewhere: events before the first snapshot rest on what is not known.
+    pub(crate) fn from_a_snapshot() -> Self {
+        let (machine, parts, weight) = (S::default(), Vec::new(), Weight::default());
+        Self { machine, is_known: false, parts, weight }
+    }
+
+    /// Applies the records of a batch.
+    pub(crate) fn apply(&mut self, batch: &Batch) -> Result<(), RecordError> {
+        let base_offset = batch.header.base_offset;
+        for record in batch.records() {
+            let record = record.map_err(|error| not_understood(base_offset, &error))?;
+            self.apply_record(&record)?;
+        }
+        Ok(())
+    }
+
+    fn apply_record(&mut self, record: &RecordView<'_>) -> Result<(), RecordError> {
+        let value = record.value.unwrap_or_default();
+        let mut parts = std::mem::take(&mut self.parts);
         match record.key {
+            Some(SNAPSHOT_PART) => {
+                parts.extend_from_slice(value);
+                self.parts = parts;
+            }
             Some(SNAPSHOT) => {
-                *machine = parse(&record)?;
-                applied = Applied { has_snapshot: true, events: 0 };
+                parts.extend_from_slice(value);
+                self.machine = parse(record, &parts)?;
+                self.is_known = true;
+                self.weight = Weight { snapshot: parts.len() as u64, events: 0 };
             }
-            Some(EVENT) => {
-                machine.apply(&parse(&record)?);
-                applied.events += 1;
+            Some(EVENT) if self.is_known => {
+                self.machine.apply(&parse(record, value)?);
+                self.weight.events += value.len() as u64;
             }
-            Some(NOTHING) => {}
+            Some(EVENT | NOTHING) => {}
             _ => return Err(not_understood(record.offset, &"unknown kind of record")),
         }
+        Ok(())
     }
-    Ok(applied)
 }
 
-fn parse<T: serde::de::DeserializeOwned>(record: &RecordView<'_>) -> Result<T, RecordError> {
-    serde_json::from_slice(record.value.unwrap_or_default())
+fn parse<T: serde::de::DeserializeOwned>(
+    record: &RecordView<'_>,
+    json: &[u8],
+) -> Result<T, RecordError> {
+    serde_json::from_slice(json)
         .map_err(|error| not_understood(record.offset, &error))
 }
 
@@ -116,14 +164,25 @@ fn damaged(partition: &Partition, offset: Offset, cause: &dyn std::fmt::Display)
 }
 
 pub(super) fn encode_events(events: &[impl Serialize]) -> NewBatch {
-    if events.is_empty() {
-        return encode([(NOTHING, Vec::new())]);
-    }
     encode(events.iter().map(|event| (EVENT, to_json(event))))
 }
 
-pub(crate) fn encode_snapshot(machine: &impl Serialize) -> NewBatch {
-    encode([(SNAPSHOT, to_json(machine))])
+/// What changes nothing.
+pub(super) fn encode_nothing() -> NewBatch {
+    encode([(NOTHING, Vec::new())])
+}
+
+/// The batches of a snapshot: they must lie behind one another.
+pub(crate) fn encode_snapshot(machine: &impl Serialize) -> Vec<NewBatch> {
+    let json = to_json(machine);
+    let parts = json.chunks(PART_BYTES).collect::<Vec<_>>();
+    let count = parts.len();
+    let key = |index| if index + 1 == count { SNAPSHOT } else { SNAPSHOT_PART };
+    parts
+        .into_iter()
+        .enumerate()
+        .map(|(index, part)| encode([(key(index), part.to_vec())]))
+        .collect()
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {

@@ -6,7 +6,8 @@
 //! on a failed event can land behind it. When an append fails, memory is dropped and rebuilt from
 //! the committed part of the log.
 //!
-//! Now and then the whole state is appended as a snapshot; a start goes on from the last one.
+//! Whenever the events since the last snapshot weigh more than it did, the whole state is appended as
+//! a snapshot: so what snapshots cost grows in step with the events. A start goes on from the last one.
 
 mod journal;
 
@@ -23,10 +24,11 @@ use crate::clock::Stopwatch;
 use crate::partition::{AppendRequest, Order, Partition, PartitionStatus};
 use crate::produce::{Lane, Outcome, ProduceError, Reply};
 
-pub(crate) use journal::{JournalError, RecordError, apply_batch, encode_snapshot};
+pub(crate) use journal::{JournalError, RecordError, Replay, encode_snapshot};
+use journal::{Replayed, Weight};
 
-/// Events after which a snapshot is appended.
-const SNAPSHOT_EVENTS: u64 = 1_000;
+/// Bytes of events after which a snapshot is appended, at the least.
+const SNAPSHOT_BYTES_MIN: u64 = 256 << 10;
 
 /// Decides what happens. Pure: no I/O, no clock.
 pub(crate) trait StateMachine:
@@ -72,13 +74,16 @@ pub(crate) struct Coordinator<S> {
     state: Mutex<Option<Live<S>>>,
 }
 
+/// What has been appended, and tells when it is durable.
+type Pending = mpsc::UnboundedReceiver<Outcome>;
+
 /// The state in memory, ahead of its log by what is on its way.
 #[derive(Debug)]
 struct Live<S> {
     machine: S,
     /// The offset of the next event.
     next: Offset,
-    events_since_snapshot: u64,
+    weight: Weight,
     /// The order of this state's appends; a rebuilt state has another one.
     lane: Arc<Lane>,
 }
@@ -108,13 +113,23 @@ impl<S: StateMachine> Coordinator<S> {
     /// The state with everything that was decided so far, some of which may not be durable yet.
     pub(crate) async fn state(&self) -> Result<S, JournalError> {
         let mut state = self.state.lock().await;
-        let live = match state.take() {
-            Some(live) => live,
-            None => Live::rebuild(&self.partition).await?,
-        };
-        let machine = live.machine.clone();
-        *state = Some(live);
-        Ok(machine)
+        let live = Live::of(&mut state, &self.partition).await?;
+        Ok(live.machine.clone())
+    }
+
+    /// What `look` sees of the state, once all of that is durable.
+    pub(crate) async fn look<T>(
+        &self,
+        look: impl FnOnce(&S) -> T,
+    ) -> Result<T, CommandError<S::Refusal>> {
+        let mut state = self.state.lock().await;
+        let live = Live::of(&mut state, &self.partition).await.map_err(CommandError::Journal)?;
+        let seen = look(&live.machine);
+        let pending = live.pending(&self.partition);
+        let lane = Arc::clone(&live.lane);
+        drop(state);
+        self.settle(pending, &lane).await?;
+        Ok(seen)
     }
 
     /// Decides on a command and returns the reply, and what `look` saw of the state then, once all that
@@ -126,68 +141,89 @@ impl<S: StateMachine> Coordinator<S> {
         look: impl FnOnce(&S) -> T,
     ) -> Result<(S::Reply, T), CommandError<S::Refusal>> {
         self.check().map_err(CommandError::Storage)?;
-        let (reply, seen, lane, mut stored) = {
-            let mut state = self.state.lock().await;
-            let mut live = match state.take() {
-                Some(live) => live,
-                None => Live::rebuild(&self.partition).await.map_err(CommandError::Journal)?,
-            };
-            let decided = live.machine.decide(command, now).map_err(CommandError::Refused);
-            let submitted = decided.map(|(reply, events)| {
-                let stored = live.store(&self.partition, &events);
-                (reply, look(&live.machine), Arc::clone(&live.lane), stored)
-            });
-            *state = Some(live);
-            submitted?
+        let mut state = self.state.lock().await;
+        let live = Live::of(&mut state, &self.partition).await.map_err(CommandError::Journal)?;
+        let (reply, events) = live.machine.decide(command, now).map_err(CommandError::Refused)?;
+        let pending = if events.is_empty() {
+            live.pending(&self.partition)
+        } else {
+            Some(live.store(&self.partition, &events))
         };
-        let result = match stored.recv().await {
+        let (seen, lane) = (look(&live.machine), Arc::clone(&live.lane));
+        drop(state);
+        self.settle(pending, &lane).await?;
+        Ok((reply, seen))
+    }
+
+    /// Waits until what was appended is durable. If it is not, all that rests on it is dropped.
+    async fn settle(
+        &self,
+        pending: Option<Pending>,
+        lane: &Arc<Lane>,
+    ) -> Result<(), CommandError<S::Refusal>> {
+        let Some(mut pending) = pending else { return Ok(()) };
+        let result = match pending.recv().await {
             Some(outcome) => outcome.result,
             None => Err(ProduceError::ResultUnknown { cause: "the broker is stopping".into() }),
         };
-        if let Err(error) = result {
-            let mut state = self.state.lock().await;
-            // Whoever comes first drops what rests on the failed event.
-            if state.as_ref().is_some_and(|live| Arc::ptr_eq(&live.lane, &lane)) {
-                *state = None;
-            }
-            return Err(CommandError::Storage(error));
+        let Err(error) = result else { return Ok(()) };
+        let mut state = self.state.lock().await;
+        // Whoever comes first drops what rests on the failed event.
+        if state.as_ref().is_some_and(|live| Arc::ptr_eq(&live.lane, lane)) {
+            *state = None;
         }
-        Ok((reply, seen))
+        Err(CommandError::Storage(error))
     }
 }
 
 impl<S: StateMachine> Live<S> {
-    async fn rebuild(partition: &Arc<Partition>) -> Result<Self, JournalError> {
-        let (machine, next, events_since_snapshot) = journal::replay(partition).await?;
-        Ok(Self { machine, next, events_since_snapshot, lane: Arc::default() })
+    /// The state in memory, rebuilt from its log if it was dropped.
+    async fn of<'a>(
+        state: &'a mut Option<Self>,
+        partition: &Arc<Partition>,
+    ) -> Result<&'a mut Self, JournalError> {
+        let live = match state.take() {
+            Some(live) => live,
+            None => Self::rebuild(partition).await?,
+        };
+        Ok(state.insert(live))
     }
 
-    /// Applies events and puts them into the partition's queue; the answer comes when they are
-    /// durable. No events at all are stored as a batch that changes nothing, so that a reply
-    /// waits for what it saw.
-    fn store(
-        &mut self,
-        partition: &Arc<Partition>,
-        events: &[S::Event],
-    ) -> mpsc::UnboundedReceiver<Outcome> {
+    async fn rebuild(partition: &Arc<Partition>) -> Result<Self, JournalError> {
+        let Replayed { machine, next, weight } = journal::replay(partition).await?;
+        Ok(Self { machine, next, weight, lane: Arc::default() })
+    }
+
+    /// Applies events and puts them into the partition's queue; the answer comes when they are durable.
+    fn store(&mut self, partition: &Arc<Partition>, events: &[S::Event]) -> Pending {
         for event in events {
             self.machine.apply(event);
         }
-        let stored = self.append(partition, journal::encode_events(events));
-        self.events_since_snapshot += events.len() as u64;
-        if self.events_since_snapshot >= SNAPSHOT_EVENTS {
-            let snapshot = journal::encode_snapshot(&self.machine);
-            drop(self.append(partition, snapshot));
-            self.events_since_snapshot = 0;
+        let batch = journal::encode_events(events);
+        self.weight.events += batch.payload.len() as u64;
+        let pending = self.append(partition, batch);
+        if self.weight.events >= self.weight.snapshot.max(SNAPSHOT_BYTES_MIN) {
+            self.weight = Weight::default();
+            for part in journal::encode_snapshot(&self.machine) {
+                self.weight.snapshot += part.payload.len() as u64;
+                drop(self.append(partition, part));
+            }
         }
-        stored
+        pending
+    }
+
+    /// What a reply has to wait for that rests on the state as it is. A batch that changes nothing tells
+    /// when all before it is durable.
+    fn pending(&mut self, partition: &Arc<Partition>) -> Option<Pending> {
+        let is_durable = self.next <= partition.high_watermark();
+        (!is_durable).then(|| self.append(partition, journal::encode_nothing()))
     }
 
     fn append(
         &mut self,
         partition: &Arc<Partition>,
         batch: NewBatch,
-    ) -> mpsc::UnboundedReceiver<Outcome> {
+    ) -> Pending {
         let (sender, stored) = mpsc::unbounded_channel();
         let expected = Some(self.next);
         self.next = self.next.advance(u64::from(batch.record_count));

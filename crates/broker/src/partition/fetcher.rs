@@ -1,7 +1,7 @@
 //! Reads a partition, never beyond the high watermark: from memory where the tail is, on a reader
 //! thread otherwise.
 
-use taffrail_log::{Found, LogReader, Read, ReadError, ReadRequest};
+use taffrail_log::{Found, LogReader, Read, ReadError, ReadRequest, Unread};
 use taffrail_model::{Offset, Timestamp};
 
 use super::{LogState, Partition, Unopened};
@@ -54,6 +54,15 @@ impl Partition {
     ) -> Result<Option<Found>, PartitionReadError> {
         let (reader, limit) = self.reader_and_limit()?;
         Ok(self.on_reader_thread(move || reader.find_timestamp(timestamp, limit)).await??)
+    }
+
+    /// What lies between `from` and the high watermark.
+    pub(crate) async fn unread(&self, from: Offset) -> Result<Unread, PartitionReadError> {
+        let (reader, limit) = self.reader_and_limit()?;
+        if from >= limit {
+            return Ok(Unread::default());
+        }
+        Ok(self.on_reader_thread(move || reader.unread(from, limit)).await??)
     }
 
     /// Whether the partition can be read at all.

@@ -6,7 +6,7 @@ use taffrail_model::batch::Batch;
 use taffrail_model::{Offset, Timestamp};
 
 use super::{Own, RebuildError};
-use crate::coordinator::{StateMachine, apply_batch};
+use crate::coordinator::{Replay, StateMachine};
 
 /// What a log of the broker's own says.
 pub(super) struct Replayed<S> {
@@ -31,38 +31,33 @@ pub struct Entry {
     pub value: Value,
 }
 
-/// Rebuilds a state from its log.
+/// Rebuilds a state from its log. Behind damage no event is applied: it may rest on one that is lost. A
+/// snapshot rests on none.
 pub(super) fn replay<S: StateMachine>(
     repair: &Repair,
     own: Own,
 ) -> Result<Replayed<S>, RebuildError> {
-    let is_there = repair.has_log(own.log())?;
-    let machine = S::default();
-    let mut replayed = Replayed { machine, is_whole: is_there, is_damaged: !is_there };
-    repair.walk(own.log(), |walked| match walked {
-        Walked::Lost => {
-            (replayed.is_whole, replayed.is_damaged) = (false, true);
-            Ok(())
+    let mut is_damaged = !repair.has_log(own.log())?;
+    let mut whole = Replay::<S>::from_the_start();
+    whole.is_known = !is_damaged;
+    let mut behind = Replay::from_a_snapshot();
+    repair.walk(own.log(), |walked| {
+        let batch = match walked {
+            Walked::Lost => {
+                (is_damaged, whole.is_known) = (true, false);
+                behind = Replay::from_a_snapshot();
+                return Ok(());
+            }
+            Walked::Batch(batch) => batch,
+        };
+        let replay = if whole.is_known { &mut whole } else { &mut behind };
+        replay.apply(&batch).map_err(|error| RebuildError::record(own, &error))?;
+        if behind.is_known {
+            whole = std::mem::replace(&mut behind, Replay::from_a_snapshot());
         }
-        Walked::Batch(batch) => {
-            replayed.apply(&batch).map_err(|error| RebuildError::record(own, &error))
-        }
+        Ok::<(), RebuildError>(())
     })?;
-    Ok(replayed)
-}
-
-impl<S: StateMachine> Replayed<S> {
-    /// Behind damage no event is applied: it may rest on one that is lost. A snapshot rests on none.
-    fn apply(&mut self, batch: &Batch) -> Result<(), crate::coordinator::RecordError> {
-        if self.is_whole {
-            return apply_batch(batch, &mut self.machine).map(drop);
-        }
-        let mut machine = S::default();
-        if apply_batch(batch, &mut machine)?.has_snapshot {
-            (self.machine, self.is_whole) = (machine, true);
-        }
-        Ok(())
-    }
+    Ok(Replayed { machine: whole.machine, is_whole: whole.is_known, is_damaged })
 }
 
 /// Every record of a log of the broker's own that can be read; `None` where something is lost.

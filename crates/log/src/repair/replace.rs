@@ -137,7 +137,7 @@ impl Repair {
         is_there.then(place).transpose()
     }
 
-    /// Puts a new log of one batch in the place of a log, and keeps that, if there is one. No offset
+    /// Puts a new log of these batches in the place of a log, and keeps that, if there is one. No offset
     /// of the old one is used again. Durable on return.
     ///
     /// # Errors
@@ -146,7 +146,7 @@ impl Repair {
         &self,
         log: LogId,
         label: &str,
-        batch: &NewBatch,
+        batches: &[NewBatch],
         now: Timestamp,
     ) -> Result<(), RepairError> {
         assert!(self.lock.is_some(), "a directory is held before it is changed");
@@ -169,35 +169,39 @@ impl Repair {
         };
         begin(self.vfs.as_ref(), &places)?;
         let path = segment_path(&places.repairing, base_offset);
-        let made = self.write_batch(&path, &header, batch, point.leader_epoch);
+        let made = self.write_batches(&path, &header, batches, point.leader_epoch);
         finish(self.vfs.as_ref(), &places, made.map_err(io_at(&path)))?;
         exchange(self.vfs.as_ref(), &places, kept.as_deref())
     }
 
-    /// Writes a segment of one batch.
-    fn write_batch(
+    /// Writes a segment of these batches.
+    fn write_batches(
         &self,
         path: &std::path::Path,
         segment: &SegmentHeader,
-        batch: &NewBatch,
+        batches: &[NewBatch],
         leader_epoch: LeaderEpoch,
     ) -> io::Result<()> {
-        let header = BatchHeader {
-            base_offset: segment.base_offset,
-            last_offset_delta: batch.record_count - 1,
-            leader_epoch,
-            producer: None,
-            append_time: segment.created,
-            max_timestamp: batch.max_timestamp.unwrap_or(segment.created),
-            compression: Compression::None,
-            kind: batch.kind,
-            records_crc: batch.records_crc,
-            synced_end: segment.base_offset,
-            payload_bytes: batch.payload.len() as u32,
-        };
         let mut bytes = segment.encode();
-        bytes.extend_from_slice(&header.encode(segment.salt));
-        bytes.extend_from_slice(&batch.payload);
+        let mut base_offset = segment.base_offset;
+        for batch in batches {
+            let header = BatchHeader {
+                base_offset,
+                last_offset_delta: batch.record_count - 1,
+                leader_epoch,
+                producer: None,
+                append_time: segment.created,
+                max_timestamp: batch.max_timestamp.unwrap_or(segment.created),
+                compression: Compression::None,
+                kind: batch.kind,
+                records_crc: batch.records_crc,
+                synced_end: segment.base_offset,
+                payload_bytes: batch.payload.len() as u32,
+            };
+            bytes.extend_from_slice(&header.encode(segment.salt));
+            bytes.extend_from_slice(&batch.payload);
+            base_offset = header.end_offset();
+        }
         let file = self.vfs.create(path)?;
         write_full(file.as_ref(), 0, &bytes).map_err(|(_, error)| error)?;
         file.sync_data()

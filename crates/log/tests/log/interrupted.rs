@@ -102,7 +102,7 @@ fn a_replacement_that_stops_anywhere_is_done_again() {
             if repair.is_built(log_id())? {
                 return repair.finish(log_id());
             }
-            repair.replace(log_id(), LABEL, &batch(50, 3), NOW)
+            repair.replace(log_id(), LABEL, &[batch(50, 3)], NOW)
         },
         |memory| {
             let kept: Vec<_> =

@@ -369,7 +369,7 @@ fn offsets_that_may_have_been_read_are_not_given_out_again() {
 fn a_log_that_is_replaced_goes_on_behind_the_old_one() {
     let memory = given();
     flip(&memory, 24, position(3) + 95);
-    hold(&memory).replace(log_id(), LABEL, &batch(50, 3), NOW).expect("it is replaced");
+    hold(&memory).replace(log_id(), LABEL, &[batch(50, 3)], NOW).expect("it is replaced");
     let (given, report) = Given::open(&memory, 1 << 20);
     assert_eq!(report.damage, vec![]);
     assert_eq!(read_through(&given), (vec![36], vec![(0, 36)]));

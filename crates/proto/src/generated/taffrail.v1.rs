@@ -463,6 +463,27 @@ pub struct Subscribe {
     /// Compressions the client can open; none: the broker opens them for it.
     #[prost(enumeration = "Compression", repeated, tag = "7")]
     pub accepted_compressions: ::prost::alloc::vec::Vec<i32>,
+    /// Reads for a consumer group. Absent: for nobody in particular.
+    #[prost(message, optional, tag = "8")]
+    pub reader: ::core::option::Option<GroupReader>,
+}
+/// Whoever reads a partition for a consumer group.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupReader {
+    /// The group's name.
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// The member that the partition is assigned to: the subscription ends with STALE_MEMBER once it is
+    /// not any more. Empty: nobody; whoever reads is not looked at.
+    #[prost(string, tag = "2")]
+    pub member_id: ::prost::alloc::string::String,
+    /// The epoch of the assignment: `AssignedPartition.epoch`.
+    #[prost(uint32, tag = "3")]
+    pub epoch: u32,
+    /// Begins at the offset that the group has committed, and at `position` only if there is none. One
+    /// below the log's start is answered with a `Gap`; one beyond its end with OFFSET_OUT_OF_RANGE.
+    #[prost(bool, tag = "4")]
+    pub from_committed: bool,
 }
 /// Allows the broker to send. What is granted may be overdrawn by one batch.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1546,6 +1567,1380 @@ pub mod log_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "taffrail.v1.LogService";
     impl<T> tonic::server::NamedService for LogServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// A sign of life of a member.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeartbeatRequest {
+    /// The group's name: 1 to 200 of the letters a to z and A to Z, digits, and ". _ -". It is there from
+    /// the moment at which somebody joins it or commits to it.
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// The member's name, which nobody else has, such as a random one: 1 to 200 bytes. A process that
+    /// starts takes a new one.
+    #[prost(string, tag = "2")]
+    pub member_id: ::prost::alloc::string::String,
+    /// Joins, or says what has changed of it.
+    #[prost(message, optional, tag = "3")]
+    pub join: ::core::option::Option<Join>,
+    /// The epoch of the last answer that the member has heard; 0: none yet. Whoever is not known any more
+    /// (UNKNOWN_MEMBER) has lost what it had, and begins again with 0 and `join`.
+    #[prost(uint32, tag = "4")]
+    pub epoch: u32,
+    /// What the member reads, at the moment: all that is assigned to it as far as it knows, and what it
+    /// has not stopped reading yet. Absent: it says nothing of that, and releases nothing.
+    #[prost(message, optional, tag = "5")]
+    pub owned: ::core::option::Option<Owned>,
+    /// Leaves the group: what it had is given to others at once. Not for a static member that comes back.
+    #[prost(bool, tag = "6")]
+    pub leave: bool,
+    /// A number that the answer repeats, so that a client knows which heartbeat was answered.
+    #[prost(uint64, tag = "7")]
+    pub number: u64,
+    /// The name of an instance that keeps its partitions while its process restarts: whoever joins with
+    /// it goes on in place of the member that had it, which gets FENCED_INSTANCE. With every heartbeat, if
+    /// at all: empty: none, a dynamic member. At most 200 bytes.
+    #[prost(string, tag = "8")]
+    pub instance_id: ::prost::alloc::string::String,
+}
+/// What a member says of itself when it joins.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Join {
+    /// Topics to read, by name, or by patterns in which `*` stands for any letters and `?` for one. A
+    /// name must be that of a topic; a pattern takes topics that are created later too, and never those
+    /// of the broker's own. 1 to 100.
+    #[prost(string, repeated, tag = "1")]
+    pub topics: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long the member may be silent, in milliseconds: 500 to 1,800,000; 0: the default, 10,000.
+    #[prost(uint32, tag = "2")]
+    pub session_timeout_ms: u32,
+    /// How the group shares its partitions from now on.
+    #[prost(enumeration = "Assignor", tag = "3")]
+    pub assignor: i32,
+    /// For people: who it is. At most 200 bytes.
+    #[prost(string, tag = "4")]
+    pub client_id: ::prost::alloc::string::String,
+}
+/// What a member reads.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Owned {
+    /// The partitions.
+    #[prost(message, repeated, tag = "1")]
+    pub partitions: ::prost::alloc::vec::Vec<TopicPartition>,
+}
+/// A partition of a topic.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TopicPartition {
+    /// The topic's name.
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    /// The partition's number.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+}
+/// What a member is to read.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeartbeatResponse {
+    /// The epoch of the group: it rises whenever who is to read what changes.
+    #[prost(uint32, tag = "1")]
+    pub epoch: u32,
+    /// What the member may read, and nothing else.
+    #[prost(message, repeated, tag = "2")]
+    pub partitions: ::prost::alloc::vec::Vec<AssignedPartition>,
+    /// How long the member may be silent, in milliseconds.
+    #[prost(uint32, tag = "3")]
+    pub session_timeout_ms: u32,
+    /// When to send the next heartbeat, in milliseconds.
+    #[prost(uint32, tag = "4")]
+    pub heartbeat_interval_ms: u32,
+    /// The number of the heartbeat that this answers; 0: of none, the assignment has changed.
+    #[prost(uint64, tag = "5")]
+    pub number: u64,
+    /// What is to be the member's, once others have stopped reading it.
+    #[prost(message, repeated, tag = "6")]
+    pub awaited: ::prost::alloc::vec::Vec<AwaitedPartition>,
+}
+/// A partition that a member may read.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AssignedPartition {
+    /// The topic's name.
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    /// The topic's id.
+    #[prost(string, tag = "2")]
+    pub topic_id: ::prost::alloc::string::String,
+    /// The partition's number.
+    #[prost(uint32, tag = "3")]
+    pub partition: u32,
+    /// The epoch in which it was assigned. If it differs from what the member knows of the same partition,
+    /// that is another assignment: it begins anew at the committed offset.
+    #[prost(uint32, tag = "4")]
+    pub epoch: u32,
+}
+/// A partition that a member waits for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AwaitedPartition {
+    /// The topic's name.
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    /// The partition's number.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// The member that has not stopped reading it yet.
+    #[prost(string, tag = "3")]
+    pub member_id: ::prost::alloc::string::String,
+}
+/// Commits offsets.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CommitOffsetsRequest {
+    /// The group's name.
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// Who commits. Empty: somebody outside of the group, which must have no members then.
+    #[prost(string, tag = "2")]
+    pub member_id: ::prost::alloc::string::String,
+    /// At least one, at most 1,000.
+    #[prost(message, repeated, tag = "3")]
+    pub offsets: ::prost::alloc::vec::Vec<OffsetCommit>,
+}
+/// How far a partition is done.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OffsetCommit {
+    /// The topic's name.
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    /// The partition's number.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// The first offset that is not done: where whoever goes on begins. At most the high watermark.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    /// The epoch of the assignment under which it was read (`AssignedPartition.epoch`); not looked at
+    /// where `member_id` is empty.
+    #[prost(uint32, tag = "4")]
+    pub epoch: u32,
+    /// Anything that goes with it, for clients: at most 1,024 bytes.
+    #[prost(string, tag = "5")]
+    pub metadata: ::prost::alloc::string::String,
+    /// If not empty, the topic must have this id still, and not be another one of the same name.
+    #[prost(string, tag = "6")]
+    pub topic_id: ::prost::alloc::string::String,
+}
+/// A result per offset, in order.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CommitOffsetsResponse {
+    /// One for each offset.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<CommitResult>,
+}
+/// What became of one commit.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CommitResult {
+    /// The topic's name.
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    /// The partition's number.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// If present, it was not committed: STALE_MEMBER, OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC, ...
+    #[prost(message, optional, tag = "3")]
+    pub error: ::core::option::Option<Error>,
+}
+/// Asks what a group has committed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetOffsetsRequest {
+    /// The group's name.
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// Of these partitions; none: of all.
+    #[prost(message, repeated, tag = "2")]
+    pub partitions: ::prost::alloc::vec::Vec<TopicPartition>,
+}
+/// What a group has committed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetOffsetsResponse {
+    /// Ascending by topic and partition; without those of which nothing was committed.
+    #[prost(message, repeated, tag = "1")]
+    pub offsets: ::prost::alloc::vec::Vec<CommittedOffset>,
+}
+/// How far a group has come in a partition.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommittedOffset {
+    /// The topic's name.
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    /// The topic's id.
+    #[prost(string, tag = "2")]
+    pub topic_id: ::prost::alloc::string::String,
+    /// The partition's number.
+    #[prost(uint32, tag = "3")]
+    pub partition: u32,
+    /// The first offset that is not done.
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+    /// What was committed with it.
+    #[prost(string, tag = "5")]
+    pub metadata: ::prost::alloc::string::String,
+    /// When it was committed, by the broker's clock, Unix milliseconds.
+    #[prost(int64, tag = "6")]
+    pub committed_ms: i64,
+}
+/// Asks for the groups.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListGroupsRequest {}
+/// The groups.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListGroupsResponse {
+    /// Ascending by name.
+    #[prost(message, repeated, tag = "1")]
+    pub groups: ::prost::alloc::vec::Vec<GroupSummary>,
+}
+/// A group, in short.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupSummary {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// Number of its members.
+    #[prost(uint32, tag = "2")]
+    pub members: u32,
+    /// Its topics: what its members read, and what it has committed something of; ascending.
+    #[prost(string, repeated, tag = "3")]
+    pub topics: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Records that it has not done yet, over all partitions.
+    #[prost(uint64, tag = "4")]
+    pub lag: u64,
+    /// Its epoch.
+    #[prost(uint32, tag = "5")]
+    pub epoch: u32,
+}
+/// Asks for one group.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeGroupRequest {
+    /// The group's name.
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+}
+/// A group.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DescribeGroupResponse {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// Its epoch.
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// How it shares partitions.
+    #[prost(enumeration = "Assignor", tag = "3")]
+    pub assignor: i32,
+    /// Its members, ascending by id.
+    #[prost(message, repeated, tag = "4")]
+    pub members: ::prost::alloc::vec::Vec<GroupMember>,
+    /// Every partition that its members read or that it has committed something of, ascending by topic
+    /// and number.
+    #[prost(message, repeated, tag = "5")]
+    pub partitions: ::prost::alloc::vec::Vec<GroupPartition>,
+    /// The broker's clock, Unix milliseconds.
+    #[prost(int64, tag = "6")]
+    pub broker_time_ms: i64,
+}
+/// A member of a group.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupMember {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub member_id: ::prost::alloc::string::String,
+    /// Its instance; empty: it is a dynamic member.
+    #[prost(string, tag = "2")]
+    pub instance_id: ::prost::alloc::string::String,
+    /// Who it says that it is.
+    #[prost(string, tag = "3")]
+    pub client_id: ::prost::alloc::string::String,
+    /// Topics and patterns that it reads.
+    #[prost(string, repeated, tag = "4")]
+    pub topics: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long it may be silent, in milliseconds.
+    #[prost(uint32, tag = "5")]
+    pub session_timeout_ms: u32,
+    /// How long it has been silent, in milliseconds.
+    #[prost(uint64, tag = "6")]
+    pub silent_ms: u64,
+    /// Number of partitions that it owns.
+    #[prost(uint32, tag = "7")]
+    pub partitions: u32,
+    /// Why it is assigned none, if that is so.
+    #[prost(string, tag = "8")]
+    pub idle_because: ::prost::alloc::string::String,
+}
+/// Where a group stands in a partition.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupPartition {
+    /// The topic's name.
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    /// The partition's number.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// The first offset that is not done; absent: nothing was committed.
+    #[prost(uint64, optional, tag = "3")]
+    pub committed: ::core::option::Option<u64>,
+    /// What was committed with it.
+    #[prost(string, tag = "4")]
+    pub metadata: ::prost::alloc::string::String,
+    /// Offset of the first record that is still there.
+    #[prost(uint64, tag = "5")]
+    pub log_start: u64,
+    /// End of what readers may see: the high watermark.
+    #[prost(uint64, tag = "6")]
+    pub end: u64,
+    /// Records from the committed offset to the end; from the first record, if nothing was committed.
+    #[prost(uint64, tag = "7")]
+    pub lag: u64,
+    /// Bytes of them, to within some 32 KiB.
+    #[prost(uint64, tag = "8")]
+    pub lag_bytes: u64,
+    /// How long the oldest of them has been in the log, in milliseconds; 0 if there is none.
+    #[prost(uint64, tag = "9")]
+    pub age_ms: u64,
+    /// The member that owns it; empty: nobody.
+    #[prost(string, tag = "10")]
+    pub owner: ::prost::alloc::string::String,
+    /// The member that is to have it next, if that is another one; empty: nobody else.
+    #[prost(string, tag = "11")]
+    pub next_owner: ::prost::alloc::string::String,
+    /// What is being delivered, or why nothing is.
+    #[prost(enumeration = "DeliveryState", tag = "12")]
+    pub state: i32,
+    /// The same for people, and what to do about it.
+    #[prost(string, tag = "13")]
+    pub state_message: ::prost::alloc::string::String,
+    /// Records appended per second, over about the last minute; absent: not known yet.
+    #[prost(double, optional, tag = "14")]
+    pub rate_in: ::core::option::Option<f64>,
+    /// Records committed per second, over about the last minute; absent: not known yet.
+    #[prost(double, optional, tag = "15")]
+    pub rate_out: ::core::option::Option<f64>,
+    /// How long the lag takes to be gone at these rates, in milliseconds; absent: it does not shrink, or
+    /// is not known yet.
+    #[prost(uint64, optional, tag = "16")]
+    pub drain_ms: ::core::option::Option<u64>,
+    /// How long nothing has been committed although there was something to do, in milliseconds.
+    #[prost(uint64, tag = "17")]
+    pub stalled_ms: u64,
+    /// If present, where it stands cannot be said: the committed offset is out of range, or the partition
+    /// cannot be read.
+    #[prost(message, optional, tag = "18")]
+    pub error: ::core::option::Option<Error>,
+}
+/// Moves a group's committed offsets.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResetOffsetsRequest {
+    /// The group's name.
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// Of these topics; none: of all of which something was committed, or that its members read.
+    #[prost(string, repeated, tag = "2")]
+    pub topics: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of these partitions of them; none: of all.
+    #[prost(uint32, repeated, tag = "3")]
+    pub partitions: ::prost::alloc::vec::Vec<u32>,
+    /// Only says what would be done.
+    #[prost(bool, tag = "7")]
+    pub dry_run: bool,
+    /// Even if the group has members: what they have in hand does not count any more, and they go on at
+    /// the new place.
+    #[prost(bool, tag = "8")]
+    pub force: bool,
+    /// Where to.
+    #[prost(oneof = "reset_offsets_request::To", tags = "4, 5, 6")]
+    pub to: ::core::option::Option<reset_offsets_request::To>,
+}
+/// Nested message and enum types in `ResetOffsetsRequest`.
+pub mod reset_offsets_request {
+    /// Where to.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum To {
+        /// A place in each partition. An offset beyond its ends is refused.
+        #[prost(message, tag = "4")]
+        Position(super::Position),
+        /// So many offsets forward, or backward; not beyond the ends.
+        #[prost(sint64, tag = "5")]
+        Shift(i64),
+        /// To what another group has committed; where it has committed nothing, nothing is moved.
+        #[prost(string, tag = "6")]
+        OtherGroup(::prost::alloc::string::String),
+    }
+}
+/// What was moved.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ResetOffsetsResponse {
+    /// Ascending by topic and partition.
+    #[prost(message, repeated, tag = "1")]
+    pub offsets: ::prost::alloc::vec::Vec<OffsetReset>,
+}
+/// Where a group stood, and where it stands now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OffsetReset {
+    /// The topic's name.
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    /// The partition's number.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// What was committed before; absent: nothing.
+    #[prost(uint64, optional, tag = "3")]
+    pub before: ::core::option::Option<u64>,
+    /// What is committed now.
+    #[prost(uint64, tag = "4")]
+    pub after: u64,
+}
+/// Forgets a group.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteGroupRequest {
+    /// The group's name.
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+}
+/// The group is forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteGroupResponse {}
+/// How partitions are shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Assignor {
+    /// As the group does, or uniform and sticky if it is new.
+    Unspecified = 0,
+    /// Everybody has as many as others that want the same, or one more; nothing moves that need not.
+    UniformSticky = 1,
+    /// Each member has a run of each topic's partitions, so that partitions of one number in several
+    /// topics have one owner.
+    Range = 2,
+}
+impl Assignor {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ASSIGNOR_UNSPECIFIED",
+            Self::UniformSticky => "ASSIGNOR_UNIFORM_STICKY",
+            Self::Range => "ASSIGNOR_RANGE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ASSIGNOR_UNSPECIFIED" => Some(Self::Unspecified),
+            "ASSIGNOR_UNIFORM_STICKY" => Some(Self::UniformSticky),
+            "ASSIGNOR_RANGE" => Some(Self::Range),
+            _ => None,
+        }
+    }
+}
+/// What is being delivered to the owner of a partition, or why nothing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DeliveryState {
+    /// Not known: the owner does not read by `Consume` under the group's name, or not yet.
+    Unspecified = 0,
+    /// Records are being sent.
+    Delivering = 1,
+    /// All that there is was sent.
+    AtEnd = 2,
+    /// The member has paused the partition.
+    Paused = 3,
+    /// The member has granted no bytes: what was sent is not worked off.
+    NoCredit = 4,
+    /// The group has no members that read the topic.
+    NoMember = 5,
+    /// Its former owner has not stopped reading it yet.
+    AwaitsRelease = 6,
+    /// The committed offset does not exist in the partition, or the partition cannot be read.
+    Failed = 7,
+}
+impl DeliveryState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DELIVERY_STATE_UNSPECIFIED",
+            Self::Delivering => "DELIVERY_STATE_DELIVERING",
+            Self::AtEnd => "DELIVERY_STATE_AT_END",
+            Self::Paused => "DELIVERY_STATE_PAUSED",
+            Self::NoCredit => "DELIVERY_STATE_NO_CREDIT",
+            Self::NoMember => "DELIVERY_STATE_NO_MEMBER",
+            Self::AwaitsRelease => "DELIVERY_STATE_AWAITS_RELEASE",
+            Self::Failed => "DELIVERY_STATE_FAILED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DELIVERY_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "DELIVERY_STATE_DELIVERING" => Some(Self::Delivering),
+            "DELIVERY_STATE_AT_END" => Some(Self::AtEnd),
+            "DELIVERY_STATE_PAUSED" => Some(Self::Paused),
+            "DELIVERY_STATE_NO_CREDIT" => Some(Self::NoCredit),
+            "DELIVERY_STATE_NO_MEMBER" => Some(Self::NoMember),
+            "DELIVERY_STATE_AWAITS_RELEASE" => Some(Self::AwaitsRelease),
+            "DELIVERY_STATE_FAILED" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod group_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Shares partitions among the members of a group, keeps how far each group has come, and says how far
+    /// behind it is.
+    #[derive(Debug, Clone)]
+    pub struct GroupServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> GroupServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> GroupServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            GroupServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Joins a group, stays in it, leaves it: one call a heartbeat, for simple clients.
+        pub async fn heartbeat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HeartbeatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HeartbeatResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.GroupService/Heartbeat",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.GroupService", "Heartbeat"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The same heartbeats on a stream, for one member: each is answered, and what the member is assigned
+        /// is said besides whenever it changes. A stream that ends does not end the session.
+        pub async fn membership(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::HeartbeatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::HeartbeatResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.GroupService/Membership",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.GroupService", "Membership"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// Commits how far a member has come: durable on return. A result for each offset; what one of them
+        /// is refused for does not hold up the others.
+        pub async fn commit_offsets(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CommitOffsetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CommitOffsetsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.GroupService/CommitOffsets",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.GroupService", "CommitOffsets"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says what a group has committed.
+        pub async fn get_offsets(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetOffsetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetOffsetsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.GroupService/GetOffsets",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.GroupService", "GetOffsets"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists the groups, ascending by name.
+        pub async fn list_groups(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListGroupsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListGroupsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.GroupService/ListGroups",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.GroupService", "ListGroups"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Describes a group: its members, who reads what, how far behind it is, and why nothing is being
+        /// delivered where that is so.
+        pub async fn describe_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DescribeGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeGroupResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.GroupService/DescribeGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.GroupService", "DescribeGroup"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Moves a group's committed offsets. Refused while it has members, unless told otherwise.
+        pub async fn reset_offsets(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResetOffsetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResetOffsetsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.GroupService/ResetOffsets",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.GroupService", "ResetOffsets"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Forgets a group and what it has committed. Refused while it has members.
+        pub async fn delete_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteGroupResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.GroupService/DeleteGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.GroupService", "DeleteGroup"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod group_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with GroupServiceServer.
+    #[async_trait]
+    pub trait GroupService: std::marker::Send + std::marker::Sync + 'static {
+        /// Joins a group, stays in it, leaves it: one call a heartbeat, for simple clients.
+        async fn heartbeat(
+            &self,
+            request: tonic::Request<super::HeartbeatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HeartbeatResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Membership method.
+        type MembershipStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::HeartbeatResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The same heartbeats on a stream, for one member: each is answered, and what the member is assigned
+        /// is said besides whenever it changes. A stream that ends does not end the session.
+        async fn membership(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::HeartbeatRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::MembershipStream>, tonic::Status>;
+        /// Commits how far a member has come: durable on return. A result for each offset; what one of them
+        /// is refused for does not hold up the others.
+        async fn commit_offsets(
+            &self,
+            request: tonic::Request<super::CommitOffsetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CommitOffsetsResponse>,
+            tonic::Status,
+        >;
+        /// Says what a group has committed.
+        async fn get_offsets(
+            &self,
+            request: tonic::Request<super::GetOffsetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetOffsetsResponse>,
+            tonic::Status,
+        >;
+        /// Lists the groups, ascending by name.
+        async fn list_groups(
+            &self,
+            request: tonic::Request<super::ListGroupsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListGroupsResponse>,
+            tonic::Status,
+        >;
+        /// Describes a group: its members, who reads what, how far behind it is, and why nothing is being
+        /// delivered where that is so.
+        async fn describe_group(
+            &self,
+            request: tonic::Request<super::DescribeGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeGroupResponse>,
+            tonic::Status,
+        >;
+        /// Moves a group's committed offsets. Refused while it has members, unless told otherwise.
+        async fn reset_offsets(
+            &self,
+            request: tonic::Request<super::ResetOffsetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResetOffsetsResponse>,
+            tonic::Status,
+        >;
+        /// Forgets a group and what it has committed. Refused while it has members.
+        async fn delete_group(
+            &self,
+            request: tonic::Request<super::DeleteGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteGroupResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Shares partitions among the members of a group, keeps how far each group has come, and says how far
+    /// behind it is.
+    #[derive(Debug)]
+    pub struct GroupServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> GroupServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for GroupServiceServer<T>
+    where
+        T: GroupService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/taffrail.v1.GroupService/Heartbeat" => {
+                    #[allow(non_camel_case_types)]
+                    struct HeartbeatSvc<T: GroupService>(pub Arc<T>);
+                    impl<
+                        T: GroupService,
+                    > tonic::server::UnaryService<super::HeartbeatRequest>
+                    for HeartbeatSvc<T> {
+                        type Response = super::HeartbeatResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HeartbeatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GroupService>::heartbeat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HeartbeatSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.GroupService/Membership" => {
+                    #[allow(non_camel_case_types)]
+                    struct MembershipSvc<T: GroupService>(pub Arc<T>);
+                    impl<
+                        T: GroupService,
+                    > tonic::server::StreamingService<super::HeartbeatRequest>
+                    for MembershipSvc<T> {
+                        type Response = super::HeartbeatResponse;
+                        type ResponseStream = T::MembershipStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::HeartbeatRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GroupService>::membership(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MembershipSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.GroupService/CommitOffsets" => {
+                    #[allow(non_camel_case_types)]
+                    struct CommitOffsetsSvc<T: GroupService>(pub Arc<T>);
+                    impl<
+                        T: GroupService,
+                    > tonic::server::UnaryService<super::CommitOffsetsRequest>
+                    for CommitOffsetsSvc<T> {
+                        type Response = super::CommitOffsetsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CommitOffsetsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GroupService>::commit_offsets(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CommitOffsetsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.GroupService/GetOffsets" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetOffsetsSvc<T: GroupService>(pub Arc<T>);
+                    impl<
+                        T: GroupService,
+                    > tonic::server::UnaryService<super::GetOffsetsRequest>
+                    for GetOffsetsSvc<T> {
+                        type Response = super::GetOffsetsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetOffsetsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GroupService>::get_offsets(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetOffsetsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.GroupService/ListGroups" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListGroupsSvc<T: GroupService>(pub Arc<T>);
+                    impl<
+                        T: GroupService,
+                    > tonic::server::UnaryService<super::ListGroupsRequest>
+                    for ListGroupsSvc<T> {
+                        type Response = super::ListGroupsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListGroupsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GroupService>::list_groups(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListGroupsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.GroupService/DescribeGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct DescribeGroupSvc<T: GroupService>(pub Arc<T>);
+                    impl<
+                        T: GroupService,
+                    > tonic::server::UnaryService<super::DescribeGroupRequest>
+                    for DescribeGroupSvc<T> {
+                        type Response = super::DescribeGroupResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DescribeGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GroupService>::describe_group(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DescribeGroupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.GroupService/ResetOffsets" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResetOffsetsSvc<T: GroupService>(pub Arc<T>);
+                    impl<
+                        T: GroupService,
+                    > tonic::server::UnaryService<super::ResetOffsetsRequest>
+                    for ResetOffsetsSvc<T> {
+                        type Response = super::ResetOffsetsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResetOffsetsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GroupService>::reset_offsets(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResetOffsetsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.GroupService/DeleteGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteGroupSvc<T: GroupService>(pub Arc<T>);
+                    impl<
+                        T: GroupService,
+                    > tonic::server::UnaryService<super::DeleteGroupRequest>
+                    for DeleteGroupSvc<T> {
+                        type Response = super::DeleteGroupResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GroupService>::delete_group(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteGroupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for GroupServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "taffrail.v1.GroupService";
+    impl<T> tonic::server::NamedService for GroupServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
