@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use taffrail_log::Directory;
-use taffrail_model::{PartitionIndex, ProducerEpoch, TopicName};
+use taffrail_model::{PartitionIndex, ProducerEpoch, Timestamp, TopicName};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::catalog::{Catalog, CatalogError, Topic};
@@ -319,6 +319,11 @@ impl Broker {
     /// Since when it runs.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// The time of day, as it sees it.
+    pub fn now(&self) -> Timestamp {
+        self.shared.now()
     }
 
     /// Whether it is going away.

@@ -43,9 +43,7 @@ pub use catalog::{
 };
 pub use clock::{Clock, Stopwatch, SystemClock};
 pub use config::{BrokerConfig, ConfigError};
-pub use consume::{
-    ConsumeCommand, ConsumeEvent, ConsumeSession, Subscription, SubscriptionError,
-};
+pub use consume::{ConsumeCommand, ConsumeEvent, ConsumeSession, Subscription, SubscriptionError};
 pub use crew::{Crew, Turns};
 pub use fetch::{
     FetchError, FetchPartition, FetchRequest, FetchResult, Fetched, Message, OffsetFound, Position,

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use taffrail_log::vfs::Vfs;
-use taffrail_log::{LogConfig, Directory, DirectoryError, DirectoryOptions};
+use taffrail_log::{Directory, DirectoryError, DirectoryOptions, LogConfig};
 use taffrail_model::{LogId, PartitionIndex, ProducerId, Timestamp, TopicId, TopicName, limits};
 use tokio::sync::Mutex;
 
@@ -194,7 +194,8 @@ impl Broker {
 /// Makes the log of groups where a version has been that knew none.
 fn make_groups(directory: &Directory, now: Timestamp) {
     // If nothing is known of the other logs either, it may have been there.
-    let is_new = directory.point(CATALOG.log()).is_some() && directory.point(GROUPS.log()).is_none();
+    let is_new =
+        directory.point(CATALOG.log()).is_some() && directory.point(GROUPS.log()).is_none();
     if is_new
         && let Err(error) =
             directory.create_log(GROUPS.log(), GROUPS.label, LogConfig::default(), now)

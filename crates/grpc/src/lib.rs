@@ -4,6 +4,7 @@
 
 mod admin_service;
 mod convert;
+mod group_service;
 mod log_service;
 mod status;
 
@@ -16,6 +17,7 @@ use http_body_util::BodyExt as _;
 use taffrail_broker::{Broker, Charge, MemoryBudget};
 use taffrail_proto::v1::DESCRIPTOR_SET;
 use taffrail_proto::v1::admin_service_server::AdminServiceServer;
+use taffrail_proto::v1::group_service_server::GroupServiceServer;
 use taffrail_proto::v1::log_service_server::LogServiceServer;
 use tonic::service::Routes;
 
@@ -33,12 +35,15 @@ pub async fn routes(broker: Arc<Broker>) -> Result<axum::Router, tonic_reflectio
     let log = LogServiceServer::new(log_service::Service::new(Arc::clone(&broker)))
         .max_decoding_message_size(broker.config().request_bytes_max)
         .max_encoding_message_size(usize::MAX);
+    let groups = GroupServiceServer::new(group_service::Service::new(Arc::clone(&broker)));
     let admin = AdminServiceServer::new(admin_service::Service::new(broker));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<LogServiceServer<log_service::Service>>().await;
+    reporter.set_serving::<GroupServiceServer<group_service::Service>>().await;
     reporter.set_serving::<AdminServiceServer<admin_service::Service>>().await;
     let routes = Routes::new(log)
         .add_service(admin)
+        .add_service(groups)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);

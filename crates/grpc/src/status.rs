@@ -8,7 +8,8 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use taffrail_broker::{
-    CatalogError, FetchError, InitProducerError, ProduceError, SequenceError, SettingError,
+    CatalogError, FetchError, GroupError, GroupRefusal, InitProducerError, ProduceError,
+    SequenceError, SettingError, SubscriptionError,
 };
 use taffrail_proto::v1;
 use tonic::{Code, Status};
@@ -248,6 +249,73 @@ impl Explain for FetchError {
             }
             Self::Io { .. } => new("STORAGE_ERROR", Code::Internal),
             Self::Stopping => new("STOPPING", Code::Unavailable).retry(RETRY_LATER),
+        }
+    }
+}
+
+impl Explain for SubscriptionError {
+    fn explain(&self) -> Explained {
+        match self {
+            Self::Fetch(error) => error.explain(),
+            Self::Group(error) => error.explain(),
+        }
+    }
+}
+
+impl Explain for GroupError {
+    fn explain(&self) -> Explained {
+        let new = |reason, code| Explained::new(reason, code, self);
+        match self {
+            Self::Refused(refusal) => refusal.explain(),
+            Self::Name { name, .. } => {
+                new("INVALID_GROUP_NAME", Code::InvalidArgument).with("group", name)
+            }
+            Self::Request(_) => new("INVALID_REQUEST", Code::InvalidArgument),
+            Self::Partition(error) => error.explain(),
+            Self::OtherTopic { topic, expected, found } => new("UNKNOWN_TOPIC", Code::NotFound)
+                .with("topic", topic)
+                .with("expected", expected)
+                .with("found", found),
+            Self::Storage(error) => error.explain(),
+            Self::Damaged { .. } => new("DATA_LOSS", Code::DataLoss).with("topic", "__groups"),
+        }
+    }
+}
+
+impl Explain for GroupRefusal {
+    fn explain(&self) -> Explained {
+        let new = |reason, code| Explained::new(reason, code, self);
+        match self {
+            Self::UnknownGroup { group } => {
+                new("UNKNOWN_GROUP", Code::NotFound).with("group", group)
+            }
+            Self::UnknownMember { group, member } => {
+                new("UNKNOWN_MEMBER", Code::NotFound).with("group", group).with("member_id", member)
+            }
+            Self::FencedInstance { group, member, instance } => {
+                new("FENCED_INSTANCE", Code::FailedPrecondition)
+                    .with("group", group)
+                    .with("member_id", member)
+                    .with("instance_id", instance)
+            }
+            Self::StaleMember { group, member, epoch, owner } => {
+                let stale = new("STALE_MEMBER", Code::FailedPrecondition)
+                    .with("group", group)
+                    .with("member_id", member)
+                    .with("epoch", epoch);
+                match owner {
+                    Some((owner, since)) => stale.with("owner", owner).with("owner_epoch", since),
+                    None => stale,
+                }
+            }
+            Self::HasMembers { group, members } => {
+                new("GROUP_HAS_MEMBERS", Code::FailedPrecondition)
+                    .with("group", group)
+                    .with("members", members)
+            }
+            Self::Full { max, .. } => {
+                new("LIMIT_REACHED", Code::ResourceExhausted).with("max", max)
+            }
         }
     }
 }

@@ -151,8 +151,7 @@ fn parse<T: serde::de::DeserializeOwned>(
     record: &RecordView<'_>,
     json: &[u8],
 ) -> Result<T, RecordError> {
-    serde_json::from_slice(json)
-        .map_err(|error| not_understood(record.offset, &error))
+    serde_json::from_slice(json).map_err(|error| not_understood(record.offset, &error))
 }
 
 fn not_understood(offset: Offset, cause: &dyn std::fmt::Display) -> RecordError {

@@ -219,11 +219,7 @@ impl<S: StateMachine> Live<S> {
         (!is_durable).then(|| self.append(partition, journal::encode_nothing()))
     }
 
-    fn append(
-        &mut self,
-        partition: &Arc<Partition>,
-        batch: NewBatch,
-    ) -> Pending {
+    fn append(&mut self, partition: &Arc<Partition>, batch: NewBatch) -> Pending {
         let (sender, stored) = mpsc::unbounded_channel();
         let expected = Some(self.next);
         self.next = self.next.advance(u64::from(batch.record_count));

@@ -53,8 +53,7 @@ impl Catalogue {
         for topic in topics {
             if is_pattern(topic) {
                 let pattern = WildMatch::new(topic);
-                let is_meant =
-                    |name: &str| !name.starts_with("__") && pattern.matches(name);
+                let is_meant = |name: &str| !name.starts_with("__") && pattern.matches(name);
                 let meant = self.by_name.iter().filter(|(name, _)| is_meant(name));
                 slots.extend(meant.flat_map(|(_, shape)| shape.slots()));
             } else if let Some(shape) = self.by_name.get(topic) {

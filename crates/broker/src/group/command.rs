@@ -99,7 +99,9 @@ pub enum GroupRefusal {
         .owner.as_ref().map_or_else(String::new, |(it, since)| format!(", {it:?} has since {since}"))
     )]
     StaleMember { group: String, member: String, epoch: u32, owner: Option<(String, u32)> },
-    #[error("group {group:?} has {members} members: stop them first, or force it where that is offered")]
+    #[error(
+        "group {group:?} has {members} members: stop them first, or force it where that is offered"
+    )]
     HasMembers { group: String, members: usize },
     #[error("there are as many {what} as there can be, {max}: delete groups that nobody needs")]
     Full { what: &'static str, max: usize },

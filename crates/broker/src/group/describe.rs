@@ -246,7 +246,8 @@ impl Groups {
             topic: partition.topic.to_string(),
             partition: partition.index,
             committed: offset,
-            metadata: committed.map_or_else(String::new, |Committed { metadata, .. }| metadata.clone()),
+            metadata: committed
+                .map_or_else(String::new, |Committed { metadata, .. }| metadata.clone()),
             log_start,
             end,
             lag,

@@ -390,7 +390,9 @@ pub(crate) async fn end_sessions(shared: Weak<Shared>) {
         }
         let Some(broker) = shared.upgrade() else { return };
         if Instant::now() > due + OVERSLEPT {
-            tracing::warn!("the broker was held up: every member's session gets its full time anew");
+            tracing::warn!(
+                "the broker was held up: every member's session gets its full time anew"
+            );
             sessions.renew_all();
         }
         let over = sessions.end_overdue();

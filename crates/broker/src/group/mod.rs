@@ -45,14 +45,16 @@ pub use command::GroupRefusal;
 pub use describe::{
     DeliveryState, GroupDescription, GroupSummary, MemberDescription, PartitionLag, Rates,
 };
-pub use error::GroupError;
 pub(crate) use describe::{describe, list};
+pub use error::GroupError;
+pub use membership::{
+    AssignedPartition, Assignment, AwaitedPartition, Heartbeat, Join, MemberStream,
+};
 pub(crate) use membership::{end_sessions, heartbeat};
-pub(crate) use offsets::{commit, committed};
-pub(crate) use reset::{delete, reset};
-pub use membership::{AssignedPartition, Assignment, AwaitedPartition, Heartbeat, Join, MemberStream};
 pub use offsets::{CommittedOffset, OffsetCommit};
+pub(crate) use offsets::{commit, committed};
 pub use reset::{OffsetReset, ResetOffsets, ResetTo};
+pub(crate) use reset::{delete, reset};
 pub use seats::GroupReader;
 pub(crate) use state::Registry;
 

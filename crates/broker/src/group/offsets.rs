@@ -134,7 +134,8 @@ impl Groups {
         let wanted: std::collections::BTreeSet<_> = wanted.collect();
         let looked = self.look(|registry| {
             let committed = registry.known(name)?.committed().iter();
-            let chosen = committed.filter(|(slot, _)| partitions.is_empty() || wanted.contains(slot));
+            let chosen =
+                committed.filter(|(slot, _)| partitions.is_empty() || wanted.contains(slot));
             let offsets = chosen.filter_map(|(slot, committed)| {
                 let (id, partition) = slot.0.split();
                 Some(CommittedOffset {

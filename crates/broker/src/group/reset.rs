@@ -94,8 +94,7 @@ pub(crate) async fn reset(
             offset: offset.get(),
             metadata: String::new(),
         });
-        let kind =
-            CommandKind::Reset { offsets: offsets.collect(), is_forced: request.is_forced };
+        let kind = CommandKind::Reset { offsets: offsets.collect(), is_forced: request.is_forced };
         groups.ask(&request.group, kind, shared.now()).await?;
     }
     Ok(resets)

@@ -73,7 +73,9 @@ fn check_reader(
     if member.is_empty() {
         return Ok(());
     }
-    let Some(group) = group else { return Err(GroupRefusal::UnknownMember { group: name, member }) };
+    let Some(group) = group else {
+        return Err(GroupRefusal::UnknownMember { group: name, member });
+    };
     group.check_member(&name, &member, "")?;
     let owner = group.assignment(slot);
     if owner.is_some_and(|owner| owner.member == member && owner.since == epoch) {

@@ -78,8 +78,7 @@ impl Sessions {
         let timeout = Duration::from_millis(profile.session_ms.into());
         let ends = now + timeout;
         let (profile, touched) = (profile.clone(), watch::Sender::new(()));
-        let session =
-            Session { profile, heard: now, ends, look: ends, is_over: false, touched };
+        let session = Session { profile, heard: now, ends, look: ends, is_over: false, touched };
         state.sessions.insert(key.clone(), session);
         state.looks.insert((ends, key.clone()));
         drop(state);
@@ -174,8 +173,12 @@ impl Sessions {
     pub(super) fn renew_all(&self) {
         let mut state = self.state();
         let now = Instant::now();
-        let keys: Vec<_> =
-            state.sessions.iter().filter(|(_, it)| !it.is_over).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<_> = state
+            .sessions
+            .iter()
+            .filter(|(_, it)| !it.is_over)
+            .map(|(key, _)| key.clone())
+            .collect();
         keys.iter().for_each(|key| state.extend(key, now, None));
     }
 

@@ -264,7 +264,8 @@ impl Group {
         if is_back {
             self.check_member(name, &member, &profile.instance)?;
         }
-        let former = if profile.instance.is_empty() { None } else { self.instance(&profile.instance) };
+        let former =
+            if profile.instance.is_empty() { None } else { self.instance(&profile.instance) };
         let is_new = !self.members.contains_key(&member);
         if is_new && former.is_none() && self.members.len() >= limits::GROUP_MEMBERS_MAX {
             return Err(GroupRefusal::Full { what: "members", max: limits::GROUP_MEMBERS_MAX });
@@ -302,12 +303,15 @@ impl Group {
             if owner.is_some_and(|owner| owner.member == member && owner.since == epoch) {
                 counting.push(commit);
             } else {
-                refused.push((index, GroupRefusal::StaleMember {
-                    group: name.to_owned(),
-                    member: member.to_owned(),
-                    epoch,
-                    owner: owner.map(|it| (it.member.clone(), it.since)),
-                }));
+                refused.push((
+                    index,
+                    GroupRefusal::StaleMember {
+                        group: name.to_owned(),
+                        member: member.to_owned(),
+                        epoch,
+                        owner: owner.map(|it| (it.member.clone(), it.since)),
+                    },
+                ));
             }
         }
         Ok((counting, refused))
@@ -393,7 +397,7 @@ impl Group {
                 self.owners.retain(|_, owner| owner.member != member);
                 self.target.retain(|_, it| *it != member);
                 self.active_ms = at_ms;
-                self.give();
+                self.give_on();
             }
             EventKind::Targeted { epoch, moves } => {
                 self.epoch = epoch;
@@ -411,7 +415,7 @@ impl Group {
                         self.owners.remove(&slot);
                     }
                 }
-                self.give();
+                self.give_on();
             }
             EventKind::Committed { offsets, at_ms } => self.commit(offsets, at_ms),
             EventKind::Reset { epoch, offsets, at_ms } => {
@@ -435,6 +439,15 @@ impl Group {
             self.committed.insert(slot, Committed { offset, metadata, at_ms });
         }
         self.active_ms = at_ms;
+    }
+
+    /// What nobody owns any more is given to whoever waited for it, in an epoch of its own: what they
+    /// said before, they said without it.
+    fn give_on(&mut self) {
+        if self.target.keys().any(|slot| !self.owners.contains_key(slot)) {
+            self.epoch += 1;
+            self.give();
+        }
     }
 
     /// What nobody owns is given to whoever is to have it.

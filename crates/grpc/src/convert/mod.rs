@@ -1,5 +1,7 @@
 //! From the contract's types to the broker's, and back.
 
+pub(crate) mod group;
+
 use std::ops::Range;
 use std::time::Duration;
 
@@ -199,6 +201,7 @@ pub(crate) fn consume_command(request: v1::ConsumeRequest) -> Result<ConsumeComm
                 bytes_max: message_bytes_max(subscribe.max_message_bytes),
                 envelope_bytes: ENVELOPE_BYTES,
             },
+            reader: subscribe.reader.map(group::reader),
         },
         Command::Grant(grant) => ConsumeCommand::Grant { bytes: grant.bytes },
         Command::Seek(seek) => ConsumeCommand::Seek {
