@@ -8,11 +8,14 @@ use std::time::Duration;
 use taffrail_model::{ProducerEpoch, ProducerId, limits};
 use taffrail_proto::v1;
 use taffrail_proto::v1::admin_service_client::AdminServiceClient;
+use taffrail_proto::v1::group_service_client::GroupServiceClient;
 use taffrail_proto::v1::log_service_client::LogServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::producer::Identity;
-use crate::{AddressError, Admin, CallError, ConsumerBuilder, ProducerBuilder};
+use crate::{
+    AddressError, Admin, CallError, ConsumerBuilder, GroupConsumerBuilder, Groups, ProducerBuilder,
+};
 
 /// Windows this wide keep a stream busy, and keep small unread frames from killing a connection.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
@@ -84,6 +87,16 @@ impl Client {
         ConsumerBuilder::new(self.clone())
     }
 
+    /// Settings for a member of a consumer group.
+    pub fn group(&self, group: &str) -> GroupConsumerBuilder {
+        GroupConsumerBuilder::new(self.clone(), group)
+    }
+
+    /// Calls about consumer groups: list, describe, reset, delete, and commit from outside.
+    pub fn groups(&self) -> Groups {
+        Groups::new(self.clone())
+    }
+
     /// Makes an idempotent producer, of this name if it is not empty; with `former`, in place of
     /// that one. Asked again with the same `attempt`, the broker makes no other one.
     pub(crate) async fn init_producer(
@@ -102,6 +115,10 @@ impl Client {
             id: id.ok_or(CallError::Incomplete { field: "producer_id" })?,
             epoch: ProducerEpoch::new(producer_epoch),
         })
+    }
+
+    pub(crate) fn group_service(&self) -> GroupServiceClient<Channel> {
+        GroupServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     pub(crate) fn log_service(&self) -> LogServiceClient<Channel> {

@@ -34,6 +34,8 @@ mod admin;
 mod client;
 mod consumer;
 mod error;
+mod group;
+mod groups;
 mod position;
 mod producer;
 mod retry;
@@ -44,6 +46,10 @@ pub use consumer::{
     ConsumeError, ConsumedBatch, Consumer, ConsumerBuilder, Event, PartitionPlace, Until,
 };
 pub use error::{AddressError, CallError, ServerError, StartError};
+pub use group::{
+    Assignor, Commit, GroupConsumer, GroupConsumerBuilder, GroupEvent, TopicPartition,
+};
+pub use groups::Groups;
 pub use position::{FoundOffset, OffsetQuery, Position};
 pub use producer::{
     Acks, Delivery, Placed, ProduceError, Producer, ProducerBuilder, ProducerStats, Record,

@@ -4,6 +4,7 @@ mod bench;
 mod completions;
 mod consume;
 mod demo;
+mod group;
 mod inspect;
 mod produce;
 mod remedy;
@@ -29,6 +30,9 @@ pub(crate) enum Command {
     Produce(produce::Arguments),
     /// Print the records of a topic, and then what comes
     Consume(consume::Arguments),
+    /// List, describe, reset and delete consumer groups
+    #[command(subcommand)]
+    Group(group::Command),
     /// Show it: stream events, kill the broker in the middle, lose nothing
     Demo(demo::Arguments),
     /// Verify what lies on disk, without a broker
@@ -54,6 +58,7 @@ impl Command {
             // Its client loses its broker on purpose: there is nothing to warn of.
             Self::Demo(arguments) => block_on(demo::run(arguments, context)),
             Self::Topic(command) => client_block_on(context, topic::run(command, context)),
+            Self::Group(command) => client_block_on(context, group::run(command, context)),
             Self::Produce(arguments) => client_block_on(context, produce::run(arguments, context)),
             Self::Consume(arguments) => {
                 // A worker of its own answers the broker while this thread waits for a pipe.

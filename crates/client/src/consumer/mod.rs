@@ -23,8 +23,10 @@ use v1::consume_request::Command;
 pub use error::ConsumeError;
 pub use event::{ConsumedBatch, Event, PartitionPlace};
 pub use settings::ConsumerBuilder;
+pub(crate) use settings::ENVELOPE_BYTES;
 use state::Subscriptions;
 pub use state::Until;
+pub(crate) use state::{Bounds, Wanted};
 
 use crate::retry::{self, Backoff};
 use crate::{CallError, Client, Position};
@@ -124,6 +126,30 @@ impl Consumer {
         let command = self.state.resume(index);
         self.say(command);
         true
+    }
+
+    /// A consumer that reads nothing yet, for a group.
+    pub(crate) fn of_nothing(client: Client, bounds: Bounds) -> Self {
+        Self::start(client, Subscriptions::new(Vec::new(), bounds))
+    }
+
+    /// Reads another partition, or one anew.
+    pub(crate) fn add(&mut self, wanted: Wanted) {
+        let commands = self.state.add(wanted);
+        self.say(commands);
+    }
+
+    /// Reads a partition no more; what of it was not taken yet is dropped.
+    pub(crate) fn remove(&mut self, topic: &TopicName, partition: PartitionIndex) {
+        if let Some(index) = self.state.find(topic, partition) {
+            let commands = self.state.remove(index);
+            self.say(commands);
+        }
+    }
+
+    /// Whether nothing comes any more of what it reads.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended || self.state.is_finished()
     }
 
     /// Where it stands in each partition, as far as the broker has told.

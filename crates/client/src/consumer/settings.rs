@@ -9,7 +9,7 @@ use super::state::{Bounds, Subscriptions, Until, Wanted};
 use crate::{Client, Position, StartError};
 
 /// Bytes of a message around its batches.
-const ENVELOPE_BYTES: u32 = 64 << 10;
+pub(crate) const ENVELOPE_BYTES: u32 = 64 << 10;
 
 /// Settings of a consumer; [`ConsumerBuilder::build`] starts it.
 #[derive(Clone, Debug)]
@@ -128,6 +128,7 @@ impl ConsumerBuilder {
             partition,
             from: self.from_at.get(&key).copied().unwrap_or(self.from),
             until: self.until_at.get(&key).map_or(self.until, |end| Until::Offset(*end)),
+            reader: None,
         }
     }
 }

@@ -33,18 +33,20 @@ pub enum Until {
 
 /// A partition to read.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
-    pub(super) topic: TopicName,
-    pub(super) partition: PartitionIndex,
-    pub(super) from: Position,
-    pub(super) until: Until,
+pub(crate) struct Wanted {
+    pub(crate) topic: TopicName,
+    pub(crate) partition: PartitionIndex,
+    pub(crate) from: Position,
+    pub(crate) until: Until,
+    /// The group that it is read for.
+    pub(crate) reader: Option<v1::GroupReader>,
 }
 
 /// What a grant covers and what a message may hold.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    pub(super) prefetch_bytes: u64,
-    pub(super) max_message_bytes: u32,
+pub(crate) struct Bounds {
+    pub(crate) prefetch_bytes: u64,
+    pub(crate) max_message_bytes: u32,
 }
 
 /// All partitions of a consumer.
@@ -67,6 +69,7 @@ struct Reading {
     /// Where it begins, until the broker has told the offset.
     from: Position,
     until: Until,
+    reader: Option<v1::GroupReader>,
     end: Option<Offset>,
     /// Its subscription on this stream; 0: none.
     number: u64,
@@ -134,6 +137,7 @@ impl Subscriptions {
             resume: place.next_offset.is_some(),
             max_message_bytes: self.bounds.max_message_bytes,
             accepted_compressions: Vec::new(),
+            reader: reading.reader(),
         }));
         if reading.is_paused {
             commands.push(Command::Pause(v1::Pause { subscription: number }));
@@ -249,6 +253,9 @@ impl Subscriptions {
             return;
         }
         reading.place.is_finished = true;
+        if reading.reader.is_some() && is_of_membership(&error.reason) {
+            return;
+        }
         let PartitionPlace { topic, partition, .. } = reading.place.clone();
         self.queue(Some(index), Err(ConsumeError::Partition { topic, partition, error }));
     }
@@ -287,9 +294,33 @@ impl Subscriptions {
         self.places().position(|place| place.topic == *topic && place.partition == partition)
     }
 
-    /// Moves a partition; what of it was not taken yet is dropped.
-    pub(super) fn seek(&mut self, index: usize, to: Position, now: Instant) -> Vec<Command> {
+    /// Reads another partition, or one anew.
+    pub(super) fn add(&mut self, wanted: Wanted) -> Vec<Command> {
         let mut commands = Vec::new();
+        let index = if let Some(index) = self.find(&wanted.topic, wanted.partition) {
+            commands = self.remove(index);
+            self.partitions[index] = Reading::new(wanted);
+            index
+        } else {
+            self.partitions.push(Reading::new(wanted));
+            self.partitions.len() - 1
+        };
+        self.subscribe(index, &mut commands);
+        commands
+    }
+
+    /// Reads a partition no more; what of it was not taken yet is dropped.
+    pub(super) fn remove(&mut self, index: usize) -> Vec<Command> {
+        let mut commands = Vec::new();
+        self.drop_events(index);
+        self.partitions[index].retry_at = None;
+        self.end(index, &mut commands);
+        self.grant(&mut commands);
+        commands
+    }
+
+    /// Drops what of a partition was not taken yet.
+    fn drop_events(&mut self, index: usize) {
         let mut dropped_bytes = 0;
         self.events.retain(|queued| {
             let keep = queued.index != Some(index);
@@ -297,8 +328,17 @@ impl Subscriptions {
             keep
         });
         self.taken_bytes += dropped_bytes;
+    }
+
+    /// Moves a partition; what of it was not taken yet is dropped.
+    pub(super) fn seek(&mut self, index: usize, to: Position, now: Instant) -> Vec<Command> {
+        let mut commands = Vec::new();
+        self.drop_events(index);
         let reading = &mut self.partitions[index];
         reading.from = to;
+        if let Some(reader) = &mut reading.reader {
+            reader.from_committed = false;
+        }
         reading.place.next_offset = None;
         reading.place.is_finished = false;
         let subscription = std::mem::take(&mut reading.number);
@@ -405,12 +445,20 @@ impl Reading {
             },
             from: wanted.from,
             until: wanted.until,
+            reader: wanted.reader,
             end: None,
             number: 0,
             is_paused: false,
             attempts: 0,
             retry_at: None,
         }
+    }
+
+    /// For whom it is read. Once it is known where it is, it goes on there.
+    fn reader(&self) -> Option<v1::GroupReader> {
+        let mut reader = self.reader.clone()?;
+        reader.from_committed &= self.place.next_offset.is_none();
+        Some(reader)
     }
 
     fn batch_event(&self, batch: Batch, from: Offset) -> Event {
@@ -423,6 +471,11 @@ impl Reading {
             until: self.end,
         })
     }
+}
+
+/// Whether the partition is another member's by now, or nobody's: what the membership hears of too.
+fn is_of_membership(reason: &str) -> bool {
+    matches!(reason, "STALE_MEMBER" | "UNKNOWN_MEMBER" | "UNKNOWN_TOPIC")
 }
 
 #[cfg(test)]

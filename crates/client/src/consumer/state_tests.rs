@@ -18,7 +18,8 @@ struct Bench {
 impl Bench {
     fn new(from: Position, until: Until) -> Self {
         let topic = TopicName::parse("t").expect("a name");
-        let wanted = Wanted { topic, partition: PartitionIndex::new(0), from, until };
+        let partition = PartitionIndex::new(0);
+        let wanted = Wanted { topic, partition, from, until, reader: None };
         let bounds = Bounds { prefetch_bytes: 800, max_message_bytes: 0 };
         Self { state: Subscriptions::new(vec![wanted], bounds), now: Instant::now() }
     }

@@ -1,0 +1,362 @@
+//! What a member holds, what of it is done, and when it is given on: pure.
+//!
+//! Invariants: what is handed out is held, and the session lasts; a partition is given on only when what
+//! the application has of it is done, and committed where that is automatic; nothing is committed that
+//! the application has not finished, unless it wants each record at most once.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use taffrail_model::Offset;
+use taffrail_proto::v1;
+
+use super::{Commit, GroupEvent, TopicPartition};
+use crate::ServerError;
+
+/// What a member holds.
+#[derive(Debug)]
+pub(super) struct Core {
+    member: String,
+    mode: Commit,
+    /// The last epoch that was heard of.
+    epoch: u32,
+    session_ends: Option<Instant>,
+    /// What the broker said last.
+    assigned: BTreeMap<TopicPartition, (String, u32)>,
+    parts: BTreeMap<TopicPartition, Part>,
+    next_number: u64,
+    /// What the application works at.
+    in_hand: Option<(TopicPartition, u64, Offset)>,
+    notices: VecDeque<GroupEvent>,
+    /// Revoked partitions that the application was just told of.
+    told: Vec<TopicPartition>,
+    refusal: Option<ServerError>,
+}
+
+/// A partition that is held.
+#[derive(Debug)]
+struct Part {
+    topic_id: String,
+    epoch: u32,
+    /// This process's number for the assignment.
+    number: u64,
+    /// The offset behind what was handed out last.
+    delivered: Option<Offset>,
+    /// The first offset that is not done, if anything is.
+    done: Option<Offset>,
+    committed: Option<Offset>,
+    /// Whether it goes to another member.
+    is_leaving: bool,
+    /// Whether the application has had its chance to commit what it has of it.
+    is_let_go: bool,
+}
+
+/// An assignment to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) place: TopicPartition,
+    pub(super) number: u64,
+    pub(super) epoch: u32,
+}
+
+impl Core {
+    pub(super) fn new(member: String, mode: Commit) -> Self {
+        Self {
+            member,
+            mode,
+            epoch: 0,
+            session_ends: None,
+            assigned: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            next_number: 1,
+            in_hand: None,
+            notices: VecDeque::new(),
+            told: Vec::new(),
+            refusal: None,
+        }
+    }
+
+    pub(super) fn member(&self) -> &str {
+        &self.member
+    }
+
+    pub(super) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    pub(super) fn mode(&self) -> Commit {
+        self.mode
+    }
+
+    pub(super) fn session_ends(&self) -> Option<Instant> {
+        self.session_ends
+    }
+
+    /// A heartbeat that was sent then was answered.
+    pub(super) fn extend(&mut self, sent: Instant, timeout: Duration) {
+        self.session_ends = self.session_ends.max(Some(sent + timeout));
+    }
+
+    /// Takes note of what the broker says that this member may read.
+    pub(super) fn assign(&mut self, answer: &v1::HeartbeatResponse) {
+        self.epoch = answer.epoch;
+        let assigned = answer.partitions.iter().filter_map(|it| {
+            Some((TopicPartition::try_from(it).ok()?, (it.topic_id.clone(), it.epoch)))
+        });
+        self.assigned = assigned.collect();
+        self.reconcile();
+    }
+
+    /// Begins what is new, and begins to give on what is another's.
+    fn reconcile(&mut self) {
+        let (mut lost, mut revoked, mut begun) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, part) in &mut self.parts {
+            match self.assigned.get(place) {
+                Some((_, epoch)) if *epoch == part.epoch => {}
+                // Somebody has moved it: what was read of it does not count any more.
+                Some(_) => lost.push(place.clone()),
+                None if part.is_leaving => {}
+                None => {
+                    part.is_leaving = true;
+                    revoked.push(place.clone());
+                }
+            }
+        }
+        lost.iter().for_each(|place| self.forget(place));
+        for (place, (topic_id, epoch)) in &self.assigned {
+            if self.parts.contains_key(place) {
+                continue;
+            }
+            let number = self.next_number;
+            self.next_number += 1;
+            let part = Part {
+                topic_id: topic_id.clone(),
+                epoch: *epoch,
+                number,
+                delivered: None,
+                done: None,
+                committed: None,
+                is_leaving: false,
+                is_let_go: false,
+            };
+            self.parts.insert(place.clone(), part);
+            begun.push(place.clone());
+        }
+        let notices = [
+            (lost, GroupEvent::Lost as fn(_) -> _),
+            (revoked, GroupEvent::Revoked as fn(_) -> _),
+            (begun, GroupEvent::Assigned as fn(_) -> _),
+        ];
+        for (places, notice) in notices {
+            if !places.is_empty() {
+                self.notices.push_back(notice(places));
+            }
+        }
+    }
+
+    fn forget(&mut self, place: &TopicPartition) {
+        self.parts.remove(place);
+        if self.in_hand.as_ref().is_some_and(|(in_hand, ..)| in_hand == place) {
+            self.in_hand = None;
+        }
+    }
+
+    /// All may be another's by now.
+    pub(super) fn lose_all(&mut self) {
+        self.session_ends = None;
+        self.assigned.clear();
+        self.in_hand = None;
+        let lost: Vec<_> = std::mem::take(&mut self.parts).into_keys().collect();
+        if !lost.is_empty() {
+            self.notices.push_back(GroupEvent::Lost(lost));
+        }
+    }
+
+    /// Begins anew as another member.
+    pub(super) fn rename(&mut self, member: String) {
+        self.lose_all();
+        self.member = member;
+        self.epoch = 0;
+    }
+
+    /// The membership has ended for good.
+    pub(super) fn refuse(&mut self, refusal: ServerError) {
+        self.lose_all();
+        self.refusal = Some(refusal);
+    }
+
+    pub(super) fn refusal(&self) -> Option<ServerError> {
+        self.refusal.clone()
+    }
+
+    /// What is to be read.
+    pub(super) fn held(&self) -> Vec<Held> {
+        let held = self.parts.iter().filter(|(_, part)| !part.is_leaving);
+        held.map(|(place, part)| {
+            let (number, epoch) = (part.number, part.epoch);
+            Held { place: place.clone(), number, epoch }
+        })
+        .collect()
+    }
+
+    /// Whether an assignment is held that was begun under this number, on its way to another or not.
+    pub(super) fn has(&self, place: &TopicPartition, number: Option<u64>) -> bool {
+        self.parts.get(place).is_some_and(|part| Some(part.number) == number)
+    }
+
+    /// What the broker is told that this member reads.
+    pub(super) fn owned(&self) -> v1::Owned {
+        let partitions = self.parts.keys().map(|place| v1::TopicPartition {
+            topic: place.topic.to_string(),
+            partition: place.partition.get(),
+        });
+        v1::Owned { partitions: partitions.collect() }
+    }
+
+    /// What the application is to be told.
+    pub(super) fn next_notice(&mut self) -> Option<GroupEvent> {
+        let notice = self.notices.pop_front()?;
+        if let GroupEvent::Revoked(places) = &notice {
+            self.told.clone_from(places);
+        }
+        Some(notice)
+    }
+
+    /// The application has a batch that ends there; false if it may not have it.
+    pub(super) fn hand_out(
+        &mut self,
+        place: &TopicPartition,
+        number: u64,
+        end: Offset,
+        now: Instant,
+    ) -> bool {
+        let lasts = self.session_ends.is_some_and(|ends| now < ends);
+        match self.parts.get_mut(place) {
+            Some(part) if lasts && !part.is_leaving && part.number == number => {
+                part.delivered = Some(end);
+                self.in_hand = Some((place.clone(), number, end));
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// The application has finished what it had, and knows what it was told.
+    pub(super) fn finish_in_hand(&mut self) {
+        for place in std::mem::take(&mut self.told) {
+            if let Some(part) = self.parts.get_mut(&place) {
+                part.is_let_go = true;
+            }
+        }
+        let Some((place, number, end)) = self.in_hand.take() else { return };
+        if let Some(part) = self.parts.get_mut(&place).filter(|part| part.number == number) {
+            part.done = Some(end);
+        }
+    }
+
+    /// The application does not finish what it had.
+    pub(super) fn drop_in_hand(&mut self) {
+        self.in_hand = None;
+    }
+
+    /// What can be committed of itself.
+    pub(super) fn due(&self) -> Vec<v1::OffsetCommit> {
+        if !matches!(self.mode, Commit::Auto(_)) {
+            return Vec::new();
+        }
+        let due = self.parts.iter().filter(|(_, part)| part.is_due());
+        due.filter_map(|(place, part)| Some(part.commit(place, part.done?, ""))).collect()
+    }
+
+    /// How many partitions have something done that was not committed of itself.
+    pub(super) fn unsaid(&self) -> usize {
+        self.due().len()
+    }
+
+    /// A commit of a partition that is held, up to where the application says that it is done.
+    pub(super) fn commit_of(
+        &mut self,
+        place: &TopicPartition,
+        offset: Offset,
+        metadata: &str,
+    ) -> Option<v1::OffsetCommit> {
+        let part = self.parts.get_mut(place)?;
+        part.done = Some(offset);
+        Some(part.commit(place, offset, metadata))
+    }
+
+    /// This was committed.
+    pub(super) fn committed(&mut self, commit: &v1::OffsetCommit) {
+        if let Some(part) = self.part_of(commit) {
+            part.committed = Some(Offset::new(commit.offset));
+        }
+    }
+
+    /// This was refused, because the partition is another's by now.
+    pub(super) fn stale(&mut self, commit: &v1::OffsetCommit) {
+        let Some(place) = place_of(commit) else { return };
+        if self.part_of(commit).is_some() {
+            self.forget(&place);
+            self.assigned.remove(&place);
+            self.notices.push_back(GroupEvent::Lost(vec![place]));
+        }
+    }
+
+    fn part_of(&mut self, commit: &v1::OffsetCommit) -> Option<&mut Part> {
+        let part = self.parts.get_mut(&place_of(commit)?)?;
+        (part.epoch == commit.epoch).then_some(part)
+    }
+
+    /// Lets go of what is another's and done with; whether there was something.
+    pub(super) fn release(&mut self) -> bool {
+        let in_hand = self.in_hand.as_ref().map(|(place, ..)| place.clone());
+        let mode = self.mode;
+        let over = self.parts.iter().filter(|(place, part)| {
+            let is_idle = in_hand.as_ref() != Some(*place);
+            let is_done = match mode {
+                Commit::Auto(_) => !part.is_due(),
+                Commit::Manual => part.delivered == part.committed || part.is_let_go,
+                Commit::BeforeDelivery => true,
+            };
+            part.is_leaving && is_idle && is_done
+        });
+        let over: Vec<_> = over.map(|(place, _)| place.clone()).collect();
+        over.iter().for_each(|place| self.forget(place));
+        if !over.is_empty() {
+            // It may be this one's again by now.
+            self.reconcile();
+        }
+        !over.is_empty()
+    }
+
+    /// Whether something is on its way to another member.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.parts.values().any(|part| part.is_leaving)
+    }
+}
+
+impl Part {
+    fn is_due(&self) -> bool {
+        self.done.is_some() && self.done != self.committed
+    }
+
+    fn commit(&self, place: &TopicPartition, offset: Offset, metadata: &str) -> v1::OffsetCommit {
+        v1::OffsetCommit {
+            topic: place.topic.to_string(),
+            partition: place.partition.get(),
+            offset: offset.get(),
+            epoch: self.epoch,
+            metadata: metadata.to_owned(),
+            topic_id: self.topic_id.clone(),
+        }
+    }
+}
+
+fn place_of(commit: &v1::OffsetCommit) -> Option<TopicPartition> {
+    let topic = taffrail_model::TopicName::parse(&commit.topic).ok()?;
+    Some(TopicPartition::new(topic, taffrail_model::PartitionIndex::new(commit.partition)))
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;
