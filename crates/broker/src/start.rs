@@ -212,8 +212,11 @@ fn open_internal(
     threads: &Arc<LogThreads>,
 ) -> ServedTopic {
     let name = TopicName::parse(internal.name).expect("a valid name");
-    let settings =
-        TopicSettings { batch_bytes_max: limits::BATCH_BYTES_MAX, ..TopicSettings::default() };
+    let settings = TopicSettings {
+        batch_bytes_max: limits::BATCH_BYTES_MAX,
+        segment_bytes: limits::INTERNAL_SEGMENT_BYTES,
+        ..TopicSettings::default()
+    };
     let topic = Topic {
         name: name.clone(),
         id: internal.id,

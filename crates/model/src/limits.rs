@@ -140,6 +140,9 @@ pub const PARTITION_PRODUCERS_MAX: usize = 4_096;
 /// How long a partition remembers an idempotent producer that sends nothing.
 pub const PRODUCER_EXPIRY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// Bytes of a segment of a log of the broker's own: what lies before its snapshots goes by segments.
+pub const INTERNAL_SEGMENT_BYTES: u64 = 16 << 20;
+
 /// Consumer groups of one broker.
 pub const GROUPS_MAX: usize = 10_000;
 

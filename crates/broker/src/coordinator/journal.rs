@@ -46,6 +46,8 @@ pub(super) struct Replayed<S> {
     /// The offset of the next event.
     pub(super) next: Offset,
     pub(super) weight: Weight,
+    /// Where the last snapshot begins.
+    pub(super) snapshot: Option<Offset>,
 }
 
 /// What stands in a log, in bytes: the last snapshot, and the events behind it.
@@ -64,8 +66,8 @@ pub(super) async fn replay<S: StateMachine>(
     loop {
         match partition.read(next, READ_BYTES).await? {
             Read::End => {
-                let Replay { machine, weight, .. } = replay;
-                return Ok(Replayed { machine, next, weight });
+                let Replay { machine, weight, snapshot, .. } = replay;
+                return Ok(Replayed { machine, next, weight, snapshot });
             }
             Read::Gap(gap) => next = gap.to,
             Read::Batches { bytes, next: behind } => {
@@ -97,6 +99,10 @@ pub(crate) struct Replay<S> {
     pub(crate) is_known: bool,
     /// The parts of a snapshot that has not ended yet.
     parts: Vec<u8>,
+    /// Where these begin.
+    begun: Option<Offset>,
+    /// Where the last snapshot begins.
+    snapshot: Option<Offset>,
     weight: Weight,
 }
 
@@ -109,7 +115,7 @@ impl<S: StateMachine> Replay<S> {
     /// Reads a log from somewhere: events before the first snapshot rest on what is not known.
     pub(crate) fn from_a_snapshot() -> Self {
         let (machine, parts, weight) = (S::default(), Vec::new(), Weight::default());
-        Self { machine, is_known: false, parts, weight }
+        Self { machine, is_known: false, parts, begun: None, snapshot: None, weight }
     }
 
     /// Applies the records of a batch.
@@ -124,16 +130,16 @@ impl<S: StateMachine> Replay<S> {
 
     fn apply_record(&mut self, record: &RecordView<'_>) -> Result<(), RecordError> {
         let value = record.value.unwrap_or_default();
-        let mut parts = std::mem::take(&mut self.parts);
+        let (mut parts, begun) = (std::mem::take(&mut self.parts), self.begun.take());
         match record.key {
             Some(SNAPSHOT_PART) => {
                 parts.extend_from_slice(value);
-                self.parts = parts;
+                (self.parts, self.begun) = (parts, begun.or(Some(record.offset)));
             }
             Some(SNAPSHOT) => {
                 parts.extend_from_slice(value);
                 self.machine = parse(record, &parts)?;
-                self.is_known = true;
+                (self.is_known, self.snapshot) = (true, begun.or(Some(record.offset)));
                 self.weight = Weight { snapshot: parts.len() as u64, events: 0 };
             }
             Some(EVENT) if self.is_known => {

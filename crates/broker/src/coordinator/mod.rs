@@ -7,7 +7,8 @@
 //! the committed part of the log.
 //!
 //! Whenever the events since the last snapshot weigh more than it did, the whole state is appended as
-//! a snapshot: so what snapshots cost grows in step with the events. A start goes on from the last one.
+//! a snapshot: so what snapshots cost grows in step with the events. A start goes on from the last one;
+//! what lies before the one before it is deleted.
 
 mod journal;
 
@@ -84,6 +85,8 @@ struct Live<S> {
     /// The offset of the next event.
     next: Offset,
     weight: Weight,
+    /// Where the last snapshot begins.
+    snapshot: Option<Offset>,
     /// The order of this state's appends; a rebuilt state has another one.
     lane: Arc<Lane>,
 }
@@ -190,8 +193,8 @@ impl<S: StateMachine> Live<S> {
     }
 
     async fn rebuild(partition: &Arc<Partition>) -> Result<Self, JournalError> {
-        let Replayed { machine, next, weight } = journal::replay(partition).await?;
-        Ok(Self { machine, next, weight, lane: Arc::default() })
+        let Replayed { machine, next, weight, snapshot } = journal::replay(partition).await?;
+        Ok(Self { machine, next, weight, snapshot, lane: Arc::default() })
     }
 
     /// Applies events and puts them into the partition's queue; the answer comes when they are durable.
@@ -203,13 +206,22 @@ impl<S: StateMachine> Live<S> {
         self.weight.events += batch.payload.len() as u64;
         let pending = self.append(partition, batch);
         if self.weight.events >= self.weight.snapshot.max(SNAPSHOT_BYTES_MIN) {
-            self.weight = Weight::default();
-            for part in journal::encode_snapshot(&self.machine) {
-                self.weight.snapshot += part.payload.len() as u64;
-                drop(self.append(partition, part));
-            }
+            self.store_snapshot(partition);
         }
         pending
+    }
+
+    fn store_snapshot(&mut self, partition: &Arc<Partition>) {
+        self.weight = Weight::default();
+        let former = self.snapshot.replace(self.next);
+        let mut stored = None;
+        for part in journal::encode_snapshot(&self.machine) {
+            self.weight.snapshot += part.payload.len() as u64;
+            stored = Some(self.append(partition, part));
+        }
+        if let (Some(former), Some(stored)) = (former, stored) {
+            tokio::spawn(delete_before(Arc::clone(partition), former, stored));
+        }
     }
 
     /// What a reply has to wait for that rests on the state as it is. A batch that changes nothing tells
@@ -235,5 +247,12 @@ impl<S: StateMachine> Live<S> {
             arrived: Stopwatch::start(),
         });
         stored
+    }
+}
+
+/// Deletes what lies before a snapshot once the one behind it is durable.
+async fn delete_before(partition: Arc<Partition>, snapshot: Offset, mut stored: Pending) {
+    if stored.recv().await.is_some_and(|outcome| outcome.result.is_ok()) {
+        partition.delete_before(snapshot).await;
     }
 }

@@ -154,7 +154,7 @@ pub(crate) async fn list(shared: &Shared) -> Result<Vec<GroupSummary>, GroupErro
     let catalogue = shared.groups.topics.load_full();
     let topics = shared.topics.load_full();
     let summarise = |(name, group): (&String, &Group)| {
-        let slots = slots(group);
+        let slots = slots(group, &catalogue);
         let names: BTreeSet<_> = slots.iter().filter_map(|slot| catalogue.name(*slot)).collect();
         let lag = slots.iter().filter_map(|slot| {
             let partition = partition_of(&topics, &catalogue, *slot)?;
@@ -181,7 +181,7 @@ pub(crate) async fn describe(shared: &Shared, name: &str) -> Result<GroupDescrip
     let group = group.ok_or_else(unknown)?;
     let (topics, catalogue) = (shared.topics.load_full(), shared.groups.topics.load_full());
     let mut partitions = Vec::new();
-    for slot in slots(&group) {
+    for slot in slots(&group, &catalogue) {
         // What was deleted just now has no place any more.
         if let Some(partition) = partition_of(&topics, &catalogue, slot) {
             partitions.push(shared.groups.stand(shared, name, &group, slot, &partition).await);
@@ -197,10 +197,12 @@ pub(crate) async fn describe(shared: &Shared, name: &str) -> Result<GroupDescrip
     })
 }
 
-/// The partitions that a group reads, or has read.
-fn slots(group: &Group) -> BTreeSet<Slot> {
+/// The partitions of the topics that a group reads, or has read.
+fn slots(group: &Group, catalogue: &Catalogue) -> BTreeSet<Slot> {
     let slots = group.target().keys().chain(group.owners().keys());
-    slots.chain(group.committed().keys()).copied().collect()
+    let slots: BTreeSet<_> = slots.chain(group.committed().keys()).copied().collect();
+    let topics: BTreeSet<_> = slots.iter().filter_map(|slot| catalogue.name(*slot)).collect();
+    slots.union(&catalogue.slots(topics)).copied().collect()
 }
 
 fn partition_of(topics: &Topics, catalogue: &Catalogue, slot: Slot) -> Option<Arc<Partition>> {

@@ -369,6 +369,19 @@ impl Partition {
         self.deleted.load(Ordering::Acquire)
     }
 
+    /// Deletes the segments whose records all lie before an offset.
+    pub(crate) async fn delete_before(self: &Arc<Self>, before: Offset) {
+        let partition = Arc::clone(self);
+        let delete = move || {
+            let open = partition.open_log()?;
+            open.lock().as_mut().map(|log| log.delete_before(before))
+        };
+        if let Some(Some(Err(error))) = self.threads.on_admin_thread(delete).await {
+            let (topic, index) = (&self.topic, self.index);
+            tracing::warn!(%topic, partition = %index, %error, "what nobody needs any more was not deleted");
+        }
+    }
+
     /// Waits until what is being written is written.
     pub(crate) fn pass_writer(&self) {
         if let Some(open) = self.open_log() {

@@ -248,7 +248,7 @@ const STALLED_MS: u64 = 30_000;
 
 fn state(partition: &GroupPartition) -> &'static str {
     match partition.state() {
-        DeliveryState::Unspecified => "unknown",
+        DeliveryState::Unspecified => "not reading",
         DeliveryState::Delivering => "delivering",
         DeliveryState::AtEnd => "at end",
         DeliveryState::Paused => "paused",

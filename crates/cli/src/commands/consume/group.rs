@@ -25,7 +25,7 @@ pub(super) async fn run(
         .topic(&arguments.topic)
         .from(arguments.from)
         .session_timeout(arguments.session_timeout)
-        .client_id("taffrail consume");
+        .client_id("taffrail-consume");
     if let Some(instance) = &arguments.instance {
         builder = builder.instance(instance);
     }
