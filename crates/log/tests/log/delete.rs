@@ -9,8 +9,8 @@ use taffrail_log::repair::{RepairError, Walked};
 use taffrail_log::verify::{Finding, Severity, inspect};
 use taffrail_log::vfs::{Fault, Memory, Vfs};
 use taffrail_log::{
-    DeleteError, Deleted, Known, Log, LogReader, NewBatch, ReadError, ReadRequest, RecoveryReport,
-    SequenceError,
+    DeleteError, Deleted, Known, Log, LogReader, NewBatch, Opened, ReadError, ReadRequest,
+    RecoveryReport, SequenceError,
 };
 use taffrail_model::{Offset, ProducerEpoch, ProducerId, ProducerStamp, Sequence, Timestamp};
 
@@ -338,7 +338,7 @@ fn what_producers_sent_is_known_when_the_segments_that_say_it_are_gone() {
             assert!(error.is_none());
             given.log.roll().expect("it rolls");
         }
-        let memory = settled(&given.close());
+        let memory = settled(&given.kill());
         // Of the two checkpoints the newer one rots: the other one does not know of offsets 6 to 9.
         let newest = ["producers.a", "producers.b"].map(|name| log_path().join(name));
         let newest = newest.iter().max_by_key(|path| checkpoint_end(&memory, path));
@@ -393,6 +393,27 @@ fn a_log_that_waits_for_a_person_keeps_everything() {
     let refused = given.log.delete_before(Offset::new(12));
     assert!(matches!(refused, Err(DeleteError::Poisoned { .. })), "{refused:?}");
     assert_eq!(bases(&given.memory, "log"), [0, 6, 12]);
+}
+
+#[test]
+fn a_deletion_that_fails_anywhere_is_ended_by_the_next_one() {
+    for changes_left in 0.. {
+        let (mut given, mut model) = given(4);
+        given.memory.set_fault(Some(Fault::Stops { changes_left }));
+        let deleted = given.log.delete_before(Offset::new(13));
+        given.memory.set_fault(None);
+        let again = delete(&mut given.log, 13);
+        assert_eq!(again.start.get(), 12);
+        model.begin_at(12);
+        assert_eq!(
+            (bases(&given.memory, "log"), bases(&given.memory, "index")),
+            (vec![12, 18], vec![12])
+        );
+        check_reads(&given.log.reader(), &model);
+        if deleted.is_ok() {
+            return;
+        }
+    }
 }
 
 #[test]
@@ -452,8 +473,31 @@ fn a_log_that_is_opened_anew_removes_nothing_that_is_not_durably_deleted() {
 }
 
 #[test]
-fn segments_are_deleted_on_a_full_disk() {
+fn what_cannot_be_removed_is_passed_over_and_removed_by_the_next_deletion() {
     let (mut given, mut model) = given(4);
+    // The last step of the points fails, and so does the first one at the next opening.
+    given.memory.set_fault(Some(Fault::OneSyncFails { before: 3, drops: false }));
+    given.log.delete_before(Offset::new(12)).expect_err("a sync fails");
+    let Given { memory, directory, log } = given;
+    drop(log);
+    memory.set_fault(Some(Fault::OneSyncFails { before: 0, drops: false }));
+    let opened = directory.open_log(log_id(), config(1 << 20), NO_PRODUCERS).expect("it opens");
+    assert_eq!(memory.fault(), None, "the sync has failed");
+    let Opened { mut log, report } = opened;
+    assert!(is_sound(&report), "{report:?}");
+    model.begin_at(12);
+    check_reads(&log.reader(), &model);
+    assert_eq!((bases(&memory, "log"), log.reader().size().1), (vec![0, 6, 12, 18], 2));
+    assert_eq!(delete(&mut log, 0).segments, 0, "the log did not have them any more");
+    assert_eq!((bases(&memory, "log"), bases(&memory, "index")), (vec![12, 18], vec![12]));
+    check_reads(&log.reader(), &model);
+}
+
+#[test]
+fn segments_are_deleted_on_a_full_disk() {
+    let (given, mut model) = given(4);
+    // Opened anew, so that all must be written: the checkpoint too.
+    let (mut given, _) = Given::open(&given.kill(), 1 << 20);
     given.directory.keep_spare(1 << 16).expect("there is room");
     given.memory.set_fault(Some(Fault::DiskFull { bytes_left: 0 }));
     delete(&mut given.log, 12);

@@ -12,6 +12,7 @@ mod given;
 mod golden;
 mod harm;
 mod interrupted;
+mod meanwhile;
 mod model;
 mod mutations;
 mod property;

@@ -179,6 +179,18 @@ fn behind_damage_the_next_sound_batch_counts() {
     assert_eq!(unread(&given.log, 16, 18), Unread::default());
 }
 
+#[test]
+fn a_batch_in_the_place_of_another_does_not_count_as_that() {
+    let (given, _) = small();
+    let file = given.memory.open(&segment(12)).expect("it is there");
+    let position = |index: u64| SEGMENT_HEADER_BYTES as u64 + index * batch_bytes();
+    let mut last = vec![0; batch_bytes() as usize];
+    file.read_at(position(3), &mut last).expect("it can be read");
+    file.write_at(position(1), &last).expect("there is room");
+    let unread = unread(&given.log, 15, 36);
+    assert_eq!(unread, Unread { bytes: 6 * batch_bytes(), append_time: Some(time(6)) });
+}
+
 /// Asks from each offset to some limits of whatever is there: there are never more bytes than files.
 #[track_caller]
 fn ask_everything(log: &Log) {
