@@ -114,3 +114,22 @@ fn who_sees_the_durable_end_sees_everything_below_it() {
         assert!(below.map(|record| record.load(Ordering::Relaxed)).all(|record| record == 1));
     });
 }
+
+#[test]
+fn who_sees_the_list_without_a_segment_sees_the_log_begin_behind_it() {
+    loom::model(|| {
+        // The first segment in the list begins at 0, then at 1.
+        let log = (Progress::at(Offset::ZERO, Offset::new(RECORDS)), AtomicU64::new(0));
+        let log = Arc::new(log);
+        let writer = thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                log.0.starts_at(Offset::new(1));
+                log.1.store(1, Ordering::Release);
+            }
+        });
+        let first = log.1.load(Ordering::Acquire);
+        assert!(first <= log.0.start().get());
+        writer.join().expect("it ends");
+    });
+}
