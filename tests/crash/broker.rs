@@ -189,7 +189,7 @@ impl Broker {
 }
 
 /// The product, as the runner of tests says, or as cargo built it beside the tests.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let beside = || {
         let test = std::env::current_exe().expect("a test has a file");
         let folder = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");

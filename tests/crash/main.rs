@@ -11,6 +11,7 @@ mod dice;
 mod disk_copy;
 mod failed_sync;
 mod full_disk;
+mod groups;
 #[path = "../history/mod.rs"]
 mod history;
 mod kills;
