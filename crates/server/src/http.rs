@@ -40,7 +40,7 @@ async fn health(State(parts): State<Parts>) -> impl IntoResponse {
 
 async fn metrics_text(State(parts): State<Parts>) -> impl IntoResponse {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match metrics::text(&parts.broker, &parts.connections) {
+    match metrics::text(&parts.broker, &parts.connections).await {
         Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS)], text),
         Err(error) => {
             let text = error.to_string();

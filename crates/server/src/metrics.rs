@@ -10,27 +10,39 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use taffrail_broker::{Broker, Histogram, PartitionStatus};
+use taffrail_broker::{Broker, GroupDescription, Histogram, PartitionLag, PartitionStatus};
 
 use crate::accept::Connections;
 
 /// The metrics of a broker as text.
-pub(crate) fn text(
+pub(crate) async fn text(
     broker: &Arc<Broker>,
     connections: &Arc<Connections>,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("taffrail");
     let (broker, connections) = (Arc::clone(broker), Arc::clone(connections));
-    registry.register_collector(Box::new(Snapshot { broker, connections }));
+    let groups = groups(&broker).await;
+    registry.register_collector(Box::new(Snapshot { broker, connections, groups }));
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
     Ok(out)
+}
+
+/// Where every group stands, if that is known.
+async fn groups(broker: &Broker) -> Vec<GroupDescription> {
+    let mut groups = Vec::new();
+    for group in broker.list_groups().await.unwrap_or_default() {
+        // One that was deleted just now is left out.
+        groups.extend(broker.describe_group(&group.group).await);
+    }
+    groups
 }
 
 #[derive(Debug)]
 struct Snapshot {
     broker: Arc<Broker>,
     connections: Arc<Connections>,
+    groups: Vec<GroupDescription>,
 }
 
 impl Collector for Snapshot {
@@ -39,7 +51,9 @@ impl Collector for Snapshot {
         self.counters(out)?;
         self.gauges(out)?;
         self.histograms(out)?;
-        self.partitions(out)
+        self.partitions(out)?;
+        self.members(out)?;
+        self.lags(out)
     }
 }
 
@@ -147,6 +161,52 @@ impl Snapshot {
                     [("topic", topic.to_string()), ("partition", partition.partition.to_string())];
                 let gauge = ConstGauge::new(i64::try_from(value(partition)).unwrap_or(i64::MAX));
                 gauge.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    fn members(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Members of a consumer group";
+        let mut family = out.encode_descriptor("group_members", help, None, MetricType::Gauge)?;
+        for group in &self.groups {
+            let gauge = ConstGauge::new(group.members.len() as i64);
+            gauge.encode(family.encode_family(&[("group", group.group.clone())])?)?;
+        }
+        Ok(())
+    }
+
+    fn lags(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Value = fn(&PartitionLag) -> f64;
+        let gauges: [(&str, &str, Value); 5] = [
+            ("group_committed_offset", "First offset that is not done", |lag| {
+                lag.committed.map_or(0.0, |offset| offset.get() as f64)
+            }),
+            ("group_lag_records", "Records that are not done", |lag| lag.lag as f64),
+            ("group_lag_bytes", "Bytes that are not done", |lag| lag.lag_bytes as f64),
+            ("group_lag_seconds", "How long the oldest record waits that is not done", |lag| {
+                lag.age.as_secs_f64()
+            }),
+            (
+                "group_stalled_seconds",
+                "How long nothing was done although there was something",
+                |l| l.stalled.as_secs_f64(),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for group in &self.groups {
+                for lag in &group.partitions {
+                    let labels = [
+                        ("group", group.group.clone()),
+                        ("topic", lag.topic.clone()),
+                        ("partition", lag.partition.to_string()),
+                    ];
+                    let gauge = ConstGauge::new(value(lag));
+                    gauge.encode(family.encode_family(&labels)?)?;
+                }
             }
         }
         Ok(())

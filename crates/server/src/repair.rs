@@ -4,8 +4,8 @@ use taffrail_broker::{Clock as _, SystemClock};
 use taffrail_log::repair::Repair;
 
 pub use taffrail_broker::repair::{
-    CatalogPlan, Entry, Own, ProducersPlan, RebuildError, RebuiltTopic, entries, judge, named_logs,
-    plan_catalog, plan_producers,
+    CatalogPlan, Entry, GroupsPlan, Own, ProducersPlan, RebuildError, RebuiltTopic, entries, judge,
+    named_logs, plan_catalog, plan_groups, plan_producers,
 };
 
 /// Puts a new catalog in the place of the old one: see [`plan_catalog`].
@@ -22,4 +22,12 @@ pub fn rebuild_catalog(repair: &Repair, plan: &CatalogPlan) -> Result<(), Rebuil
 /// If the disk refuses. Then the same call ends what was begun.
 pub fn rebuild_producers(repair: &Repair, plan: &ProducersPlan) -> Result<(), RebuildError> {
     taffrail_broker::repair::rebuild_producers(repair, plan, SystemClock.now())
+}
+
+/// Puts a new log of groups in the place of the old one: see [`plan_groups`].
+///
+/// # Errors
+/// If the disk refuses. Then the same call ends what was begun.
+pub fn rebuild_groups(repair: &Repair, plan: &GroupsPlan) -> Result<(), RebuildError> {
+    taffrail_broker::repair::rebuild_groups(repair, plan, SystemClock.now())
 }

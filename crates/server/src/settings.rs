@@ -120,7 +120,7 @@ pub enum SettingsError {
 }
 
 /// Every setting.
-pub const SETTINGS: [SettingInfo; 17] = [
+pub const SETTINGS: [SettingInfo; 18] = [
     setting(
         "allow_unauthenticated",
         "true | false",
@@ -222,6 +222,15 @@ pub const SETTINGS: [SettingInfo; 17] = [
         |s, v| {
             let range = limits::REQUEST_BYTES_FLOOR..=limits::REQUEST_BYTES_MAX;
             s.broker.request_bytes_max = bytes(v).filter(|max| range.contains(max))? as usize;
+            Some(())
+        },
+    ),
+    setting(
+        "group_retention",
+        "a duration such as 30d, or 0s for ever",
+        "How long a consumer group is remembered that nobody is in and nobody commits to (30d).",
+        |s, v| {
+            s.broker.group_retention = duration(v)?;
             Some(())
         },
     ),

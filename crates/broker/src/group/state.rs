@@ -24,6 +24,9 @@ use crate::coordinator::{Decision, StateMachine};
 /// Bytes that a committed offset takes besides its metadata, about.
 const OFFSET_BYTES: usize = 64;
 
+/// Epochs that are passed over where nobody knows which were given out.
+const UNKNOWN_EPOCHS: u32 = 1 << 20;
+
 /// All groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Registry {
@@ -79,6 +82,18 @@ impl Registry {
 
     pub(crate) fn all(&self) -> impl Iterator<Item = (&String, &Group)> {
         self.groups.iter()
+    }
+
+    /// What is known once nobody knows any more who has done what since: where each group was, and
+    /// nobody in it. No epoch that may have been given out comes again.
+    pub(crate) fn restarted(mut self) -> Self {
+        for group in self.groups.values_mut() {
+            group.epoch = group.epoch.saturating_add(UNKNOWN_EPOCHS);
+            group.members.clear();
+            group.target.clear();
+            group.owners.clear();
+        }
+        self
     }
 
     pub(super) fn known(&self, name: &str) -> Result<&Group, GroupRefusal> {

@@ -15,7 +15,7 @@ pub fn judge(repair: &Repair, report: &mut Report) {
     let path = repair.path().join("logs");
     let is_there = |log: LogId| report.logs.iter().any(|found| found.id == Some(log));
     let mut more = Vec::new();
-    for own in [Own::Catalog, Own::Producers] {
+    for own in Own::ALL {
         if !is_there(own.log()) {
             let what = format!("{} is missing", own.label());
             let advice = "restore it from a backup, or have it built anew";

@@ -5,6 +5,7 @@
 //! be known is put into a new log as one snapshot, behind every offset of the old one, which is kept.
 
 mod catalog;
+mod groups;
 mod inspect;
 mod producers;
 mod replay;
@@ -16,9 +17,10 @@ use taffrail_model::{LogId, PartitionIndex};
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::coordinator::RecordError;
-use crate::internal::{CATALOG, Internal, PRODUCERS};
+use crate::internal::{CATALOG, GROUPS, Internal, PRODUCERS};
 
 pub use catalog::{CatalogPlan, RebuiltTopic, plan_catalog, rebuild_catalog};
+pub use groups::{GroupsPlan, plan_groups, rebuild_groups};
 pub use inspect::judge;
 pub use producers::{ProducersPlan, plan_producers, rebuild_producers};
 pub use replay::{Entry, entries};
@@ -30,12 +32,17 @@ pub enum Own {
     Catalog,
     /// Who idempotent producers are.
     Producers,
+    /// Who is in which consumer group, and how far each has come.
+    Groups,
 }
 
 impl Own {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Catalog, Self::Producers, Self::Groups];
+
     /// Which one this log is, if it is one.
     pub fn of(log: LogId) -> Option<Self> {
-        [Self::Catalog, Self::Producers].into_iter().find(|own| own.log() == log)
+        Self::ALL.into_iter().find(|own| own.log() == log)
     }
 
     /// Its log.
@@ -52,6 +59,7 @@ impl Own {
         match self {
             Self::Catalog => CATALOG,
             Self::Producers => PRODUCERS,
+            Self::Groups => GROUPS,
         }
     }
 }
@@ -100,10 +108,8 @@ pub fn named_logs(repair: &Repair) -> Result<BTreeMap<LogId, String>, RebuildErr
     if replayed.is_damaged {
         return Err(RebuildError::NoCatalog);
     }
-    let mut named: BTreeMap<_, _> = [Own::Catalog, Own::Producers]
-        .map(|own| (own.log(), own.label().to_owned()))
-        .into_iter()
-        .collect();
+    let mut named: BTreeMap<_, _> =
+        Own::ALL.map(|own| (own.log(), own.label().to_owned())).into_iter().collect();
     for topic in replayed.machine.topics() {
         let topic = topic?;
         named.extend((0..topic.partitions).map(|index| {

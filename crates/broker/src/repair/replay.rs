@@ -1,6 +1,6 @@
 //! Reads the broker's own logs without a broker.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use taffrail_log::repair::{Repair, RepairError, Walked};
 use taffrail_model::batch::Batch;
 use taffrail_model::{Offset, Timestamp};
@@ -25,7 +25,7 @@ pub struct Entry {
     pub offset: Offset,
     /// When it was appended.
     pub append_time: Timestamp,
-    /// Its kind: `event`, `snapshot` or `nothing`.
+    /// Its kind: `event`, `snapshot`, `snapshot-part` or `nothing`.
     pub kind: String,
     /// What it says.
     pub value: Value,
@@ -83,7 +83,11 @@ fn entries_of(batch: &Batch) -> impl Iterator<Item = Entry> {
         offset: record.offset,
         append_time: batch.header.append_time,
         kind: text(record.key),
-        value: serde_json::from_slice(record.value.unwrap_or_default())
-            .unwrap_or_else(|_| Value::String(text(record.value))),
+        value: value_of(record.value.unwrap_or_default()),
     })
+}
+
+/// What a record says; of a part of something, how much it is.
+fn value_of(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_else(|_| json!({ "bytes": bytes.len() }))
 }

@@ -35,6 +35,7 @@ fn flag(report: &Report, remedy: Remedy) -> String {
         Remedy::AcceptLoss(log) => match Own::of(log) {
             Some(Own::Catalog) => "--rebuild-catalog".to_owned(),
             Some(Own::Producers) => "--rebuild-producers".to_owned(),
+            Some(Own::Groups) => "--rebuild-groups".to_owned(),
             None => format!("--accept-loss {}", label(report, log).unwrap_or(log.to_string())),
         },
         // Another log may have the same label.

@@ -2,7 +2,10 @@
 //!
 //! Makes a topic of its own, and deletes it at the end, unless one is named.
 
+mod churn;
+mod commit;
 mod consume;
+mod crowd;
 mod pace;
 mod produce;
 mod report;
@@ -26,6 +29,13 @@ pub(crate) enum Workload {
     Produce(Options),
     /// Read records from the beginning as fast as they come
     Consume(Options),
+    /// Let members of a consumer group come and go under load, and see for how long partitions stand
+    /// still
+    Churn(churn::Options),
+    /// Commit offsets of consumer groups as fast as the broker takes them
+    Commit(commit::Options),
+    /// Let many members join one consumer group
+    Crowd(crowd::Options),
 }
 
 /// How to measure.
@@ -63,7 +73,7 @@ pub(crate) struct Options {
     #[arg(long)]
     no_idempotence: bool,
     /// End after this time, such as 30s or 2m, whatever --records says
-    #[arg(long, value_name = "T", value_parser = duration)]
+    #[arg(long, value_name = "T", value_parser = crate::duration::parse)]
     duration: Option<Duration>,
     /// Use this topic, and leave it there
     #[arg(
@@ -95,13 +105,6 @@ impl Durability {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<jiff::SignedDuration>().ok();
-    parsed
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .ok_or_else(|| format!("{text:?} is no duration: use one such as 30s or 2m"))
-}
-
 /// A workload, where it runs.
 #[derive(Clone, Debug)]
 struct Run {
@@ -112,14 +115,40 @@ struct Run {
 }
 
 pub(crate) async fn run(workload: Workload, context: &Context) -> anyhow::Result<()> {
-    let (Workload::Produce(options) | Workload::Consume(options)) = &workload;
+    let output = context.output;
+    match workload {
+        Workload::Produce(options) => run_records(Records::Produce, options, context).await,
+        Workload::Consume(options) => run_records(Records::Consume, options, context).await,
+        Workload::Churn(options) => {
+            let report = churn::measure(&options, context).await?;
+            Ok(output.result(|| report.text(), || report.json())?)
+        }
+        Workload::Commit(options) => {
+            let report = commit::measure(&options, context).await?;
+            Ok(output.result(|| report.text(), || report.json())?)
+        }
+        Workload::Crowd(options) => {
+            let report = crowd::measure(&options, context).await?;
+            Ok(output.result(|| report.text(), || report.json())?)
+        }
+    }
+}
+
+/// What is done with records.
+#[derive(Clone, Copy, Debug)]
+enum Records {
+    Produce,
+    Consume,
+}
+
+async fn run_records(what: Records, options: Options, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let topic = match &options.topic {
         Some(topic) => topic.to_string(),
-        None => create_topic(&client, options).await?,
+        None => create_topic(&client, &options).await?,
     };
     let measured = tokio::select! {
-        measured = measure(&workload, &client, &topic, context) => measured,
+        measured = measure(what, &options, &client, &topic, context) => measured,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     if options.topic.is_none() {
@@ -147,12 +176,12 @@ async fn create_topic(client: &Client, options: &Options) -> anyhow::Result<Stri
 }
 
 async fn measure(
-    workload: &Workload,
+    what: Records,
+    options: &Options,
     client: &Client,
     topic: &str,
     context: &Context,
 ) -> anyhow::Result<(Report, Option<ProduceError>)> {
-    let (Workload::Produce(options) | Workload::Consume(options)) = workload;
     let (described, _) = client.admin().describe_topic(topic).await?;
     let run = Run {
         options: options.clone(),
@@ -160,9 +189,9 @@ async fn measure(
         topic: topic.to_owned(),
         partitions: described.partitions,
     };
-    match workload {
-        Workload::Produce(_) => produce::measure(&run).await,
-        Workload::Consume(options) => {
+    match what {
+        Records::Produce => produce::measure(&run).await,
+        Records::Consume => {
             if options.topic.is_none() {
                 context.output.note("filling the topic ...");
                 produce::fill(&run).await?;
@@ -185,17 +214,5 @@ impl Run {
             Some(bytes) => builder.batch_bytes(bytes).batch_bytes_busy(bytes),
             None => builder,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_units() {
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert!(duration("-2m").is_err() && duration("7").is_err());
     }
 }

@@ -38,7 +38,16 @@ impl Latencies {
         ]
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    pub(super) fn text(&self) -> String {
+        let part = |(name, micros): (&str, u64)| format!("{name} {}", figures::micros(micros));
+        self.figures().map(part).join("  ")
+    }
+
+    pub(super) fn json(&self) -> Value {
         self.figures().into_iter().collect()
     }
 }
@@ -82,9 +91,7 @@ impl Report {
         let latencies = [("latency", &self.latencies), ("end to end", &self.end_to_end)];
         for (name, latencies) in latencies {
             if let Some(latencies) = latencies {
-                let part =
-                    |(name, micros): (&str, u64)| format!("{name} {}", figures::micros(micros));
-                rows.push((name, latencies.figures().map(part).join("  ")));
+                rows.push((name, latencies.text()));
             }
         }
         let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();

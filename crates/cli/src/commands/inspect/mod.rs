@@ -47,6 +47,9 @@ pub(crate) struct Arguments {
     /// Print the events that say who idempotent producers are
     #[arg(long, group = "part")]
     producers: bool,
+    /// Print the events of consumer groups
+    #[arg(long, group = "part")]
+    groups: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<()> {
@@ -62,6 +65,9 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<()
     }
     if arguments.producers {
         return events::run(path, Own::Producers, context);
+    }
+    if arguments.groups {
+        return events::run(path, Own::Groups, context);
     }
     if path.is_file()
         && let Some(contents) = verify::contents(&Disk, path)?

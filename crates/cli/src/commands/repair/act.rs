@@ -9,7 +9,8 @@ use taffrail_log::LogId;
 use taffrail_log::repair::{Repair, RepairError};
 use taffrail_log::vfs::Disk;
 use taffrail_server::repair::{
-    Own, RebuildError, named_logs, plan_catalog, plan_producers, rebuild_catalog, rebuild_producers,
+    Own, RebuildError, named_logs, plan_catalog, plan_groups, plan_producers, rebuild_catalog,
+    rebuild_groups, rebuild_producers,
 };
 
 use super::Arguments;
@@ -63,6 +64,13 @@ impl Work<'_> {
             }
             self.actions.push(Action::producers(&plan, &self.repair.place(Own::Producers.log())));
         }
+        if self.arguments.rebuild_groups {
+            let plan = plan_groups(&self.repair)?;
+            if !self.arguments.dry_run {
+                rebuild_groups(&self.repair, &plan)?;
+            }
+            self.actions.push(Action::groups(&plan, &self.repair.place(Own::Groups.log())));
+        }
         self.accept_losses()?;
         self.remove()
     }
@@ -107,6 +115,11 @@ impl Work<'_> {
                 bail!(
                     "a gap in what is known of producers would be believed: say \
                        --rebuild-producers instead"
+                )
+            }
+            Some(Own::Groups) => {
+                bail!(
+                    "a gap in what is known of groups would be believed: say --rebuild-groups instead"
                 )
             }
             None => {}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use taffrail_log::repair::LogPlan;
 use taffrail_log::{Damage, LogId};
-use taffrail_server::repair::{CatalogPlan, Own, ProducersPlan, RebuiltTopic};
+use taffrail_server::repair::{CatalogPlan, GroupsPlan, Own, ProducersPlan, RebuiltTopic};
 
 use crate::commands::remedy::quoted;
 
@@ -118,6 +118,39 @@ impl Action {
             details: json!({
                 "ids_from": plan.ids_from.get(),
                 "loses_names": plan.loses_names,
+                "finishes": plan.is_built,
+            }),
+            undo: plan.kept.as_deref().map(|kept| exchanged(place, kept)),
+            kept: plan.kept.clone(),
+        }
+    }
+
+    pub(super) fn groups(plan: &GroupsPlan, place: &Path) -> Self {
+        let mut lines: Vec<_> = plan
+            .groups
+            .iter()
+            .map(|(name, offsets)| format!("group {name}: {offsets} committed offsets"))
+            .collect();
+        lines.push(match (plan.is_built, plan.is_behind) {
+            (true, _) => "the repair that was interrupted is finished".to_owned(),
+            (false, true) => "what was committed last is lost, and is done again; members join anew                               by themselves"
+                .to_owned(),
+            (false, false) => {
+                "nothing is lost: a snapshot behind the damage holds all of it".to_owned()
+            }
+        });
+        let groups = plan
+            .groups
+            .iter()
+            .map(|(name, offsets)| json!({ "group": name, "committed_offsets": offsets }));
+        Self {
+            name: "rebuild-groups",
+            log: Own::Groups.log(),
+            label: Own::Groups.label().to_owned(),
+            lines,
+            details: json!({
+                "groups": groups.collect::<Vec<_>>(),
+                "is_behind": plan.is_behind,
                 "finishes": plan.is_built,
             }),
             undo: plan.kept.as_deref().map(|kept| exchanged(place, kept)),

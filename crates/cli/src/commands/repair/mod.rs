@@ -36,6 +36,9 @@ pub(crate) struct Arguments {
     /// Build a damaged or lost log of idempotent producers anew
     #[arg(long)]
     rebuild_producers: bool,
+    /// Build a damaged or lost log of consumer groups anew
+    #[arg(long)]
+    rebuild_groups: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -44,7 +47,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     fn has_action(&self) -> bool {
         let has_log = !self.accept_loss.is_empty() || !self.remove.is_empty();
-        has_log || self.rebuild_catalog || self.rebuild_producers
+        has_log || self.rebuild_catalog || self.rebuild_producers || self.rebuild_groups
     }
 }
 
