@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use taffrail_broker::{
     Broker, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, Fetched, Message, Position,
+    SubscriptionError,
 };
 use taffrail_model::batch::Batches;
 use taffrail_model::{Gap, Offset, PartitionIndex};
@@ -152,6 +153,7 @@ async fn stream(
         position: Position::Offset(Offset::new(consumer.borrow().next(place))),
         resume: true,
         message: MESSAGE,
+        reader: None,
     };
     let grant = ConsumeCommand::Grant { bytes: 1 + world.dice.below(200_000) };
     for first in [grant, subscribe] {
@@ -167,10 +169,11 @@ async fn stream(
             Some(ConsumeEvent::Gap { gap, .. }) => {
                 consumer.borrow_mut().take_gap(world, place, gap);
             }
-            Some(ConsumeEvent::Failed { error, .. }) => {
+            Some(ConsumeEvent::Failed { error: SubscriptionError::Fetch(error), .. }) => {
                 check_fetch(world, place, &error);
                 break;
             }
+            Some(ConsumeEvent::Failed { error, .. }) => panic!("{place:?}: {error}"),
             Some(ConsumeEvent::Rejected { cause, .. }) => panic!("{place:?}: {cause}"),
             Some(ConsumeEvent::Subscribed { .. } | ConsumeEvent::Heartbeat { .. }) => {}
             None => break,

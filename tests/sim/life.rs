@@ -15,9 +15,10 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 
 use crate::consumer::Consumer;
+use crate::member::Member;
 use crate::producer::Producer;
 use crate::world::World;
-use crate::{administrator, consumer, disk, producer};
+use crate::{administrator, consumer, disk, member, producer};
 
 /// How long anything may take, by a clock that goes on only when nobody has anything to do.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -29,6 +30,7 @@ const SPARE_BYTES: u64 = 4 << 10;
 pub(crate) struct People {
     pub(crate) producers: Vec<Rc<RefCell<Producer>>>,
     pub(crate) consumers: Vec<Rc<RefCell<Consumer>>>,
+    pub(crate) members: Vec<Rc<RefCell<Member>>>,
 }
 
 /// How a life ends.
@@ -52,6 +54,10 @@ pub(crate) fn live(world: &Rc<World>, people: &People, end: End, may_fail: bool)
         join(world, &broker, people);
         for _ in 0..world.dice.below(1_500) {
             world.moment().await;
+        }
+        if !people.members.is_empty() && world.dice.once_in(3) {
+            // Long enough for sessions to end.
+            sleep(Duration::from_millis(world.dice.below(1_500))).await;
         }
         if !world.stands_still.get() && world.dice.once_in(2) {
             world.disk.borrow().set_fault(None);
@@ -90,6 +96,10 @@ pub(crate) fn conclude(world: &Rc<World>, people: &People) {
             }
         };
         timeout(PATIENCE, settled).await.expect("everything that was sent is answered");
+        if !people.members.is_empty() {
+            let settled = member::settle(world, &broker);
+            timeout(PATIENCE, settled).await.expect("every partition gets an owner");
+        }
         for place in world.places() {
             let read = consumer::read_back(world, &broker, &place);
             timeout(PATIENCE, read).await.expect("everything can be read");
@@ -106,7 +116,12 @@ fn run<T>(world: &World, life: impl Future<Output = T>) -> T {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     let local = LocalSet::new();
-    let result = local.block_on(&runtime, life);
+    let result = local.block_on(&runtime, async {
+        world.keep_time(true);
+        let result = life.await;
+        world.keep_time(false);
+        result
+    });
     drop(local);
     drop(runtime);
     world.turns.take().forget();
@@ -162,6 +177,9 @@ fn join(world: &Rc<World>, broker: &Arc<Broker>, people: &People) {
     spawn(world, administrator::live(Rc::clone(world), Arc::clone(broker)));
     for producer in &people.producers {
         spawn(world, producer::live(Rc::clone(world), Arc::clone(broker), Rc::clone(producer)));
+    }
+    for member in &people.members {
+        spawn(world, member::live(Rc::clone(world), Arc::clone(broker), Rc::clone(member)));
     }
     for consumer in &people.consumers {
         spawn(world, consumer::live(Rc::clone(world), Arc::clone(broker), Rc::clone(consumer)));

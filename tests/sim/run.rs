@@ -7,6 +7,7 @@ use crate::consumer::Consumer;
 use crate::history::checker::judge;
 use crate::history::{self, Event, LAST_READER};
 use crate::life::{self, End, People};
+use crate::member::Member;
 use crate::producer::{Kind, Producer};
 use crate::world::{State, World};
 
@@ -28,6 +29,9 @@ pub(crate) fn run(seed: u64) -> Reached {
             .map(|kind| Producer::new(&world, kind, 20 + dice.below(150)))
             .collect(),
         consumers: (0..=dice.below(2)).map(|_| Consumer::new(&world)).collect(),
+        members: (0..if dice.once_in(3) { 1 + dice.below(4) } else { 0 })
+            .map(|_| Member::new(&world))
+            .collect(),
     };
     let lives = 1 + dice.below(6);
     for _ in 0..lives {

@@ -5,14 +5,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use taffrail_broker::Turns;
 use taffrail_log::vfs::Memory;
 use taffrail_model::ProducerEpoch;
+use tokio::time::Instant;
 
 use crate::clock::SimulatedClock;
 use crate::dice::Dice;
 use crate::history::{Event, History};
+use crate::member::Group;
 
 /// What outlives a broker.
 pub(crate) struct World {
@@ -39,6 +42,10 @@ pub(crate) struct World {
     pub(crate) turns: RefCell<Turns>,
     /// What somebody said who panicked.
     pub(crate) panic: RefCell<Option<Box<dyn Any + Send>>>,
+    /// What the members of the consumer group know together.
+    pub(crate) group: RefCell<Group>,
+    /// The time that had passed when this life began, and when that was.
+    time: Cell<(Duration, Option<Instant>)>,
     producers: Cell<u32>,
 }
 
@@ -88,6 +95,8 @@ impl World {
             reached: RefCell::default(),
             turns: RefCell::default(),
             panic: RefCell::default(),
+            group: RefCell::default(),
+            time: Cell::default(),
             producers: Cell::new(0),
         })
     }
@@ -96,6 +105,17 @@ impl World {
     pub(crate) fn number(&self) -> u32 {
         self.producers.set(self.producers.get() + 1);
         self.producers.get()
+    }
+
+    /// The time that has passed in all lives of the broker: a machine that does not run takes none.
+    pub(crate) fn time(&self) -> Duration {
+        let (before, began) = self.time.get();
+        before + began.map_or(Duration::ZERO, |began| began.elapsed())
+    }
+
+    /// Begins a life, or ends it: called where that life's clock goes.
+    pub(crate) fn keep_time(&self, goes: bool) {
+        self.time.set((self.time(), goes.then(Instant::now)));
     }
 
     /// Counts that something happened.
