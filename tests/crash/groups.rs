@@ -224,7 +224,7 @@ async fn produce(client: Client, mut dice: Dice, stop: Arc<AtomicBool>) -> BTree
     let mut ends: BTreeMap<u32, u64> = BTreeMap::new();
     while !stop.load(Ordering::Acquire) {
         let mut sent = Vec::new();
-        for _ in 0..1 + dice.below(12) {
+        for _ in 0..=dice.below(12) {
             let key = dice.below(1_000).to_string();
             let record = Record::value(b"to be done").key(key.as_bytes());
             sent.push(producer.send(record).await.expect("it is taken"));

@@ -15,8 +15,8 @@ pub(crate) fn contract() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
     POOL.get_or_init(|| {
         let proto = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../proto");
-        let files =
-            ["taffrail/v1/log.proto", "taffrail/v1/log_raw.proto", "taffrail/v1/admin.proto"];
+        let files = ["log", "log_raw", "group", "admin"];
+        let files = files.map(|name| format!("taffrail/v1/{name}.proto"));
         let set = protox::compile(files, [proto]).expect("the contract compiles");
         DescriptorPool::from_file_descriptor_set(set).expect("a whole contract")
     })

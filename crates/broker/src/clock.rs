@@ -23,6 +23,11 @@ impl Clock for SystemClock {
     }
 }
 
+/// The monotonic clock that the runtime's timers go by.
+pub(crate) fn instant() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 /// Measures how long something takes, by the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);

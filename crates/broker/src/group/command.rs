@@ -60,8 +60,11 @@ pub(crate) struct Reply {
     /// Who reads what differs, in these groups.
     pub(crate) changes: Vec<Change>,
     /// Commits that do not count, by their place in the command.
-    pub(crate) refused: Vec<(usize, GroupRefusal)>,
+    pub(crate) refused: Refused,
 }
+
+/// Commits that do not count, by their place in the command, and why not.
+pub(crate) type Refused = Vec<(usize, GroupRefusal)>;
 
 /// Whom a change of a group concerns.
 #[derive(Clone, Debug, Default)]

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use taffrail_model::{PartitionIndex, limits};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 
 use super::catalogue::is_pattern;
 use super::command::CommandKind;
@@ -15,6 +14,7 @@ use super::event::{Profile, Slot};
 use super::sessions::Key;
 use super::state::View;
 use super::{Assignor, GroupError, GroupRefusal, Groups, check_name, key};
+use crate::clock;
 use crate::fetch;
 use crate::shared::Shared;
 
@@ -380,7 +380,7 @@ pub(crate) async fn end_sessions(shared: Weak<Shared>) {
     // The broker itself is not held: it may go away meanwhile.
     let (sessions, mut stopping) = (Arc::clone(&broker.groups.sessions), pin!(broker.stop()));
     drop(broker);
-    let mut expiry = Instant::now();
+    let mut expiry = clock::instant();
     loop {
         let due = sessions.next_look().map_or(expiry, |look| look.min(expiry));
         tokio::select! {
@@ -389,7 +389,7 @@ pub(crate) async fn end_sessions(shared: Weak<Shared>) {
             () = sessions.wait_until(due) => {}
         }
         let Some(broker) = shared.upgrade() else { return };
-        if Instant::now() > due + OVERSLEPT {
+        if clock::instant() > due + OVERSLEPT {
             tracing::warn!(
                 "the broker was held up: every member's session gets its full time anew"
             );
@@ -398,8 +398,8 @@ pub(crate) async fn end_sessions(shared: Weak<Shared>) {
         let over = sessions.end_overdue();
         let ends = over.iter().map(|key| end_session(&broker, key));
         futures_util::future::join_all(ends).await;
-        if expiry <= Instant::now() {
-            expiry = Instant::now() + EXPIRY_INTERVAL;
+        if expiry <= clock::instant() {
+            expiry = clock::instant() + EXPIRY_INTERVAL;
             expire(&broker).await;
         }
     }

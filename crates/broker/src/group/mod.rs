@@ -25,6 +25,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -120,6 +121,12 @@ impl Groups {
     async fn expire(&self, before: Timestamp, now: Timestamp) {
         if let Err(error) = self.submit(Command::Expire { before }, now).await {
             tracing::warn!(%error, "groups that nobody uses could not be forgotten");
+            return;
+        }
+        let known = self.look(|registry| registry.all().map(|(name, _)| name.clone()).collect());
+        if let Ok::<BTreeSet<String>, _>(known) = known.await {
+            self.paces.keep(&known);
+            self.seats.keep_groups(&known);
         }
     }
 
@@ -173,9 +180,12 @@ impl Groups {
         for (slot, owner) in assigned {
             self.seats.keep(&change.group, slot, owner.as_ref());
         }
-        gone.iter().for_each(|member| self.sessions.remove(&key(&change.group, member)));
-        let members = change.members.iter();
-        members.for_each(|member| self.sessions.touch(&key(&change.group, member)));
+        for member in &gone {
+            self.sessions.remove(&key(&change.group, member));
+        }
+        for member in &change.members {
+            self.sessions.touch(&key(&change.group, member));
+        }
         Ok(())
     }
 

@@ -1,12 +1,13 @@
 //! How fast groups are, and whether they get on: in memory, from what is seen at each commit.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::event::Slot;
+use crate::clock;
 
 /// Time between two samples that are kept.
 const SPACING: Duration = Duration::from_secs(5);
@@ -57,7 +58,7 @@ impl Paces {
         let Some(pace) = paces.get_mut(group).map(|slots| slots.entry(slot).or_default()) else {
             return;
         };
-        let sample = Sample { at: Instant::now(), committed, end };
+        let sample = Sample { at: clock::instant(), committed, end };
         pace.moved = Some(sample.at);
         // Whoever goes back begins anew: there is no pace in that.
         if pace.samples.back().is_some_and(|last| committed < last.committed) {
@@ -78,7 +79,7 @@ impl Paces {
         let Some(pace) = paces.get(group).and_then(|slots| slots.get(&slot)) else {
             return Rates::default();
         };
-        let now = Instant::now();
+        let now = clock::instant();
         let window = SPACING * (SAMPLES_MAX as u32 + 1);
         let first = pace.samples.iter().find(|sample| now - sample.at <= window);
         let rates = first.filter(|first| SPAN_MIN <= now - first.at).map(|first| {
@@ -87,6 +88,11 @@ impl Paces {
             (rate(first.end, end), rate(first.committed, committed))
         });
         Rates { in_and_out: rates, since_moved: pace.moved.map(|moved| now - moved) }
+    }
+
+    /// Forgets all groups but these.
+    pub(super) fn keep(&self, groups: &BTreeSet<String>) {
+        self.paces().retain(|group, _| groups.contains(&**group));
     }
 
     /// Forgets a group.

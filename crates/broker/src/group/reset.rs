@@ -7,6 +7,7 @@ use taffrail_model::{Offset, PartitionIndex};
 
 use super::command::CommandKind;
 use super::event::{Commit, Slot};
+use super::state::Group;
 use super::{GroupError, GroupRefusal, check_name};
 use crate::fetch::{self, Position};
 use crate::partition::Partition;
@@ -167,7 +168,7 @@ async fn place(
 async fn offsets_of(shared: &Shared, group: &str) -> Result<BTreeMap<Slot, Offset>, GroupError> {
     check_name(group)?;
     let offsets = shared.groups.look(|registry| {
-        let committed = registry.get(group).into_iter().flat_map(|group| group.committed());
+        let committed = registry.get(group).into_iter().flat_map(Group::committed);
         committed.map(|(slot, it)| (*slot, Offset::new(it.offset))).collect()
     });
     offsets.await

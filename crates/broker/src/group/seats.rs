@@ -1,6 +1,6 @@
 //! Who reads which partition for a group just now: in memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use taffrail_model::{LogId, Offset};
@@ -26,8 +26,10 @@ pub struct GroupReader {
 /// All that read for groups.
 #[derive(Debug, Default)]
 pub(super) struct Seats {
-    seats: Mutex<HashMap<Arc<str>, HashMap<Slot, Vec<Taken>>>>,
+    seats: Mutex<ByGroup>,
 }
+
+type ByGroup = HashMap<Arc<str>, HashMap<Slot, Vec<Taken>>>;
 
 /// A seat that somebody has.
 #[derive(Debug)]
@@ -122,12 +124,17 @@ impl Seats {
         theirs.next().map(|taken| taken.seat.delivery())
     }
 
+    /// Forgets all groups but these.
+    pub(super) fn keep_groups(&self, groups: &BTreeSet<String>) {
+        self.seats().retain(|group, _| groups.contains(&**group));
+    }
+
     /// Forgets a group.
     pub(super) fn remove(&self, group: &str) {
         self.seats().remove(group);
     }
 
-    fn seats(&self) -> MutexGuard<'_, HashMap<Arc<str>, HashMap<Slot, Vec<Taken>>>> {
+    fn seats(&self) -> MutexGuard<'_, ByGroup> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::event::Profile;
+use crate::clock;
 
 /// When to try again to take note that a member is gone, where that could not be stored.
 const RETRY: Duration = Duration::from_secs(1);
@@ -64,7 +65,7 @@ impl Sessions {
     /// Begins a session, or goes on with it: whether nothing that the member says of itself is new.
     pub(super) fn begin(&self, key: &Key, profile: &Profile) -> Result<bool, Ended> {
         let mut state = self.state();
-        let now = Instant::now();
+        let now = clock::instant();
         if let Some(session) = state.sessions.get(key) {
             if session.is_over {
                 return Err(Ended);
@@ -91,7 +92,7 @@ impl Sessions {
         let mut state = self.state();
         match state.sessions.get(key) {
             Some(session) if !session.is_over => {
-                state.extend(key, Instant::now(), None);
+                state.extend(key, clock::instant(), None);
                 Ok(())
             }
             Some(_) | None => Err(Ended),
@@ -151,7 +152,7 @@ impl Sessions {
     /// Ends the sessions whose time is over: whose they were. One is named again until it is removed.
     pub(super) fn end_overdue(&self) -> Vec<Key> {
         let mut state = self.state();
-        let now = Instant::now();
+        let now = clock::instant();
         let mut over = Vec::new();
         while let Some((when, key)) = state.looks.first().cloned()
             && when <= now
@@ -172,14 +173,16 @@ impl Sessions {
     /// Gives every session its full time anew: the broker itself did not hear anything for a while.
     pub(super) fn renew_all(&self) {
         let mut state = self.state();
-        let now = Instant::now();
+        let now = clock::instant();
         let keys: Vec<_> = state
             .sessions
             .iter()
             .filter(|(_, it)| !it.is_over)
             .map(|(key, _)| key.clone())
             .collect();
-        keys.iter().for_each(|key| state.extend(key, now, None));
+        for key in &keys {
+            state.extend(key, now, None);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -240,7 +243,7 @@ mod tests {
         assert_eq!(sessions.begin(&key("a"), &profile(60_000)), Ok(false));
         assert_eq!(sessions.begin(&key("a"), &profile(1_000)), Ok(false));
         assert_eq!(sessions.begin(&key("a"), &profile(1_000)), Ok(true));
-        assert_eq!(sessions.next_look(), Some(Instant::now() + Duration::from_secs(1)));
+        assert_eq!(sessions.next_look(), Some(clock::instant() + Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(1)).await;
         sessions.renew_all();
         assert_eq!(sessions.end_overdue(), []);

@@ -17,7 +17,7 @@ use taffrail_model::{Timestamp, limits};
 
 use super::assign::{Assignor, Owners, Wishes};
 use super::catalogue::Catalogue;
-use super::command::{Change, Command, CommandKind, GroupRefusal, OwnCommit, Reply};
+use super::command::{Change, Command, CommandKind, GroupRefusal, OwnCommit, Refused, Reply};
 use super::event::{Commit, Event, EventKind, Move, Profile, Slot};
 use crate::coordinator::{Decision, StateMachine};
 
@@ -306,7 +306,7 @@ impl Group {
         name: &str,
         by: Option<&str>,
         offsets: Vec<OwnCommit>,
-    ) -> Result<(Vec<Commit>, Vec<(usize, GroupRefusal)>), GroupRefusal> {
+    ) -> Result<(Vec<Commit>, Refused), GroupRefusal> {
         let Some(member) = by else {
             self.check_empty(name)?;
             return Ok((offsets.into_iter().map(|own| own.commit).collect(), Vec::new()));
@@ -341,7 +341,9 @@ impl Group {
         topics: Option<&Catalogue>,
     ) -> (Reply, Vec<Event>) {
         let mut next = self.clone();
-        kinds.iter().for_each(|kind| next.apply(kind));
+        for kind in &kinds {
+            next.apply(kind);
+        }
         if let Some(targeted) = topics.and_then(|topics| next.retarget(topics)) {
             next.apply(&targeted);
             kinds.push(targeted);
@@ -443,7 +445,7 @@ impl Group {
                 self.commit(offsets, at_ms);
             }
             EventKind::Forgotten { slots } => {
-                slots.iter().for_each(|slot| drop(self.committed.remove(slot)));
+                self.committed.retain(|slot, _| !slots.contains(slot));
             }
             EventKind::Deleted => {}
         }

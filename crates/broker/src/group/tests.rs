@@ -129,7 +129,9 @@ impl Bench {
     fn settle(&mut self) {
         for _ in 0..3 {
             let members: Vec<_> = self.group().members().keys().cloned().collect();
-            members.iter().for_each(|member| self.hear(member));
+            for member in &members {
+                self.hear(member);
+            }
         }
     }
 

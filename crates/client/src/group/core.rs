@@ -122,7 +122,9 @@ impl Core {
                 }
             }
         }
-        lost.iter().for_each(|place| self.forget(place));
+        for place in &lost {
+            self.forget(place);
+        }
         for (place, (topic_id, epoch)) in &self.assigned {
             if self.parts.contains_key(place) {
                 continue;
@@ -321,7 +323,9 @@ impl Core {
             part.is_leaving && is_idle && is_done
         });
         let over: Vec<_> = over.map(|(place, _)| place.clone()).collect();
-        over.iter().for_each(|place| self.forget(place));
+        for place in &over {
+            self.forget(place);
+        }
         if !over.is_empty() {
             // It may be this one's again by now.
             self.reconcile();
