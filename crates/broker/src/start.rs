@@ -217,11 +217,16 @@ fn open_internal(
         segment_bytes: limits::INTERNAL_SEGMENT_BYTES,
         ..TopicSettings::default()
     };
+    let overrides = [
+        ("max.batch.bytes", settings.batch_bytes_max.to_string()),
+        ("segment.bytes", settings.segment_bytes.to_string()),
+    ];
+    let overrides = overrides.map(|(name, value)| (name.to_owned(), value)).into();
     let topic = Topic {
         name: name.clone(),
         id: internal.id,
         partitions: 1,
-        overrides: std::collections::BTreeMap::new(),
+        overrides,
         settings,
         created: Timestamp::default(),
     };
