@@ -1,4 +1,5 @@
-//! The Rust client of Taffrail: append records, read them from any place, administer topics.
+//! The Rust client of Taffrail: append records, read them from any place, alone or in a
+//! group, administer topics.
 //!
 //! ```no_run
 //! use taffrail_client::{Client, Position, Record};
@@ -18,6 +19,19 @@
 //!         let record = record?;
 //!         println!("{} {:?}", record.offset, record.value);
 //!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! As a member of a consumer group, which shares the partitions and remembers how far it has come:
+//!
+//! ```no_run
+//! # async fn example(client: taffrail_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut consumer = client.group("billing").topic("orders").build().await?;
+//! while let Some(batch) = consumer.next_batch().await {
+//!     let batch = batch?; // the one before is done now
+//! #   drop(batch);
 //! }
 //! # Ok(())
 //! # }
