@@ -141,19 +141,15 @@ fn parse(heartbeat: &Heartbeat) -> Result<Key, GroupError> {
 }
 
 /// What a member says of itself, once it is found to make sense.
-fn profile(shared: &Shared, instance: &str, join: &Join) -> Result<Profile, GroupError> {
+fn profile(instance: &str, join: &Join) -> Result<Profile, GroupError> {
     let max = limits::GROUP_TOPICS_MAX;
     if !(1..=max).contains(&join.topics.len()) {
         let found = join.topics.len();
         return Err(GroupError::Request(format!("{found} topics are named: name 1 to {max}")));
     }
-    for topic in &join.topics {
-        if !is_pattern(topic) {
-            fetch::partition(shared, topic, PartitionIndex::new(0))?;
-        } else if topic.len() > limits::TOPIC_NAME_BYTES_MAX {
-            let max = limits::TOPIC_NAME_BYTES_MAX;
-            return Err(GroupError::Request(format!("a pattern has more than {max} bytes")));
-        }
+    let max = limits::TOPIC_NAME_BYTES_MAX;
+    if join.topics.iter().any(|topic| topic.len() > max) {
+        return Err(GroupError::Request(format!("a topic or pattern has more than {max} bytes")));
     }
     if join.client.len() > limits::MEMBER_ID_BYTES_MAX {
         let max = limits::MEMBER_ID_BYTES_MAX;
@@ -177,6 +173,14 @@ fn profile(shared: &Shared, instance: &str, join: &Join) -> Result<Profile, Grou
     })
 }
 
+/// Refuses topics that there are not.
+fn check_topics(shared: &Shared, profile: &Profile) -> Result<(), GroupError> {
+    for topic in profile.topics.iter().filter(|topic| !is_pattern(topic)) {
+        fetch::partition(shared, topic, PartitionIndex::new(0))?;
+    }
+    Ok(())
+}
+
 impl Groups {
     /// Lets a member's session go on.
     async fn extend(&self, key: &Key, instance: &str) -> Result<(), GroupError> {
@@ -195,19 +199,37 @@ impl Groups {
         heartbeat: &Heartbeat,
         join: &Join,
     ) -> Result<(), GroupError> {
-        let profile = profile(shared, &heartbeat.instance, join)?;
+        let profile = profile(&heartbeat.instance, join)?;
         let was_there = self.sessions.silence(key).is_some();
         let is_known = self.sessions.begin(key, &profile).map_err(|_| unknown(key))?;
         if is_known && join.assignor.is_none() {
             return Ok(());
         }
-        let (member, is_back) = (key.member.to_string(), heartbeat.epoch > 0);
-        let kind = CommandKind::Join { member, profile, assignor: join.assignor, is_back };
-        let joined = self.ask(&key.group, kind, shared.now()).await;
-        if joined.is_err() && !was_there {
-            self.sessions.remove(key);
+        let joined = self.join_as(shared, key, heartbeat, &profile, is_known).await;
+        match &joined {
+            Ok(()) => self.sessions.confirm(key, &profile),
+            Err(_) if !was_there => self.sessions.remove(key),
+            Err(_) => {}
         }
-        joined.map(drop)
+        joined
+    }
+
+    async fn join_as(
+        &self,
+        shared: &Shared,
+        key: &Key,
+        heartbeat: &Heartbeat,
+        profile: &Profile,
+        is_known: bool,
+    ) -> Result<(), GroupError> {
+        if !is_known {
+            // Somebody who comes back may read a topic that is gone.
+            check_topics(shared, profile)?;
+        }
+        let assignor = heartbeat.join.as_ref().and_then(|join| join.assignor);
+        let (member, is_back) = (key.member.to_string(), heartbeat.epoch > 0);
+        let kind = CommandKind::Join { member, profile: profile.clone(), assignor, is_back };
+        self.ask(&key.group, kind, shared.now()).await.map(drop)
     }
 
     async fn leave(&self, shared: &Shared, key: &Key) -> Result<(), GroupError> {

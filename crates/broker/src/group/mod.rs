@@ -83,8 +83,9 @@ impl Groups {
             Ok((registry, known)) => {
                 for (name, group) in known.all() {
                     for (member, profile) in group.members() {
-                        let begun = sessions.begin(&key(name, member), profile);
-                        begun.expect("nobody has a session yet");
+                        let key = key(name, member);
+                        sessions.begin(&key, profile).expect("nobody has a session yet");
+                        sessions.confirm(&key, profile);
                     }
                 }
                 Ok(registry)

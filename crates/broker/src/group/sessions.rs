@@ -41,7 +41,9 @@ struct State {
 
 #[derive(Debug)]
 struct Session {
-    profile: Profile,
+    timeout: Duration,
+    /// What the group knows of the member; `None`: it is not sure that it is one.
+    profile: Option<Profile>,
     heard: Instant,
     ends: Instant,
     /// When it is looked at.
@@ -55,14 +57,9 @@ struct Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ended;
 
-impl Session {
-    fn timeout(&self) -> Duration {
-        Duration::from_millis(self.profile.session_ms.into())
-    }
-}
-
 impl Sessions {
-    /// Begins a session, or goes on with it: whether nothing that the member says of itself is new.
+    /// Begins a session, or goes on with it: whether the group knows all that the member says of itself.
+    /// If not, it is to be told, and then this: [`Self::confirm`].
     pub(super) fn begin(&self, key: &Key, profile: &Profile) -> Result<bool, Ended> {
         let mut state = self.state();
         let now = clock::instant();
@@ -70,16 +67,14 @@ impl Sessions {
             if session.is_over {
                 return Err(Ended);
             }
-            let is_known = session.profile == *profile;
-            state.extend(key, now, Some(profile));
-            drop(state);
-            self.sooner.notify_one();
+            let is_known = session.profile.as_ref() == Some(profile);
+            state.extend(key, now);
             return Ok(is_known);
         }
-        let timeout = Duration::from_millis(profile.session_ms.into());
-        let ends = now + timeout;
-        let (profile, touched) = (profile.clone(), watch::Sender::new(()));
-        let session = Session { profile, heard: now, ends, look: ends, is_over: false, touched };
+        let timeout = timeout_of(profile);
+        let (ends, touched) = (now + timeout, watch::Sender::new(()));
+        let (heard, look, is_over) = (now, ends, false);
+        let session = Session { timeout, profile: None, heard, ends, look, is_over, touched };
         state.sessions.insert(key.clone(), session);
         state.looks.insert((ends, key.clone()));
         drop(state);
@@ -92,11 +87,23 @@ impl Sessions {
         let mut state = self.state();
         match state.sessions.get(key) {
             Some(session) if !session.is_over => {
-                state.extend(key, clock::instant(), None);
+                state.extend(key, clock::instant());
                 Ok(())
             }
             Some(_) | None => Err(Ended),
         }
+    }
+
+    /// The group knows this of a member.
+    pub(super) fn confirm(&self, key: &Key, profile: &Profile) {
+        let mut state = self.state();
+        if let Some(session) = state.sessions.get_mut(key) {
+            session.timeout = timeout_of(profile);
+            session.profile = Some(profile.clone());
+            state.extend(key, clock::instant());
+        }
+        drop(state);
+        self.sooner.notify_one();
     }
 
     /// Ends a session before its time.
@@ -133,7 +140,7 @@ impl Sessions {
 
     /// How long a member may be silent, if it has a session.
     pub(super) fn timeout(&self, key: &Key) -> Option<Duration> {
-        self.state().sessions.get(key).map(Session::timeout)
+        self.state().sessions.get(key).map(|session| session.timeout)
     }
 
     /// Returns at this time, or sooner if a session may end before.
@@ -181,7 +188,7 @@ impl Sessions {
             .map(|(key, _)| key.clone())
             .collect();
         for key in &keys {
-            state.extend(key, now, None);
+            state.extend(key, now);
         }
     }
 
@@ -191,13 +198,10 @@ impl Sessions {
 }
 
 impl State {
-    fn extend(&mut self, key: &Key, now: Instant, profile: Option<&Profile>) {
+    fn extend(&mut self, key: &Key, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if let Some(profile) = profile {
-            session.profile.clone_from(profile);
-        }
         session.heard = now;
-        session.ends = now + session.timeout();
+        session.ends = now + session.timeout;
         // A look that comes too early costs less than one that is put off at every heartbeat.
         if session.ends < session.look {
             self.looks.remove(&(session.look, key.clone()));
@@ -205,6 +209,10 @@ impl State {
             self.looks.insert((session.look, key.clone()));
         }
     }
+}
+
+fn timeout_of(profile: &Profile) -> Duration {
+    Duration::from_millis(profile.session_ms.into())
 }
 
 #[cfg(test)]
@@ -241,7 +249,15 @@ mod tests {
     async fn a_shorter_session_is_looked_at_sooner() {
         let sessions = Sessions::default();
         assert_eq!(sessions.begin(&key("a"), &profile(60_000)), Ok(false));
+        sessions.confirm(&key("a"), &profile(60_000));
         assert_eq!(sessions.begin(&key("a"), &profile(1_000)), Ok(false));
+        assert_eq!(
+            sessions.begin(&key("a"), &profile(1_000)),
+            Ok(false),
+            "nobody has confirmed it"
+        );
+        assert_eq!(sessions.timeout(&key("a")), Some(Duration::from_secs(60)));
+        sessions.confirm(&key("a"), &profile(1_000));
         assert_eq!(sessions.begin(&key("a"), &profile(1_000)), Ok(true));
         assert_eq!(sessions.next_look(), Some(clock::instant() + Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(1)).await;

@@ -47,6 +47,11 @@ pub struct ConsumedBatch {
 }
 
 impl ConsumedBatch {
+    /// Offset of the first record that was asked for.
+    pub fn first_offset(&self) -> Offset {
+        self.batch.header.base_offset.max(self.from)
+    }
+
     /// The records that were asked for, in the order of their offsets.
     ///
     /// Decoded as they are asked for, without copying. Ends behind the first error, which a batch

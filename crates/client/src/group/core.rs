@@ -232,9 +232,12 @@ impl Core {
         end: Offset,
         now: Instant,
     ) -> bool {
-        let lasts = self.session_ends.is_some_and(|ends| now < ends);
+        if self.session_ends.is_none_or(|ends| ends <= now) {
+            // What comes now would be missing if the session went on after all: all begins anew.
+            self.lose_all();
+        }
         match self.parts.get_mut(place) {
-            Some(part) if lasts && !part.is_leaving && part.number == number => {
+            Some(part) if !part.is_leaving && part.number == number => {
                 part.delivered = Some(end);
                 self.in_hand = Some((place.clone(), number, end));
                 true
@@ -256,9 +259,16 @@ impl Core {
         }
     }
 
-    /// The application does not finish what it had.
-    pub(super) fn drop_in_hand(&mut self) {
-        self.in_hand = None;
+    /// The application does not finish what it had: of which partition.
+    pub(super) fn drop_in_hand(&mut self) -> Option<TopicPartition> {
+        self.in_hand.take().map(|(place, ..)| place)
+    }
+
+    /// The application goes on elsewhere in a partition: what it had of that is not done.
+    pub(super) fn leave_place(&mut self, place: &TopicPartition) {
+        if self.in_hand.as_ref().is_some_and(|(in_hand, ..)| in_hand == place) {
+            self.in_hand = None;
+        }
     }
 
     /// What can be committed of itself.

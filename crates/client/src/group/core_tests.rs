@@ -127,7 +127,6 @@ fn nothing_is_handed_out_once_the_session_may_have_ended() {
     let first = number(&core, 0);
     let late = now + TIMEOUT;
     assert!(!core.hand_out(&place(0), first, Offset::new(5), late));
-    core.lose_all();
     assert_eq!((owned(&core), notices(&mut core)), (vec![], vec!["+2".into(), "!2".into()]));
     // The broker has not taken it away: it begins anew, where it is committed.
     core.extend(late, TIMEOUT);

@@ -51,6 +51,8 @@ pub struct GroupConsumer {
     from: Position,
     /// What was read and is being committed before it is handed out.
     pending: Option<ConsumedBatch>,
+    /// Where the batch begins that was handed out last.
+    first_in_hand: Option<Offset>,
     membership: Option<JoinHandle<()>>,
     has_ended: bool,
 }
@@ -73,6 +75,7 @@ impl GroupConsumer {
             group,
             from,
             pending: None,
+            first_in_hand: None,
             membership: Some(membership),
             has_ended: false,
         }
@@ -147,8 +150,8 @@ impl GroupConsumer {
     /// Hands every batch to `handler`, one after the other, until an error ends the membership.
     ///
     /// The handler is dropped, at its next `await`, if the partition is lost meanwhile: what it does
-    /// after that another member does too. A batch whose handler fails is not committed, and the error
-    /// is returned.
+    /// after that another member does too. A batch whose handler fails is not done: the error is
+    /// returned, and whoever asks for more gets the batch again.
     ///
     /// # Errors
     /// What the handler fails with, or what ended the membership.
@@ -167,7 +170,7 @@ impl GroupConsumer {
                 () = lost => {}
                 handled = handler(batch) => {
                     if let Err(error) = handled {
-                        self.shared.core().drop_in_hand();
+                        self.abandon_batch();
                         return Err(error);
                     }
                 }
@@ -202,19 +205,23 @@ impl GroupConsumer {
         self.shared.commit(vec![commit]).await
     }
 
-    /// Says that the batch that was handed out last is not done, and will not be: what of it was not
-    /// committed with [`Self::commit_offset`] comes again, here after a [`Self::seek`] or elsewhere.
+    /// Says that the batch that was handed out last is not done: it comes again, here or elsewhere, but
+    /// for what of it was committed with [`Self::commit_offset`] if it goes elsewhere.
     pub fn abandon_batch(&mut self) {
-        self.shared.core().drop_in_hand();
+        let place = self.shared.core().drop_in_hand();
+        if let Some((place, from)) = place.zip(self.first_in_hand) {
+            self.seek(&place, Position::Offset(from));
+        }
     }
 
-    /// Goes on elsewhere in a partition; what came of it and was not taken is dropped. What is
-    /// committed stays as it is until something behind that place is done. False if the partition is not
-    /// assigned.
+    /// Goes on elsewhere in a partition; what came of it and was not taken is dropped, and a batch of it
+    /// that was handed out last is not done by that. What is committed stays as it is until something
+    /// behind the new place is done. False if the partition is not assigned.
     pub fn seek(&mut self, place: &TopicPartition, to: Position) -> bool {
         if self.pending.as_ref().is_some_and(|it| TopicPartition::of(it) == *place) {
             self.pending = None;
         }
+        self.shared.core().leave_place(place);
         self.consumer.seek(&place.topic, place.partition, to)
     }
 
@@ -332,7 +339,9 @@ impl GroupConsumer {
         let place = TopicPartition::of(batch);
         let Some(number) = self.reading.get(&place) else { return false };
         let end = batch.batch.header.end_offset();
-        self.shared.core().hand_out(&place, *number, end, Instant::now())
+        let is_held = self.shared.core().hand_out(&place, *number, end, Instant::now());
+        self.first_in_hand = is_held.then(|| batch.first_offset());
+        is_held
     }
 
     /// Commits a batch that is about to be handed out; tries as long as the partition is held.
