@@ -17,6 +17,7 @@ mod credit;
 mod crowd;
 mod door;
 mod fetch;
+mod groups;
 mod http;
 mod idempotent;
 mod observe;
