@@ -3,6 +3,7 @@
 
 mod demo;
 mod exits;
+mod groups;
 mod inspect;
 mod measure;
 mod pipes;

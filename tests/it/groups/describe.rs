@@ -155,13 +155,13 @@ async fn it_is_said_what_is_being_delivered_or_why_nothing_is() {
 
 #[tokio::test]
 async fn a_member_that_takes_nothing_of_what_it_granted_is_being_delivered_to() {
-    let (_broker, door) = given(1).await;
+    let (broker, door) = given(1).await;
     door.alter("t", &[("durability", "page_cache")]).await.expect("it can be");
     let value = "x".repeat(900_000);
     for _ in 0..24 {
         door.append("t", &[&value]).await;
     }
-    let stalled = Door::open(&_broker).await;
+    let stalled = Door::open(&broker).await;
     let a = Member::joined(&door, "a", &["t"]).await;
     let feed = Feed::open(&stalled).await;
     feed.say(Command::Grant(v1::Grant { bytes: 1 << 30 }));

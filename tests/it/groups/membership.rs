@@ -128,7 +128,7 @@ async fn whoever_leaves_hands_over_at_once_and_that_is_pushed() {
     check_status(gone, Code::NotFound, "UNKNOWN_MEMBER", &names, "join anew");
     // Whoever has gone may go again, and come back.
     b.leave().await;
-    b.said = Default::default();
+    b.said = v1::HeartbeatResponse::default();
     b.join(&["t"]).await;
     assert_eq!(b.awaited().len(), 2);
 }
@@ -166,7 +166,7 @@ async fn a_member_that_falls_silent_is_none_any_more() {
     // It has lost what it had, and says so by its epoch if it joins all the same.
     let refused = silent.try_join(join(&["t"])).await;
     check_status(refused, Code::NotFound, "UNKNOWN_MEMBER", &names, "join anew");
-    silent.said = Default::default();
+    silent.said = v1::HeartbeatResponse::default();
     silent.join(&["t"]).await;
     assert_eq!(silent.awaited().len(), 2);
 }

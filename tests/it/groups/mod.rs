@@ -55,7 +55,8 @@ impl Member {
     /// A member of group `g` that has not joined yet.
     fn new(door: &Door, id: &str) -> Self {
         let (group, id) = ("g".to_owned(), id.to_owned());
-        Self { door: door.clone(), group, id, instance: String::new(), said: Default::default() }
+        let said = v1::HeartbeatResponse::default();
+        Self { door: door.clone(), group, id, instance: String::new(), said }
     }
 
     fn instance(mut self, instance: &str) -> Self {
