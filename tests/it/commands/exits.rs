@@ -90,7 +90,16 @@ async fn a_broker_that_cannot_be_reached_is_named_with_what_to_do() {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
     let url = format!("http://{}", socket.local_addr().expect("bound"));
-    let commands = ["topic list", "topic create t", "produce t", "consume t", "bench produce"];
+    let commands = [
+        "topic list",
+        "topic create t",
+        "produce t",
+        "consume t",
+        "consume t --group g",
+        "group list",
+        "group describe g",
+        "bench produce",
+    ];
     for command in commands {
         let words: Vec<_> = command.split(' ').collect();
         let ended = run(&[&["--server", &url], &words[..]].concat());

@@ -1,6 +1,7 @@
 //! Consumer groups: who reads what, how far a group has come, and what people see of it.
 
 mod consumer;
+mod crowd;
 mod describe;
 mod fencing;
 mod many;
