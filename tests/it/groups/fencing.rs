@@ -119,12 +119,13 @@ async fn a_commit_of_what_is_another_s_does_not_hold_up_one_s_own() {
     b.beat().await;
     let (own, other) = (a.places().pop_first().expect("one"), b.places().pop_first().expect("one"));
     let epoch = a.assignment(&own).epoch;
-    let offsets = [commit_of(&other, 1), commit_of(&own, 1), commit_of(&other, 2)];
+    let offsets =
+        [commit_of("tt/0", 0), commit_of(&other, 1), commit_of(&own, 1), commit_of(&other, 2)];
     let offsets = offsets.map(|commit| v1::OffsetCommit { epoch, ..commit });
     let results = commit_all(&door, "g", "a", offsets.into()).await.expect("it answers");
     let reasons: Vec<_> =
         results.into_iter().map(|it| it.error.map_or(String::new(), |it| it.reason)).collect();
-    assert_eq!(reasons, ["STALE_MEMBER", "", "STALE_MEMBER"]);
+    assert_eq!(reasons, ["UNKNOWN_TOPIC", "STALE_MEMBER", "", "STALE_MEMBER"]);
     assert_eq!((offset(&door, &own).await, offset(&door, &other).await), (Some(1), None));
 }
 
