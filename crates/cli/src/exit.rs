@@ -5,11 +5,12 @@ use std::io::{ErrorKind, IsTerminal as _};
 use std::process::ExitCode;
 
 use taffrail_client::{
-    AddressError, CallError, ConsumeError, ProduceError, ServerError, StartError,
+    AddressError, CallError, ConsumeError, NameError, ProduceError, ServerError, StartError,
 };
 use taffrail_server::SettingsError;
 
 use crate::output::say;
+use crate::place::PlaceError;
 
 /// Why a command failed, as far as its exit code tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +77,8 @@ fn kind(error: &(dyn Error + 'static)) -> Option<Kind> {
     if let Some(error) = error.downcast_ref::<std::io::Error>() {
         return (error.kind() == ErrorKind::BrokenPipe).then_some(Kind::ClosedPipe);
     }
-    if error.is::<Usage>() || error.is::<AddressError>() || error.is::<SettingsError>() {
+    let is_usage = error.is::<Usage>() || error.is::<AddressError>() || error.is::<SettingsError>();
+    if is_usage || error.is::<NameError>() || error.is::<PlaceError>() {
         return Some(Kind::Usage);
     }
     if error.is::<NothingDone>() {

@@ -272,6 +272,9 @@ impl Explain for GroupError {
             }
             Self::Request(_) => new("INVALID_REQUEST", Code::InvalidArgument),
             Self::Partition(error) => error.explain(),
+            Self::Internal { topic } => {
+                new("INTERNAL_TOPIC", Code::PermissionDenied).with("topic", topic)
+            }
             Self::OtherTopic { topic, expected, found } => new("UNKNOWN_TOPIC", Code::NotFound)
                 .with("topic", topic)
                 .with("expected", expected)

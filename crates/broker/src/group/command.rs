@@ -87,8 +87,8 @@ pub enum GroupRefusal {
     #[error("there is no group {group:?}: somebody joins it or commits to it first")]
     UnknownGroup { group: String },
     #[error(
-        "{member:?} is no member of group {group:?}: its session has ended; stop what it reads and \
-         join anew"
+        "{member:?} is no member of group {group:?}: its session has ended, or another process has \
+         joined as its instance; stop what it reads, and join anew"
     )]
     UnknownMember { group: String, member: String },
     #[error(

@@ -27,6 +27,12 @@ pub enum GroupError {
     /// There is no such partition, or no such offset in it.
     #[error(transparent)]
     Partition(#[from] FetchError),
+    /// No group reads a topic of the broker's own.
+    #[error("{topic} is the broker's own: no group reads it; consume it without one")]
+    Internal {
+        /// The topic.
+        topic: String,
+    },
     /// The topic is not the one that is meant.
     #[error("topic {topic:?} has id {found}, not {expected}: it was deleted, and another one made")]
     OtherTopic {

@@ -15,14 +15,13 @@ use super::sessions::Key;
 use super::state::View;
 use super::{Assignor, GroupError, GroupRefusal, Groups, check_name, key};
 use crate::clock;
-use crate::fetch;
 use crate::shared::Shared;
 
 /// Heartbeats in a session.
 const HEARTBEATS: u32 = 3;
 
-/// How often groups that nobody uses are looked for.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(600);
+/// Time between two looks for groups that nobody uses: their retention, but for these bounds.
+const EXPIRY_INTERVALS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(600)];
 
 /// Whoever wakes up this late has slept: a process that was paused.
 const OVERSLEPT: Duration = Duration::from_secs(1);
@@ -176,7 +175,7 @@ fn profile(instance: &str, join: &Join) -> Result<Profile, GroupError> {
 /// Refuses topics that there are not.
 fn check_topics(shared: &Shared, profile: &Profile) -> Result<(), GroupError> {
     for topic in profile.topics.iter().filter(|topic| !is_pattern(topic)) {
-        fetch::partition(shared, topic, PartitionIndex::new(0))?;
+        super::partition(shared, topic, PartitionIndex::new(0))?;
     }
     Ok(())
 }
@@ -421,8 +420,7 @@ pub(crate) async fn end_sessions(shared: Weak<Shared>) {
         let ends = over.iter().map(|key| end_session(&broker, key));
         futures_util::future::join_all(ends).await;
         if expiry <= clock::instant() {
-            expiry = clock::instant() + EXPIRY_INTERVAL;
-            expire(&broker).await;
+            expiry = clock::instant() + expire(&broker).await;
         }
     }
 }
@@ -435,11 +433,13 @@ async fn end_session(shared: &Shared, key: &Key) {
     }
 }
 
-/// Forgets groups that nobody uses, if that is wanted.
-async fn expire(shared: &Shared) {
-    let retention = shared.config.group_retention;
-    if !retention.is_zero() {
-        let now = shared.now();
-        shared.groups.expire(now.minus(retention), now).await;
+/// Forgets groups that nobody uses, if that is wanted; says when to look again.
+async fn expire(shared: &Shared) -> Duration {
+    let (retention, [least, most]) = (shared.config.group_retention, EXPIRY_INTERVALS);
+    if retention.is_zero() {
+        return most;
     }
+    let now = shared.now();
+    shared.groups.expire(now.minus(retention), now).await;
+    retention.clamp(least, most)
 }

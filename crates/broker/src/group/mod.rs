@@ -29,10 +29,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use taffrail_model::{Timestamp, limits};
+use taffrail_model::{PartitionIndex, Timestamp, limits};
 
 use crate::coordinator::{CommandError, Coordinator};
+use crate::fetch;
 use crate::partition::Partition;
+use crate::shared::Shared;
 use crate::topics::Topics;
 use catalogue::Catalogue;
 use command::{Change, Command, CommandKind, Reply};
@@ -205,6 +207,19 @@ fn group_error(error: CommandError<GroupRefusal>) -> GroupError {
 
 fn key(group: &str, member: &str) -> Key {
     Key { group: group.into(), member: member.into() }
+}
+
+/// The partition that a group can read.
+fn partition(
+    shared: &Shared,
+    topic: &str,
+    index: PartitionIndex,
+) -> Result<Arc<Partition>, GroupError> {
+    let partition = fetch::partition(shared, topic, index)?;
+    if partition.topic.is_internal() {
+        return Err(GroupError::Internal { topic: topic.to_owned() });
+    }
+    Ok(partition)
 }
 
 /// Refuses what cannot be a group's name.

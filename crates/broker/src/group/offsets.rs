@@ -94,7 +94,7 @@ pub(crate) async fn commit(
 
 /// The partition of a commit that makes sense.
 fn check_offset(shared: &Shared, commit: &OffsetCommit) -> Result<Arc<Partition>, GroupError> {
-    let partition = fetch::partition(shared, &commit.topic, commit.partition)?;
+    let partition = super::partition(shared, &commit.topic, commit.partition)?;
     let (found, expected) = (partition.log_id.split().0.to_string(), &commit.topic_id);
     if !expected.is_empty() && found != *expected {
         let (topic, expected) = (commit.topic.clone(), expected.clone());

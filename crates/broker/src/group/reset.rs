@@ -114,7 +114,7 @@ fn choose(
         chosen.extend(all.filter(|it| known.contains(&Slot(it.log_id))).cloned());
     } else {
         for topic in &request.topics {
-            let first = fetch::partition(shared, topic, PartitionIndex::new(0))?;
+            let first = super::partition(shared, topic, PartitionIndex::new(0))?;
             let served = topics.get(&first.topic);
             chosen.extend(served.into_iter().flat_map(|served| served.partitions.clone()));
         }

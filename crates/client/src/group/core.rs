@@ -23,6 +23,8 @@ pub(super) struct Core {
     session_ends: Option<Instant>,
     /// What the broker said last.
     assigned: BTreeMap<TopicPartition, (String, u32)>,
+    /// Whether something is to be this member's that others have still.
+    is_awaiting: bool,
     parts: BTreeMap<TopicPartition, Part>,
     next_number: u64,
     /// What the application works at.
@@ -67,6 +69,7 @@ impl Core {
             epoch: 0,
             session_ends: None,
             assigned: BTreeMap::new(),
+            is_awaiting: false,
             parts: BTreeMap::new(),
             next_number: 1,
             in_hand: None,
@@ -104,7 +107,13 @@ impl Core {
             Some((TopicPartition::try_from(it).ok()?, (it.topic_id.clone(), it.epoch)))
         });
         self.assigned = assigned.collect();
+        self.is_awaiting = !answer.awaited.is_empty();
         self.reconcile();
+    }
+
+    /// Whether all that is to be this member's is held.
+    pub(super) fn has_all(&self) -> bool {
+        !self.is_awaiting && self.session_ends.is_some()
     }
 
     /// Begins what is new, and begins to give on what is another's.

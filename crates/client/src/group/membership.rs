@@ -88,8 +88,8 @@ struct Membership {
     commit: Option<Pending<Result<(), CallError>>>,
     commit_failures: u32,
     attempts: u32,
-    /// The heartbeat that says that it leaves, and until when that is waited for.
-    leaving: Option<(u64, Instant)>,
+    /// The call that says that it leaves.
+    leaving: Option<Pending<()>>,
 }
 
 /// The stream to the broker.
@@ -106,6 +106,7 @@ enum Happened {
     Opened(Answers),
     Broke(Status),
     Committed(Result<(), CallError>),
+    Left,
     /// Something may be due.
     Time,
 }
@@ -121,15 +122,12 @@ impl Membership {
                 self.commit = None;
                 Happened::Committed(result)
             }
+            () = pending(self.leaving.as_mut()) => Happened::Left,
             () = tokio::time::sleep_until(due.into()) => Happened::Time,
             () = wake.wake.notified() => Happened::Time,
         };
         match happened {
-            Happened::Answer(answer) => {
-                if !self.take(&answer) {
-                    return false;
-                }
-            }
+            Happened::Answer(answer) => self.take(&answer),
             Happened::Opened(answers) => self.link.rise(answers),
             Happened::Broke(status) => {
                 if !self.broke(&status) {
@@ -137,6 +135,7 @@ impl Membership {
                 }
             }
             Happened::Committed(result) => self.take_committed(result),
+            Happened::Left => return false,
             Happened::Time => {}
         }
         self.do_what_is_due()
@@ -146,13 +145,10 @@ impl Membership {
         let session_ends = self.shared.core().session_ends();
         let retry = match self.link {
             Link::Down(until) => Some(until),
-            Link::Opening(..) | Link::Up(..) => {
-                self.leaving.is_none().then_some(self.next_heartbeat)
-            }
+            Link::Opening(..) | Link::Up(..) => Some(self.next_heartbeat),
         };
         let commit = (self.commit.is_none()).then_some(self.next_commit);
-        let leaving = self.leaving.map(|(_, until)| until);
-        let all = [session_ends, retry, commit, leaving];
+        let all = [session_ends, retry, commit];
         all.into_iter().flatten().min().unwrap_or(self.next_heartbeat)
     }
 
@@ -172,13 +168,13 @@ impl Membership {
             self.next_heartbeat = now;
             self.shared.tell();
         }
-        if self.shared.is_closing() && !self.leave(now) {
+        if self.shared.is_closing() && !self.leave() {
             return false;
         }
         if matches!(self.link, Link::Down(until) if until <= now) {
             self.open(now);
         }
-        if self.next_heartbeat <= now && self.leaving.is_none() {
+        if self.next_heartbeat <= now {
             self.beat(now);
         }
         true
@@ -248,35 +244,30 @@ impl Membership {
         drop(sender.send(v1::HeartbeatRequest { number, ..request }));
     }
 
-    /// Says that it leaves, once what is done is committed; false once that was heard, or cannot be.
-    fn leave(&mut self, now: Instant) -> bool {
-        if self.leaving.is_some_and(|(_, until)| until <= now) {
-            return false;
-        }
+    /// Says that it leaves, once what is done is committed; false if there is nothing to say.
+    fn leave(&mut self) -> bool {
         let is_committed = self.commit.is_none() && self.shared.core().unsaid() == 0;
         if self.leaving.is_some() || !is_committed && self.commit_failures < LAST_COMMITS {
             return true;
         }
-        let Link::Up(_, sender) = &self.link else { return false };
         if !self.shared.leaves {
             return false;
         }
-        let number = self.next_number;
-        let request = heartbeat(&self.shared, &self.profile, false);
-        drop(sender.send(v1::HeartbeatRequest { number, leave: true, ..request }));
-        self.leaving = Some((number, now + LEAVE_TIMEOUT));
+        let farewell = heartbeat(&self.shared, &self.profile, false);
+        let farewell = v1::HeartbeatRequest { leave: true, ..farewell };
+        // The stream would be told that nobody is a member of this name, and join again.
+        self.link = Link::Down(Instant::now() + 2 * LEAVE_TIMEOUT);
+        let mut service = self.shared.client.group_service();
+        self.leaving = Some(Box::pin(async move {
+            // Whoever is not heard is gone when the session is over.
+            let said = tokio::time::timeout(LEAVE_TIMEOUT, service.heartbeat(farewell)).await;
+            drop(said);
+        }));
         true
     }
 
-    /// Takes an answer; false if it was the last.
-    fn take(&mut self, answer: &v1::HeartbeatResponse) -> bool {
+    fn take(&mut self, answer: &v1::HeartbeatResponse) {
         self.attempts = 0;
-        if self.leaving.is_some_and(|(number, _)| number == answer.number) {
-            return false;
-        }
-        if self.leaving.is_some() {
-            return true;
-        }
         let mut core = self.shared.core();
         while let Some((number, sent)) = self.sent.front().copied()
             && number <= answer.number
@@ -292,7 +283,6 @@ impl Membership {
         drop(core);
         self.next_heartbeat = self.next_heartbeat.min(Instant::now() + self.interval);
         self.shared.tell();
-        true
     }
 
     /// The stream broke: whether it is opened again.
@@ -319,8 +309,7 @@ impl Membership {
             }
         }
         self.link = Link::Down(Instant::now() + pause);
-        // Whoever goes tries once.
-        self.leaving.is_none()
+        true
     }
 
     fn refuse(&self, refusal: ServerError) -> bool {

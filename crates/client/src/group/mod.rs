@@ -250,9 +250,17 @@ impl GroupConsumer {
         self.shared.core().session_ends()
     }
 
-    /// Whether all that there was of what is assigned has been taken, as far as the broker has told.
+    /// Whether all that there was of what is assigned has been taken, as far as the broker has told, and
+    /// nothing is on its way to this member.
     pub fn is_caught_up(&self) -> bool {
-        self.pending.is_none() && self.consumer.is_caught_up()
+        let is_reading_all = {
+            let core = self.shared.core();
+            let held = core.held();
+            core.has_all()
+                && held.len() == self.reading.len()
+                && held.iter().all(|it| self.reading.get(&it.place) == Some(&it.number))
+        };
+        is_reading_all && self.pending.is_none() && self.consumer.is_caught_up()
     }
 
     /// Commits what is done, the last batch included, unless the application commits by itself; and
