@@ -24,7 +24,7 @@ pub(crate) struct Shared {
     pub(crate) read_memory: MemoryBudget,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) producers: Producers,
-    pub(crate) groups: Groups,
+    pub(crate) groups: Arc<Groups>,
     stopping: watch::Sender<bool>,
 }
 
@@ -46,7 +46,7 @@ impl Shared {
             clock,
             metrics,
             producers,
-            groups,
+            groups: Arc::new(groups),
         }
     }
 

@@ -5,7 +5,7 @@ use taffrail_log::repair::Repair;
 
 pub use taffrail_broker::repair::{
     CatalogPlan, Entry, GroupsPlan, Own, ProducersPlan, RebuildError, RebuiltTopic, entries, judge,
-    named_logs, plan_catalog, plan_groups, plan_producers,
+    named_logs, plan_catalog, plan_producers,
 };
 
 /// Puts a new catalog in the place of the old one: see [`plan_catalog`].
@@ -30,4 +30,12 @@ pub fn rebuild_producers(repair: &Repair, plan: &ProducersPlan) -> Result<(), Re
 /// If the disk refuses. Then the same call ends what was begun.
 pub fn rebuild_groups(repair: &Repair, plan: &GroupsPlan) -> Result<(), RebuildError> {
     taffrail_broker::repair::rebuild_groups(repair, plan, SystemClock.now())
+}
+
+/// What a new log of groups would hold. Changes nothing.
+///
+/// # Errors
+/// If it is sound, or a file cannot be read.
+pub fn plan_groups(repair: &Repair) -> Result<GroupsPlan, RebuildError> {
+    taffrail_broker::repair::plan_groups(repair, SystemClock.now())
 }

@@ -47,6 +47,16 @@ impl Seat {
         self.shared.is_lost.send_replace(true);
     }
 
+    /// Whether it is this one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Whether the partition was taken away.
+    pub(super) fn is_lost(&self) -> bool {
+        *self.shared.is_lost.borrow()
+    }
+
     /// Whether only those who list the seats hold it: the subscription has ended.
     pub(crate) fn is_left(&self) -> bool {
         Arc::strong_count(&self.shared) == 1

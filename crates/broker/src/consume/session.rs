@@ -231,7 +231,11 @@ impl ConsumeSession {
 
     /// Ends a subscription whose partition is another member's now.
     async fn lose(&mut self, subscription: u64) -> Result<(), Gone> {
-        // It may have ended, or have another number.
+        // It may have ended, or have another number, and another one may have this.
+        let active = self.active.get(&subscription).and_then(|active| active.seat.as_ref());
+        if !active.is_some_and(|taken| taken.seat.is_lost()) {
+            return Ok(());
+        }
         let Some(Taken { reader, .. }) = self.forget(subscription).and_then(|it| it.seat) else {
             return Ok(());
         };

@@ -31,6 +31,9 @@ use journal::{Replayed, Weight};
 /// Bytes of events after which a snapshot is appended, at the least.
 const SNAPSHOT_BYTES_MIN: u64 = 256 << 10;
 
+/// What a batch that changes nothing counts as, with what lies around it.
+const NOTHING_BYTES: u64 = 128;
+
 /// Decides what happens. Pure: no I/O, no clock.
 pub(crate) trait StateMachine:
     Clone + Debug + Default + Serialize + DeserializeOwned + Send + 'static
@@ -227,8 +230,12 @@ impl<S: StateMachine> Live<S> {
     /// What a reply has to wait for that rests on the state as it is. A batch that changes nothing tells
     /// when all before it is durable.
     fn pending(&mut self, partition: &Arc<Partition>) -> Option<Pending> {
-        let is_durable = self.next <= partition.high_watermark();
-        (!is_durable).then(|| self.append(partition, journal::encode_nothing()))
+        if self.next <= partition.high_watermark() {
+            return None;
+        }
+        // It counts, so that the log is cut off behind a snapshot however often somebody only looks.
+        self.weight.events += NOTHING_BYTES;
+        Some(self.append(partition, journal::encode_nothing()))
     }
 
     fn append(&mut self, partition: &Arc<Partition>, batch: NewBatch) -> Pending {

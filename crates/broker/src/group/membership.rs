@@ -192,7 +192,7 @@ impl Groups {
     }
 
     async fn join(
-        &self,
+        self: &Arc<Self>,
         shared: &Shared,
         key: &Key,
         heartbeat: &Heartbeat,
@@ -214,7 +214,7 @@ impl Groups {
     }
 
     async fn join_as(
-        &self,
+        self: &Arc<Self>,
         shared: &Shared,
         key: &Key,
         heartbeat: &Heartbeat,
@@ -231,7 +231,7 @@ impl Groups {
         self.ask(&key.group, kind, shared.now()).await.map(drop)
     }
 
-    async fn leave(&self, shared: &Shared, key: &Key) -> Result<(), GroupError> {
+    async fn leave(self: &Arc<Self>, shared: &Shared, key: &Key) -> Result<(), GroupError> {
         self.sessions.end(key);
         let leave = CommandKind::Leave { member: key.member.to_string() };
         match self.ask(&key.group, leave, shared.now()).await {
@@ -246,7 +246,7 @@ impl Groups {
 
     /// Takes note of what a member has stopped reading.
     async fn release(
-        &self,
+        self: &Arc<Self>,
         shared: &Shared,
         key: &Key,
         epoch: u32,
@@ -387,9 +387,14 @@ impl MemberStream {
 
 /// Returns when something has changed for a member, or its session is gone.
 async fn changed(member: Option<&mut Member>) {
-    match member.and_then(|member| member.changes.as_mut()) {
-        // The session is gone: whoever looks hears why.
-        Some(changes) => drop(changes.changed().await),
+    let Some(member) = member else { return std::future::pending().await };
+    match &mut member.changes {
+        // The session is gone: whoever looks hears why, and at the next heartbeat there may be another.
+        Some(changes) => {
+            if changes.changed().await.is_err() {
+                member.changes = None;
+            }
+        }
         None => std::future::pending().await,
     }
 }
@@ -400,10 +405,13 @@ pub(crate) async fn end_sessions(shared: Weak<Shared>) {
     let Some(broker) = shared.upgrade() else { return };
     // The broker itself is not held: it may go away meanwhile.
     let (sessions, mut stopping) = (Arc::clone(&broker.groups.sessions), pin!(broker.stop()));
+    // Not at once: a clock that is wrong may be set, and whoever was away comes back.
+    let mut expiry = clock::instant() + expiry_interval(&broker);
     drop(broker);
-    let mut expiry = clock::instant();
     loop {
         let due = sessions.next_look().map_or(expiry, |look| look.min(expiry));
+        // What was due before took long itself.
+        let due = due.max(clock::instant());
         tokio::select! {
             biased;
             () = &mut stopping => return,
@@ -420,7 +428,8 @@ pub(crate) async fn end_sessions(shared: Weak<Shared>) {
         let ends = over.iter().map(|key| end_session(&broker, key));
         futures_util::future::join_all(ends).await;
         if expiry <= clock::instant() {
-            expiry = clock::instant() + expire(&broker).await;
+            expire(&broker).await;
+            expiry = clock::instant() + expiry_interval(&broker);
         }
     }
 }
@@ -433,13 +442,17 @@ async fn end_session(shared: &Shared, key: &Key) {
     }
 }
 
-/// Forgets groups that nobody uses, if that is wanted; says when to look again.
-async fn expire(shared: &Shared) -> Duration {
-    let (retention, [least, most]) = (shared.config.group_retention, EXPIRY_INTERVALS);
-    if retention.is_zero() {
-        return most;
+/// Forgets groups that nobody uses, if that is wanted.
+async fn expire(shared: &Shared) {
+    let retention = shared.config.group_retention;
+    if !retention.is_zero() {
+        let now = shared.now();
+        shared.groups.expire(now.minus(retention), now).await;
     }
-    let now = shared.now();
-    shared.groups.expire(now.minus(retention), now).await;
-    retention.clamp(least, most)
+    shared.groups.tidy().await;
+}
+
+fn expiry_interval(shared: &Shared) -> Duration {
+    let (retention, [least, most]) = (shared.config.group_retention, EXPIRY_INTERVALS);
+    if retention.is_zero() { most } else { retention.clamp(least, most) }
 }

@@ -34,6 +34,7 @@ use taffrail_model::{PartitionIndex, Timestamp, limits};
 use crate::coordinator::{CommandError, Coordinator};
 use crate::fetch;
 use crate::partition::Partition;
+use crate::produce::ProduceError;
 use crate::shared::Shared;
 use crate::topics::Topics;
 use catalogue::Catalogue;
@@ -124,31 +125,56 @@ impl Groups {
     async fn expire(&self, before: Timestamp, now: Timestamp) {
         if let Err(error) = self.submit(Command::Expire { before }, now).await {
             tracing::warn!(%error, "groups that nobody uses could not be forgotten");
-            return;
         }
-        let known = self.look(|registry| registry.all().map(|(name, _)| name.clone()).collect());
-        if let Ok::<BTreeSet<String>, _>(known) = known.await {
-            self.paces.keep(&known);
-            self.seats.keep_groups(&known);
+    }
+
+    /// Forgets what is in memory of groups that are no more, and begins sessions of members that have
+    /// none, however that came.
+    async fn tidy(&self) {
+        let looked = self.look(|registry| {
+            let members = registry.all().flat_map(|(name, group)| {
+                let members = group.members().iter();
+                members.map(move |(member, profile)| (key(name, member), profile.clone()))
+            });
+            let names: BTreeSet<_> = registry.all().map(|(name, _)| name.clone()).collect();
+            (names, members.collect::<Vec<_>>())
+        });
+        let Ok((known, members)) = looked.await else { return };
+        self.paces.keep(&known);
+        self.seats.keep_groups(&known);
+        for (key, profile) in members {
+            if self.sessions.silence(&key).is_none() && self.sessions.begin(&key, &profile).is_ok()
+            {
+                self.sessions.confirm(&key, &profile);
+            }
         }
     }
 
     /// Has a group decide, and tells whoever is concerned once it is durable.
     async fn ask(
-        &self,
+        self: &Arc<Self>,
         group: &str,
         kind: CommandKind,
         now: Timestamp,
     ) -> Result<Reply, GroupError> {
         let (group, topics) = (group.to_owned(), Arc::clone(&self.topics));
-        self.submit(Command::Of { group, kind, topics }, now).await
+        let moves_nothing = matches!(kind, CommandKind::Commit { .. });
+        let command = Command::Of { group, kind, topics };
+        if moves_nothing {
+            return self.submit(command, now).await;
+        }
+        // To its end, even if whoever asks goes away: what is decided must be told.
+        let groups = Arc::clone(self);
+        let asked = tokio::spawn(async move { groups.submit(command, now).await }).await;
+        let cause = || ProduceError::ResultUnknown { cause: "the broker is stopping".into() };
+        asked.unwrap_or_else(|_| Err(GroupError::Storage(cause())))
     }
 
     async fn submit(&self, command: Command, now: Timestamp) -> Result<Reply, GroupError> {
         let submitted = self.registry()?.submit(command, now, |_| ()).await;
         let (reply, ()) = submitted.map_err(group_error)?;
         for change in &reply.changes {
-            self.publish(change).await?;
+            self.publish(change).await;
         }
         Ok(reply)
     }
@@ -169,8 +195,8 @@ impl Groups {
     }
 
     /// Tells those whom a change concerns, and takes partitions away from whoever has lost them.
-    async fn publish(&self, change: &Change) -> Result<(), GroupError> {
-        let (assigned, gone) = self
+    async fn publish(&self, change: &Change) {
+        let looked = self
             .look(|registry| {
                 let group = registry.get(&change.group);
                 let is_gone = |it: &&String| group.is_none_or(|g| !g.members().contains_key(*it));
@@ -179,7 +205,9 @@ impl Groups {
                 let assigned = change.slots.iter().map(|slot| (*slot, assigned(*slot)));
                 (assigned.collect::<Vec<_>>(), gone)
             })
-            .await?;
+            .await;
+        // It is so already, whether or not what came after it can be stored: the members look again.
+        let (assigned, gone) = looked.unwrap_or_default();
         for (slot, owner) in assigned {
             self.seats.keep(&change.group, slot, owner.as_ref());
         }
@@ -189,7 +217,6 @@ impl Groups {
         for member in &change.members {
             self.sessions.touch(&key(&change.group, member));
         }
-        Ok(())
     }
 
     fn registry(&self) -> Result<&Coordinator<Registry>, GroupError> {

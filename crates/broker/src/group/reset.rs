@@ -140,7 +140,11 @@ async fn place(
     before: &BTreeMap<Slot, Offset>,
 ) -> Result<Vec<(Arc<Partition>, Offset)>, GroupError> {
     let other = match &request.to {
-        ResetTo::Group(other) => offsets_of(shared, other).await?,
+        ResetTo::Group(other) => {
+            check_name(other)?;
+            shared.groups.look(|registry| registry.known(other).map(drop)).await??;
+            offsets_of(shared, other).await?
+        }
         ResetTo::Position(_) | ResetTo::Shift(_) => BTreeMap::new(),
     };
     let mut moved = Vec::with_capacity(partitions.len());

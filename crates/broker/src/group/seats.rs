@@ -59,8 +59,14 @@ impl Groups {
             let committed = group.and_then(|group| group.committed().get(&slot));
             (check_reader(group, reader, slot), committed.map(|it| Offset::new(it.offset)))
         });
-        let (checked, committed) = looked.await?;
-        checked?;
+        let checked = looked.await.and_then(|(checked, committed)| {
+            checked?;
+            Ok(committed)
+        });
+        if checked.is_err() {
+            self.seats.leave(&reader.group, slot, seat);
+        }
+        let committed = checked?;
         Ok(committed.filter(|_| reader.from_committed))
     }
 }
@@ -98,6 +104,19 @@ impl Seats {
         let all = slots.entry(slot).or_default();
         all.retain(|taken| !taken.seat.is_left());
         all.push(taken);
+    }
+
+    /// Gives a seat back.
+    fn leave(&self, group: &str, slot: Slot, seat: &Seat) {
+        let mut seats = self.seats();
+        let Some(slots) = seats.get_mut(group) else { return };
+        if let Some(all) = slots.get_mut(&slot) {
+            all.retain(|taken| !taken.seat.is(seat) && !taken.seat.is_left());
+        }
+        slots.retain(|_, all| !all.is_empty());
+        if slots.is_empty() {
+            seats.remove(group);
+        }
     }
 
     /// Takes a partition away from all but its owner.

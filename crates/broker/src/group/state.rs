@@ -54,6 +54,14 @@ pub(crate) struct Owner {
     pub(crate) member: String,
     /// The epoch in which it got it.
     pub(crate) since: u32,
+    /// The epoch in which it was to be its again, after it was to be another's.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub(crate) again: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_never(epoch: &u32) -> bool {
+    *epoch == 0
 }
 
 /// How far a group has come in a partition.
@@ -86,8 +94,10 @@ impl Registry {
 
     /// What is known once nobody knows any more who has done what since: where each group was, and
     /// nobody in it. No epoch that may have been given out comes again.
-    pub(crate) fn restarted(mut self) -> Self {
+    pub(crate) fn restarted(mut self, now: Timestamp) -> Self {
         for group in self.groups.values_mut() {
+            // Its members have not had the time to come back.
+            group.active_ms = now.as_millis();
             group.epoch = group.epoch.saturating_add(UNKNOWN_EPOCHS);
             group.members.clear();
             group.target.clear();
@@ -101,11 +111,14 @@ impl Registry {
     }
 
     fn check_room(&self, name: &str, offsets: &[Commit]) -> Result<(), GroupRefusal> {
-        if !self.groups.contains_key(name) && self.groups.len() >= limits::GROUPS_MAX {
+        let group = self.groups.get(name);
+        if group.is_none() && self.groups.len() >= limits::GROUPS_MAX {
             return Err(GroupRefusal::Full { what: "groups", max: limits::GROUPS_MAX });
         }
         let more: usize = offsets.iter().map(|it| OFFSET_BYTES + it.metadata.len()).sum();
-        if self.offsets_bytes + more > limits::GROUP_OFFSETS_BYTES_MAX {
+        let freed = |commit: &Commit| group.map_or(0, |group| group.offset_bytes(commit.slot));
+        let freed: usize = offsets.iter().map(freed).sum();
+        if self.offsets_bytes + more > limits::GROUP_OFFSETS_BYTES_MAX + freed {
             let max = limits::GROUP_OFFSETS_BYTES_MAX;
             return Err(GroupRefusal::Full { what: "bytes of committed offsets", max });
         }
@@ -232,7 +245,10 @@ impl Group {
     /// stop reading: what is assigned to it, it may not have begun to read.
     pub(crate) fn releasable(&self, member: &str, epoch: u32, kept: &BTreeSet<Slot>) -> Vec<Slot> {
         let owned = self.owners.iter();
-        let owned = owned.filter(|(_, owner)| owner.member == member && owner.since <= epoch);
+        let owned = owned.filter(|(_, owner)| {
+            // Whoever has not heard that it is its again speaks of before.
+            owner.member == member && owner.since.max(owner.again) <= epoch
+        });
         let is_over = |slot: &Slot| {
             !kept.contains(slot) && self.target.get(slot).is_none_or(|target| target != member)
         };
@@ -404,7 +420,7 @@ impl Group {
                 self.epoch += 1;
                 let since = self.epoch;
                 for owner in self.owners.values_mut().filter(|owner| owner.member == member) {
-                    *owner = Owner { member: by.clone(), since };
+                    *owner = Owner { member: by.clone(), since, again: 0 };
                 }
                 let theirs = self.target.values_mut().filter(|it| **it == member);
                 theirs.for_each(|it| it.clone_from(&by));
@@ -419,6 +435,11 @@ impl Group {
             EventKind::Targeted { epoch, moves } => {
                 self.epoch = epoch;
                 for Move { slot, to } in moves {
+                    if let Some(owner) = self.owners.get_mut(&slot)
+                        && to.as_ref() == Some(&owner.member)
+                    {
+                        owner.again = epoch;
+                    }
                     match to {
                         Some(member) => drop(self.target.insert(slot, member)),
                         None => drop(self.target.remove(&slot)),
@@ -471,7 +492,7 @@ impl Group {
     fn give(&mut self) {
         let since = self.epoch;
         for (slot, member) in &self.target {
-            let owner = || Owner { member: member.clone(), since };
+            let owner = || Owner { member: member.clone(), since, again: 0 };
             self.owners.entry(*slot).or_insert_with(owner);
         }
     }

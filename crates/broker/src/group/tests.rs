@@ -41,6 +41,8 @@ struct Bench {
     /// What each process reads and the epoch that it has heard of, those included that are no members
     /// any more and do not know it.
     reading: BTreeMap<String, (u32, BTreeSet<Slot>)>,
+    /// What members have said, and nobody has heard yet.
+    late: Vec<(String, u32, BTreeSet<Slot>)>,
 }
 
 impl Bench {
@@ -124,6 +126,19 @@ impl Bench {
         let (epoch, kept) = self.reading.get(member).cloned().unwrap_or_default();
         let release = CommandKind::Release { member: member.to_owned(), epoch, kept };
         self.submit(release).expect("it is a member");
+    }
+
+    /// A member says what it reads, and that takes its time.
+    fn say_later(&mut self, member: &str) {
+        let (epoch, kept) = self.reading.get(member).cloned().unwrap_or_default();
+        self.late.push((member.to_owned(), epoch, kept));
+    }
+
+    /// Something arrives that was said before.
+    fn hear_late(&mut self, index: usize) {
+        let (member, epoch, kept) = self.late.swap_remove(index);
+        // Whoever said it may have gone since.
+        drop(self.submit(CommandKind::Release { member, epoch, kept }));
     }
 
     fn settle(&mut self) {
@@ -233,7 +248,14 @@ fn whoever_comes_and_goes_a_partition_has_one_reader_and_none_is_left_over() {
                     let join = CommandKind::Join { member, profile, assignor, is_back: true };
                     bench.submit(join).expect("it is a member");
                 }
-                (6 | 7, Some(member)) => bench.hear_only(&member),
+                (6, Some(member)) => {
+                    bench.hear_only(&member);
+                    bench.say_later(&member);
+                }
+                (7, Some(_)) if !bench.late.is_empty() => {
+                    bench.hear_late(dice.below(bench.late.len() as u64) as usize);
+                }
+                (7, Some(member)) => bench.hear_only(&member),
                 (8, Some(member)) => bench.say(&member),
                 (_, Some(member)) => bench.hear(&member),
             }

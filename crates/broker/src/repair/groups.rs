@@ -29,7 +29,7 @@ pub struct GroupsPlan {
 ///
 /// # Errors
 /// If it is sound, or a file cannot be read.
-pub fn plan_groups(repair: &Repair) -> Result<GroupsPlan, RebuildError> {
+pub fn plan_groups(repair: &Repair, now: Timestamp) -> Result<GroupsPlan, RebuildError> {
     let log = Own::Groups.log();
     let is_built = repair.is_built(log)?;
     let (mut registry, mut is_behind) = (Registry::default(), false);
@@ -40,7 +40,7 @@ pub fn plan_groups(repair: &Repair) -> Result<GroupsPlan, RebuildError> {
         }
         registry = replayed.machine;
         if !replayed.is_whole {
-            registry = registry.restarted();
+            registry = registry.restarted(now);
             is_behind = true;
         }
     }

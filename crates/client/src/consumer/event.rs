@@ -44,6 +44,8 @@ pub struct ConsumedBatch {
     pub batch: Batch,
     pub(super) from: Offset,
     pub(super) until: Option<Offset>,
+    /// The member's number for the assignment under which it was read; 0: not in a group.
+    pub(crate) assignment: u64,
 }
 
 impl ConsumedBatch {

@@ -252,10 +252,12 @@ impl Subscriptions {
                 %error, "will subscribe again");
             return;
         }
-        reading.place.is_finished = true;
         if reading.reader.is_some() && is_of_membership(&error.reason) {
+            // The membership hears of it too, and takes it away; if it does not, it was a mistake.
+            reading.retry_at = Some(now + Backoff::CONNECTION.max);
             return;
         }
+        reading.place.is_finished = true;
         let PartitionPlace { topic, partition, .. } = reading.place.clone();
         self.queue(Some(index), Err(ConsumeError::Partition { topic, partition, error }));
     }
@@ -469,6 +471,7 @@ impl Reading {
             batch,
             from,
             until: self.end,
+            assignment: 0,
         })
     }
 }

@@ -29,7 +29,13 @@ pub(super) struct Core {
     next_number: u64,
     /// What the application works at.
     in_hand: Option<(TopicPartition, u64, Offset)>,
+    /// What it did not finish, and is to come again.
+    unfinished: Option<TopicPartition>,
     notices: VecDeque<GroupEvent>,
+    /// Commits that were refused, and always will be.
+    failures: VecDeque<(TopicPartition, ServerError)>,
+    /// How often something that was done could not be committed any more.
+    lost_due: usize,
     /// Revoked partitions that the application was just told of.
     told: Vec<TopicPartition>,
     refusal: Option<ServerError>,
@@ -73,6 +79,9 @@ impl Core {
             parts: BTreeMap::new(),
             next_number: 1,
             in_hand: None,
+            unfinished: None,
+            failures: VecDeque::new(),
+            lost_due: 0,
             notices: VecDeque::new(),
             told: Vec::new(),
             refusal: None,
@@ -118,6 +127,10 @@ impl Core {
 
     /// Begins what is new, and begins to give on what is another's.
     fn reconcile(&mut self) {
+        if self.session_ends.is_none() {
+            // Until a heartbeat is answered, nobody knows whether there is a session.
+            return;
+        }
         let (mut lost, mut revoked, mut begun) = (Vec::new(), Vec::new(), Vec::new());
         for (place, part) in &mut self.parts {
             match self.assigned.get(place) {
@@ -166,7 +179,12 @@ impl Core {
     }
 
     fn forget(&mut self, place: &TopicPartition) {
-        self.parts.remove(place);
+        if let Some(part) = self.parts.remove(place) {
+            self.lost_due += usize::from(part.is_due());
+        }
+        if self.unfinished.as_ref() == Some(place) {
+            self.unfinished = None;
+        }
         if self.in_hand.as_ref().is_some_and(|(in_hand, ..)| in_hand == place) {
             self.in_hand = None;
         }
@@ -177,6 +195,8 @@ impl Core {
         self.session_ends = None;
         self.assigned.clear();
         self.in_hand = None;
+        self.unfinished = None;
+        self.lost_due += self.unsaid();
         let lost: Vec<_> = std::mem::take(&mut self.parts).into_keys().collect();
         if !lost.is_empty() {
             self.notices.push_back(GroupEvent::Lost(lost));
@@ -268,9 +288,16 @@ impl Core {
         }
     }
 
-    /// The application does not finish what it had: of which partition.
-    pub(super) fn drop_in_hand(&mut self) -> Option<TopicPartition> {
-        self.in_hand.take().map(|(place, ..)| place)
+    /// The application does not finish what it had: it is to come again.
+    pub(super) fn drop_in_hand(&mut self) {
+        if let Some((place, ..)) = self.in_hand.take() {
+            self.unfinished = Some(place);
+        }
+    }
+
+    /// What is to come again.
+    pub(super) fn take_unfinished(&mut self) -> Option<TopicPartition> {
+        self.unfinished.take()
     }
 
     /// The application goes on elsewhere in a partition: what it had of that is not done.
@@ -294,23 +321,46 @@ impl Core {
         self.due().len()
     }
 
-    /// A commit of a partition that is held, up to where the application says that it is done.
+    /// A commit of an assignment that is held, up to where the application says that it is done.
     pub(super) fn commit_of(
         &mut self,
         place: &TopicPartition,
+        number: u64,
         offset: Offset,
         metadata: &str,
     ) -> Option<v1::OffsetCommit> {
-        let part = self.parts.get_mut(place)?;
-        part.done = Some(offset);
+        let part = self.parts.get_mut(place).filter(|part| part.number == number)?;
         Some(part.commit(place, offset, metadata))
     }
 
-    /// This was committed.
-    pub(super) fn committed(&mut self, commit: &v1::OffsetCommit) {
+    /// This was committed: of itself, or because the application said so.
+    pub(super) fn committed(&mut self, commit: &v1::OffsetCommit, is_said: bool) {
         if let Some(part) = self.part_of(commit) {
-            part.committed = Some(Offset::new(commit.offset));
+            let offset = Offset::new(commit.offset);
+            part.committed = Some(offset);
+            if is_said {
+                part.done = Some(offset);
+            }
         }
+    }
+
+    /// This was refused, and always will be: it is not tried again.
+    pub(super) fn cannot_commit(&mut self, commit: &v1::OffsetCommit, error: ServerError) {
+        if let Some(part) = self.part_of(commit) {
+            part.done = part.committed;
+            self.lost_due += 1;
+            self.failures.extend(place_of(commit).map(|place| (place, error)));
+        }
+    }
+
+    /// A refused commit that the application is to be told of.
+    pub(super) fn next_failure(&mut self) -> Option<(TopicPartition, ServerError)> {
+        self.failures.pop_front()
+    }
+
+    /// How often something that was done could not be committed any more.
+    pub(super) fn lost_due(&self) -> usize {
+        self.lost_due
     }
 
     /// This was refused, because the partition is another's by now.

@@ -40,6 +40,12 @@ fn hand_out(core: &mut Core, partition: u32, end: u64, now: Instant) {
     assert!(core.hand_out(&place(partition), number, Offset::new(end), now));
 }
 
+/// The application commits.
+fn commit(core: &mut Core, partition: u32, offset: u64) -> Option<v1::OffsetCommit> {
+    let number = number(core, partition);
+    core.commit_of(&place(partition), number, Offset::new(offset), "m")
+}
+
 fn due(core: &Core) -> Vec<(u32, u64)> {
     core.due().iter().map(|commit| (commit.partition, commit.offset)).collect()
 }
@@ -70,7 +76,7 @@ fn what_the_application_has_in_hand_is_not_committed_before_it_asks_for_more() {
     core.finish_in_hand();
     assert_eq!(due(&core), [(0, 5)]);
     let commits = core.due();
-    core.committed(&commits[0]);
+    core.committed(&commits[0], false);
     assert_eq!(due(&core), []);
     hand_out(&mut core, 0, 9, now);
     core.drop_in_hand();
@@ -91,7 +97,7 @@ fn a_partition_is_given_on_once_what_was_handed_out_of_it_is_done_and_committed(
     core.finish_in_hand();
     assert!(!core.release(), "it is not committed yet");
     let commits = core.due();
-    core.committed(&commits[0]);
+    core.committed(&commits[0], false);
     assert!(core.release());
     assert_eq!(owned(&core), []);
     assert_eq!(notices(&mut core), ["+2", "-2"]);
@@ -114,8 +120,8 @@ fn an_application_that_commits_by_itself_is_told_before_a_partition_is_given_on(
     // One of which all is committed goes at once.
     hand_out(&mut core, 1, 7, now);
     core.finish_in_hand();
-    let commit = core.commit_of(&place(1), Offset::new(7), "m").expect("it is held");
-    core.committed(&commit);
+    let commit = commit(&mut core, 1, 7).expect("it is held");
+    core.committed(&commit, true);
     core.assign(&answer(3, &[]));
     assert!(core.release());
 }
@@ -128,6 +134,9 @@ fn nothing_is_handed_out_once_the_session_may_have_ended() {
     let late = now + TIMEOUT;
     assert!(!core.hand_out(&place(0), first, Offset::new(5), late));
     assert_eq!((owned(&core), notices(&mut core)), (vec![], vec!["+2".into(), "!2".into()]));
+    // As long as nobody knows whether there is a session, nothing begins.
+    core.assign(&answer(1, &[(0, 1)]));
+    assert_eq!(owned(&core), []);
     // The broker has not taken it away: it begins anew, where it is committed.
     core.extend(late, TIMEOUT);
     core.assign(&answer(1, &[(0, 1)]));
@@ -140,12 +149,14 @@ fn an_assignment_of_another_epoch_is_another_one() {
     let now = Instant::now();
     let mut core = core(AUTO, now);
     hand_out(&mut core, 0, 5, now);
-    let commit = core.commit_of(&place(0), Offset::new(5), "").expect("it is held");
+    let first = number(&core, 0);
+    let commit = core.commit_of(&place(0), first, Offset::new(5), "").expect("it is held");
     // Somebody has moved the group's offsets.
     core.assign(&answer(2, &[(0, 2), (1, 1)]));
     core.finish_in_hand();
     assert_eq!(due(&core), [], "what was in hand does not count");
-    core.committed(&commit);
+    assert_eq!(core.commit_of(&place(0), first, Offset::new(5), ""), None, "nor if it is said");
+    core.committed(&commit, true);
     assert_eq!(notices(&mut core), ["+2", "!1", "+1"]);
 }
 
@@ -160,7 +171,7 @@ fn what_comes_back_before_it_was_given_on_is_given_on_first_and_begins_anew() {
     assert!(!core.release());
     core.finish_in_hand();
     let commits = core.due();
-    core.committed(&commits[0]);
+    core.committed(&commits[0], false);
     assert!(core.release());
     assert_eq!(owned(&core), [0, 1]);
     assert_ne!(number(&core, 0), first);
@@ -175,4 +186,39 @@ fn a_refused_commit_ends_the_assignment() {
     let commits = core.due();
     core.stale(&commits[0]);
     assert_eq!((due(&core), owned(&core)), (vec![], vec![1]));
+}
+
+#[test]
+fn a_commit_that_is_refused_for_good_is_told_once_and_holds_up_nothing() {
+    let now = Instant::now();
+    let mut core = core(AUTO, now);
+    hand_out(&mut core, 0, 5, now);
+    core.finish_in_hand();
+    let commits = core.due();
+    let error = ServerError {
+        reason: "OFFSET_OUT_OF_RANGE".into(),
+        message: String::new(),
+        metadata: BTreeMap::new(),
+        retry_after: None,
+    };
+    core.cannot_commit(&commits[0], error.clone());
+    assert_eq!(due(&core), []);
+    assert_eq!((core.next_failure(), core.next_failure()), (Some((place(0), error)), None));
+    assert_eq!(core.lost_due(), 1);
+    core.assign(&answer(2, &[]));
+    assert!(core.release());
+    assert_eq!(owned(&core), []);
+}
+
+#[test]
+fn what_the_application_did_not_finish_comes_again_unless_it_is_another_s() {
+    let now = Instant::now();
+    let mut core = core(AUTO, now);
+    hand_out(&mut core, 0, 5, now);
+    core.drop_in_hand();
+    assert_eq!(core.take_unfinished(), Some(place(0)));
+    hand_out(&mut core, 0, 5, now);
+    core.drop_in_hand();
+    core.lose_all();
+    assert_eq!(core.take_unfinished(), None);
 }

@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 use super::Commit;
 use super::settings::member_id;
 use super::shared::Shared;
-use crate::retry::{self, Backoff};
+use crate::retry::{self, Backoff, Verdict, verdict};
 use crate::{CallError, ServerError};
 
 type Answers = Streaming<v1::HeartbeatResponse>;
@@ -25,6 +25,9 @@ type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// How long the answer to a farewell is waited for.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long closing may take in all.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a consumer that is closed tries to commit what is done.
 const LAST_COMMITS: u32 = 5;
@@ -68,6 +71,7 @@ pub(super) async fn keep(shared: Arc<Shared>, profile: Profile) {
         commit: None,
         commit_failures: 0,
         attempts: 0,
+        close_by: None,
         leaving: None,
     };
     while membership.step().await {}
@@ -88,6 +92,8 @@ struct Membership {
     commit: Option<Pending<Result<(), CallError>>>,
     commit_failures: u32,
     attempts: u32,
+    /// When a consumer that is closed waits no longer.
+    close_by: Option<Instant>,
     /// The call that says that it leaves.
     leaving: Option<Pending<()>>,
 }
@@ -126,6 +132,8 @@ impl Membership {
             () = tokio::time::sleep_until(due.into()) => Happened::Time,
             () = wake.wake.notified() => Happened::Time,
         };
+        // First: what an answer says is for a session that lasts, or for another one.
+        self.end_session();
         match happened {
             Happened::Answer(answer) => self.take(&answer),
             Happened::Opened(answers) => self.link.rise(answers),
@@ -148,21 +156,19 @@ impl Membership {
             Link::Opening(..) | Link::Up(..) => Some(self.next_heartbeat),
         };
         let commit = (self.commit.is_none()).then_some(self.next_commit);
-        let all = [session_ends, retry, commit];
+        let all = [session_ends, retry, commit, self.close_by];
         all.into_iter().flatten().min().unwrap_or(self.next_heartbeat)
     }
 
     fn do_what_is_due(&mut self) -> bool {
         let now = Instant::now();
-        let is_over = self.shared.core().session_ends().is_some_and(|ends| ends <= now);
-        if is_over {
-            tracing::warn!(
-                group = self.profile.group,
-                "the session may have ended: giving up what was assigned"
-            );
-            self.shared.core().lose_all();
-            self.shared.tell();
+        if self.shared.is_closing() {
+            let close_by = *self.close_by.get_or_insert(now + CLOSE_TIMEOUT);
+            if close_by <= now {
+                return false;
+            }
         }
+        self.end_session();
         self.commit_what_is_due(now);
         if self.shared.core().release() {
             self.next_heartbeat = now;
@@ -178,6 +184,17 @@ impl Membership {
             self.beat(now);
         }
         true
+    }
+
+    /// Gives up everything once the session may have ended.
+    fn end_session(&self) {
+        let now = Instant::now();
+        if self.shared.core().session_ends().is_some_and(|ends| ends <= now) {
+            let group = &self.profile.group;
+            tracing::warn!(group, "the session may have ended: giving up what was assigned");
+            self.shared.core().lose_all();
+            self.shared.tell();
+        }
     }
 
     /// Commits at its time; at once what is on its way to another member, or when all ends.
@@ -196,15 +213,15 @@ impl Membership {
         due.truncate(limits::COMMIT_OFFSETS_MAX);
         if !due.is_empty() {
             let shared = Arc::clone(&self.shared);
-            self.commit = Some(Box::pin(async move { shared.commit(due).await }));
+            self.commit = Some(Box::pin(async move { shared.commit(due, false).await }));
         }
     }
 
     fn take_committed(&mut self, result: Result<(), CallError>) {
-        // What was refused because it is another's by now is not due any more.
+        // What was refused for good is not due any more.
         let failed = match result {
             Ok(()) => None,
-            Err(CallError::Refused(error)) if error.reason == "STALE_MEMBER" => None,
+            Err(CallError::Refused(error)) if verdict(&error.reason) == Verdict::Final => None,
             Err(error) => Some(error),
         };
         self.commit_failures = failed.as_ref().map_or(0, |_| self.commit_failures + 1);

@@ -53,6 +53,8 @@ pub struct GroupConsumer {
     pending: Option<ConsumedBatch>,
     /// Where the batch begins that was handed out last.
     first_in_hand: Option<Offset>,
+    /// Whether what is held has never been looked at, or is to be again.
+    is_new: bool,
     membership: Option<JoinHandle<()>>,
     has_ended: bool,
 }
@@ -76,6 +78,7 @@ impl GroupConsumer {
             from,
             pending: None,
             first_in_hand: None,
+            is_new: true,
             membership: Some(membership),
             has_ended: false,
         }
@@ -107,9 +110,17 @@ impl GroupConsumer {
     /// Waits for ever while the broker cannot be reached. Cancelled, it has taken nothing.
     pub async fn next_event(&mut self) -> Option<Result<GroupEvent, ConsumeError>> {
         self.shared.finish_in_hand();
+        self.rewind();
         loop {
-            self.changes.borrow_and_update();
-            self.follow();
+            // Without a change there is nothing to follow.
+            if std::mem::take(&mut self.is_new) || self.changes.has_changed().unwrap_or(true) {
+                self.changes.borrow_and_update();
+                self.follow();
+            }
+            let failure = self.shared.core().next_failure();
+            if let Some((TopicPartition { topic, partition }, error)) = failure {
+                return Some(Err(ConsumeError::Partition { topic, partition, error }));
+            }
             if let Some(notice) = self.shared.core().next_notice() {
                 return Some(Ok(notice));
             }
@@ -120,20 +131,23 @@ impl GroupConsumer {
                 self.has_ended = true;
                 return Some(Err(ConsumeError::Refused(refusal)));
             }
-            if let Some(batch) = self.pending.clone() {
+            if let Some(mut batch) = self.pending.clone() {
                 self.commit_first(&batch).await;
                 self.pending = None;
-                if self.hand_out(&batch) {
+                if self.hand_out(&mut batch) {
                     return Some(Ok(GroupEvent::Batch(batch)));
                 }
             }
             if self.reading.is_empty() {
-                drop(self.changes.changed().await);
+                self.wait_for_change().await;
                 continue;
             }
             let event = tokio::select! {
                 biased;
-                _ = self.changes.changed() => continue,
+                _ = self.changes.changed() => {
+                    self.is_new = true;
+                    continue;
+                }
                 event = self.consumer.next_event() => event,
             };
             if let Some(event) = self.take(event) {
@@ -142,7 +156,7 @@ impl GroupConsumer {
             }
             if self.pending.is_none() && self.consumer.has_ended() {
                 // Every partition has ended, by errors that were told: what comes is another assignment.
-                drop(self.changes.changed().await);
+                self.wait_for_change().await;
             }
         }
     }
@@ -162,17 +176,15 @@ impl GroupConsumer {
     {
         while let Some(batch) = self.next_batch().await {
             let batch = batch?;
-            let place = TopicPartition::of(&batch);
-            let number = self.reading.get(&place).copied();
-            let lost = self.shared.lost(place, number);
+            let lost = self.shared.lost(TopicPartition::of(&batch), Some(batch.assignment));
+            // However this ends: only what the handler has finished is done.
+            let unfinished = Unfinished { shared: &self.shared };
             tokio::select! {
                 biased;
                 () = lost => {}
                 handled = handler(batch) => {
-                    if let Err(error) = handled {
-                        self.abandon_batch();
-                        return Err(error);
-                    }
+                    handled?;
+                    std::mem::forget(unfinished);
                 }
             }
         }
@@ -184,8 +196,8 @@ impl GroupConsumer {
     /// # Errors
     /// If the partition is not this member's any more, or the broker cannot be reached or refuses.
     pub async fn commit(&mut self, batch: &ConsumedBatch) -> Result<(), CallError> {
-        let place = TopicPartition::of(batch);
-        self.commit_offset(&place, batch.batch.header.end_offset(), "").await
+        let (place, end) = (TopicPartition::of(batch), batch.batch.header.end_offset());
+        self.commit_under(&place, Some(batch.assignment), end, "").await
     }
 
     /// Commits that all before `offset` is done, with anything that goes with it: at most 1,024 bytes.
@@ -200,15 +212,34 @@ impl GroupConsumer {
         offset: Offset,
         metadata: &str,
     ) -> Result<(), CallError> {
-        let commit = self.shared.core().commit_of(place, offset, metadata);
-        let commit = commit.ok_or_else(|| CallError::Refused(not_ours(place)))?;
-        self.shared.commit(vec![commit]).await
+        let number = self.reading.get(place).copied();
+        self.commit_under(place, number, offset, metadata).await
+    }
+
+    /// Commits what was read under an assignment.
+    async fn commit_under(
+        &self,
+        place: &TopicPartition,
+        number: Option<u64>,
+        offset: Offset,
+        metadata: &str,
+    ) -> Result<(), CallError> {
+        let commit = number
+            .and_then(|number| self.shared.core().commit_of(place, number, offset, metadata))
+            .ok_or_else(|| CallError::Refused(not_ours(place)))?;
+        self.shared.commit(vec![commit], true).await
     }
 
     /// Says that the batch that was handed out last is not done: it comes again, here or elsewhere, but
     /// for what of it was committed with [`Self::commit_offset`] if it goes elsewhere.
     pub fn abandon_batch(&mut self) {
-        let place = self.shared.core().drop_in_hand();
+        self.shared.core().drop_in_hand();
+        self.rewind();
+    }
+
+    /// Lets come again what the application did not finish.
+    fn rewind(&mut self) {
+        let place = self.shared.core().take_unfinished();
         if let Some((place, from)) = place.zip(self.first_in_hand) {
             self.seek(&place, Position::Offset(from));
         }
@@ -222,17 +253,17 @@ impl GroupConsumer {
             self.pending = None;
         }
         self.shared.core().leave_place(place);
-        self.consumer.seek(&place.topic, place.partition, to)
+        self.reading.contains_key(place) && self.consumer.seek(&place.topic, place.partition, to)
     }
 
     /// Holds a partition back, as long as it is assigned. False if it is not.
     pub fn pause(&mut self, place: &TopicPartition) -> bool {
-        self.consumer.pause(&place.topic, place.partition)
+        self.reading.contains_key(place) && self.consumer.pause(&place.topic, place.partition)
     }
 
     /// Lets a paused partition go on. False if it is not assigned.
     pub fn resume(&mut self, place: &TopicPartition) -> bool {
-        self.consumer.resume(&place.topic, place.partition)
+        self.reading.contains_key(place) && self.consumer.resume(&place.topic, place.partition)
     }
 
     /// The partitions that are assigned, ascending.
@@ -270,17 +301,30 @@ impl GroupConsumer {
     /// If what is done could not be committed.
     pub async fn close(mut self) -> Result<(), CallError> {
         self.shared.finish_in_hand();
+        let lost_before = self.shared.core().lost_due();
         self.shared.close();
         if let Some(membership) = self.membership.take() {
-            // It ends by itself, when all is said or the session is over.
+            // It ends by itself, when all is said, or nobody has heard it for long.
             drop(membership.await);
         }
-        match self.shared.core().unsaid() {
-            0 => Ok(()),
-            _ => Err(CallError::Unreachable {
-                server: self.shared.client.server().to_owned(),
-                cause: "what was done last could not be committed, and comes again".into(),
-            }),
+        let mut core = self.shared.core();
+        if let Some((_, error)) = core.next_failure() {
+            return Err(CallError::Refused(error));
+        }
+        if core.unsaid() == 0 && core.lost_due() == lost_before {
+            return Ok(());
+        }
+        Err(CallError::Unreachable {
+            server: self.shared.client.server().to_owned(),
+            cause: "what was done last could not be committed, and comes again".into(),
+        })
+    }
+
+    async fn wait_for_change(&mut self) {
+        if !self.is_new {
+            // It cannot end: what is shared holds the other side.
+            drop(self.changes.changed().await);
+            self.is_new = true;
         }
     }
 
@@ -330,8 +374,8 @@ impl GroupConsumer {
                 self.pending = Some(batch);
                 None
             }
-            Ok(Event::Batch(batch)) => {
-                self.hand_out(&batch).then_some(Ok(GroupEvent::Batch(batch)))
+            Ok(Event::Batch(mut batch)) => {
+                self.hand_out(&mut batch).then_some(Ok(GroupEvent::Batch(batch)))
             }
             Ok(Event::Gap { topic, partition, from, to, reason }) => {
                 let place = TopicPartition { topic, partition };
@@ -343,11 +387,16 @@ impl GroupConsumer {
     }
 
     /// Takes note that the application has a batch; false if the partition is not held any more.
-    fn hand_out(&mut self, batch: &ConsumedBatch) -> bool {
+    fn hand_out(&mut self, batch: &mut ConsumedBatch) -> bool {
         let place = TopicPartition::of(batch);
-        let Some(number) = self.reading.get(&place) else { return false };
+        let Some(number) = self.reading.get(&place).copied() else { return false };
+        batch.assignment = number;
         let end = batch.batch.header.end_offset();
-        let is_held = self.shared.core().hand_out(&place, *number, end, Instant::now());
+        let is_held = self.shared.core().hand_out(&place, number, end, Instant::now());
+        if !is_held {
+            // It may have given up everything: what is held is to be looked at.
+            self.is_new = true;
+        }
         self.first_in_hand = is_held.then(|| batch.first_offset());
         is_held
     }
@@ -355,12 +404,24 @@ impl GroupConsumer {
     /// Commits a batch that is about to be handed out; tries as long as the partition is held.
     async fn commit_first(&mut self, batch: &ConsumedBatch) {
         let (place, end) = (TopicPartition::of(batch), batch.batch.header.end_offset());
-        let number = self.reading.get(&place).copied();
+        let Some(number) = self.reading.get(&place).copied() else { return };
         let shared = Arc::clone(&self.shared);
         tokio::select! {
-            () = shared.lost(place.clone(), number) => {}
-            () = shared.commit_surely(&place, end) => {}
+            biased;
+            () = shared.lost(place.clone(), Some(number)) => {}
+            () = shared.commit_surely(&place, number, end) => {}
         }
+    }
+}
+
+/// Says, when it is dropped, that the application has not finished what it has.
+struct Unfinished<'a> {
+    shared: &'a Arc<Shared>,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.shared.core().drop_in_hand();
     }
 }
 

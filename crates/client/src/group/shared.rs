@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 
 use super::core::Core;
 use super::{Commit, TopicPartition};
-use crate::retry::{self, Backoff};
+use crate::retry::{self, Backoff, Verdict, verdict};
 use crate::{CallError, Client, ServerError};
 
 /// What a consumer and its membership share.
@@ -82,8 +82,12 @@ impl Shared {
         }
     }
 
-    /// Commits, and takes note of what came of it.
-    pub(super) async fn commit(&self, offsets: Vec<v1::OffsetCommit>) -> Result<(), CallError> {
+    /// Commits, of itself or because the application said so, and takes note of what came of it.
+    pub(super) async fn commit(
+        &self,
+        offsets: Vec<v1::OffsetCommit>,
+        is_said: bool,
+    ) -> Result<(), CallError> {
         let member_id = self.core().member().to_owned();
         let request = v1::CommitOffsetsRequest { group: self.group.clone(), member_id, offsets };
         let commits = request.offsets.clone();
@@ -97,13 +101,17 @@ impl Shared {
         let mut refused = None;
         for (commit, result) in commits.iter().zip(results) {
             match result.error {
-                None => self.core().committed(commit),
+                None => self.core().committed(commit, is_said),
                 Some(error) => {
+                    let error = ServerError::from(error);
                     if error.reason == "STALE_MEMBER" {
                         self.core().stale(commit);
                         self.tell();
+                    } else if !is_said && verdict(&error.reason) == Verdict::Final {
+                        self.core().cannot_commit(commit, error.clone());
+                        self.tell();
                     }
-                    refused.get_or_insert(ServerError::from(error));
+                    refused.get_or_insert(error);
                 }
             }
         }
@@ -118,11 +126,11 @@ impl Shared {
     }
 
     /// Commits how far a partition has come, however often that takes.
-    pub(super) async fn commit_surely(&self, place: &TopicPartition, end: Offset) {
+    pub(super) async fn commit_surely(&self, place: &TopicPartition, number: u64, end: Offset) {
         let mut attempts = 0;
         loop {
-            let Some(commit) = self.core().commit_of(place, end, "") else { return };
-            let Err(error) = self.commit(vec![commit]).await else { return };
+            let Some(commit) = self.core().commit_of(place, number, end, "") else { return };
+            let Err(error) = self.commit(vec![commit], true).await else { return };
             attempts += 1;
             tracing::debug!(%error, attempts, "not committed yet");
             tokio::time::sleep(Backoff::CONNECTION.delay(attempts, retry::dice())).await;
