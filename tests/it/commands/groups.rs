@@ -152,7 +152,6 @@ fn a_count_commits_exactly_what_was_printed() {
     }
 }
 
-// FAILS: it ends before it has begun to read.
 #[test]
 fn without_following_it_ends_at_the_end_and_the_next_one_has_nothing_to_do() {
     let broker = broker_with("t", 3);
@@ -390,7 +389,6 @@ fn what_makes_no_sense_is_told_with_what_to_do() {
     assert_eq!(taffrail(&broker, &["group", "list", "--output", "json"]).json(), json!([]));
 }
 
-// FAILS: it ends with 1, as what fails otherwise.
 #[test]
 fn a_place_that_is_none_is_wrong_arguments() {
     let broker = broker_with("t", 1);

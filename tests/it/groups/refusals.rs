@@ -135,7 +135,6 @@ async fn reading_what_is_no_partition_is_ignored_as_it_can_release_nothing() {
     assert_eq!(a.commit("t/0", 0).await, None);
 }
 
-// FAILS: it is answered as if it had been done, and nothing comes of it.
 #[tokio::test]
 async fn the_broker_s_own_topics_are_none_of_a_group_s() {
     let (_broker, door) = given(1).await;

@@ -333,6 +333,11 @@ impl Core {
         Some(part.commit(place, offset, metadata))
     }
 
+    /// The number of an assignment that is on its way to another member.
+    pub(super) fn leaving(&self, place: &TopicPartition) -> Option<u64> {
+        self.parts.get(place).filter(|part| part.is_leaving).map(|part| part.number)
+    }
+
     /// This was committed: of itself, or because the application said so.
     pub(super) fn committed(&mut self, commit: &v1::OffsetCommit, is_said: bool) {
         if let Some(part) = self.part_of(commit) {
@@ -348,8 +353,11 @@ impl Core {
     pub(super) fn cannot_commit(&mut self, commit: &v1::OffsetCommit, error: ServerError) {
         if let Some(part) = self.part_of(commit) {
             part.done = part.committed;
-            self.lost_due += 1;
-            self.failures.extend(place_of(commit).map(|place| (place, error)));
+            // What is gone with its topic was not lost, and the membership tells of it.
+            if error.reason != "UNKNOWN_TOPIC" {
+                self.lost_due += 1;
+                self.failures.extend(place_of(commit).map(|place| (place, error)));
+            }
         }
     }
 

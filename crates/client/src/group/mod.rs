@@ -212,7 +212,9 @@ impl GroupConsumer {
         offset: Offset,
         metadata: &str,
     ) -> Result<(), CallError> {
-        let number = self.reading.get(place).copied();
+        // What is on its way to another is not read any more, and is this one's until it is let go of.
+        let leaving = self.shared.core().leaving(place);
+        let number = self.reading.get(place).copied().or(leaving);
         self.commit_under(place, number, offset, metadata).await
     }
 

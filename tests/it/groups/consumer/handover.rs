@@ -301,7 +301,6 @@ async fn a_forced_reset_moves_a_running_consumer() {
     assert!(offset(&door, "t/0").await <= Some(1), "what was in hand does not count");
 }
 
-// FAILS: whoever goes before its stream is open does not say so, and stays for its session.
 #[tokio::test]
 async fn a_consumer_that_is_closed_at_once_is_no_member_any_more() {
     let (broker, door) = given(1).await;
@@ -313,7 +312,6 @@ async fn a_consumer_that_is_closed_at_once_is_no_member_any_more() {
     }
 }
 
-// FAILS: whoever goes before its stream is open does not say so, and stays for its session.
 #[tokio::test]
 async fn a_consumer_that_is_dropped_at_once_is_soon_no_member_any_more() {
     let (broker, door) = given(1).await;

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use taffrail_client::{Commit, ConsumeError, Offset, PartitionIndex, Position, TopicName};
+use taffrail_client::{
+    CallError, Commit, ConsumeError, Offset, PartitionIndex, Position, TopicName,
+};
 use taffrail_proto::v1;
 use tokio::sync::mpsc;
 
 use super::{append, at, build, member, next, next_batch, place, until_left};
-use crate::door::soon;
+use crate::door::{Door, soon};
 use crate::groups::{committed, describe, given, groups, offset, stand, until};
 
 #[tokio::test]
@@ -236,4 +238,73 @@ async fn groups_are_looked_at_and_changed_from_outside() {
     groups.delete("g").await.expect("it can go");
     let gone = groups.describe("g").await.expect_err("it is gone").to_string();
     assert!(gone.contains("UNKNOWN_GROUP"), "{gone}");
+}
+
+#[tokio::test]
+async fn a_handler_that_is_cut_short_has_done_nothing_and_gets_its_batch_again() {
+    let (broker, door) = given(1).await;
+    append(&door, 0, 3).await;
+    let mut consumer = build(member(&broker)).await;
+    let (begun, mut beginning) = tokio::sync::mpsc::unbounded_channel();
+    let running = consumer.run(|batch| {
+        begun.send(at(&batch)).expect("somebody listens");
+        std::future::pending::<Result<(), Failed>>()
+    });
+    tokio::select! {
+        _ = running => panic!("its handler never ends"),
+        first = beginning.recv() => assert_eq!(first, Some((0, 0))),
+    }
+    // Once more, with one that fails; and then as they come.
+    let failed = consumer.run(|batch| {
+        begun.send(at(&batch)).expect("somebody listens");
+        async { Err(Failed::Handler(0)) }
+    });
+    assert!(soon(failed).await.is_err());
+    assert_eq!(beginning.recv().await, Some((0, 0)));
+    assert_eq!(next(&mut consumer).await, (0, 0));
+    consumer.abandon_batch();
+    assert_eq!(next(&mut consumer).await, (0, 0));
+    assert_eq!(next(&mut consumer).await, (0, 1));
+    consumer.abandon_batch();
+    consumer.close().await.expect("it can commit");
+    assert_eq!(offset(&door, "t/0").await, Some(1));
+}
+
+#[tokio::test]
+async fn a_batch_of_before_a_forced_reset_cannot_be_committed() {
+    let (broker, door) = given(1).await;
+    append(&door, 0, 3).await;
+    let mut consumer = build(member(&broker).commit(Commit::Manual)).await;
+    let first = next_batch(&mut consumer).await;
+    let second = next_batch(&mut consumer).await;
+    soon(consumer.commit(&first)).await.expect("it is this one's");
+    let reset = v1::ResetOffsetsRequest {
+        group: "g".into(),
+        to: Some(v1::reset_offsets_request::To::Shift(-1)),
+        force: true,
+        ..Default::default()
+    };
+    broker.client().groups().reset(reset).await.expect("it is forced");
+    let refused = soon(consumer.commit(&second)).await;
+    let Err(CallError::Refused(refusal)) = refused else { panic!("{refused:?}") };
+    assert_eq!(refusal.reason, "STALE_MEMBER");
+    // It begins anew, and what it had before is of another assignment for good.
+    assert_eq!(next(&mut consumer).await, (0, 0));
+    soon(consumer.commit(&second)).await.expect_err("stale");
+    assert_eq!(offset(&door, "t/0").await, Some(0));
+}
+
+#[tokio::test]
+async fn a_member_goes_on_with_what_is_left_when_one_of_its_topics_is_gone() {
+    let (broker, door) = given(1).await;
+    door.create("u", 1).await;
+    let mut consumer = build(member(&broker).topic("u")).await;
+    append(&door, 0, 1).await;
+    assert_eq!(next(&mut consumer).await, (0, 0));
+    broker.client().admin().delete_topic("u").await.expect("it can go");
+    let broker = broker.restart().await;
+    let door = Door::open(&broker).await;
+    door.online("t").await;
+    append(&door, 0, 1).await;
+    assert_eq!(next(&mut consumer).await, (0, 1));
 }
