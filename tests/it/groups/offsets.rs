@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use taffrail_client::{Offset, PartitionIndex, TopicName};
 use taffrail_proto::v1;
 use tonic::Code;
 
 use super::{
     Member, commit_all, commit_of, commit_outside, committed, given, kill_and_start, offset,
-    read_for, stand,
+    places, read_for, stand, until,
 };
+use crate::broker::Broker;
 use crate::door::{Door, check_error, check_status, soon};
 use crate::pipe::Feed;
 
@@ -273,4 +275,23 @@ async fn a_topic_that_is_made_anew_under_its_name_has_nothing_committed() {
     assert_eq!(offset(&door, "t/0").await, None);
     let (_broker, door) = kill_and_start(broker).await;
     assert_eq!(offset(&door, "t/0").await, None);
+}
+
+#[tokio::test]
+async fn a_group_that_nobody_uses_is_forgotten_and_one_with_members_is_not() {
+    let broker = Broker::with(&["group_retention=1s"]);
+    let door = Door::open(&broker).await;
+    door.create("t", 1).await;
+    let groups = broker.client().groups();
+    let topic = TopicName::parse("t").expect("a name");
+    groups.commit("idle", &topic, PartitionIndex::new(0), Offset::ZERO).await.expect("committed");
+    let mut member = Member::joined(&door, "m", &["t"]).await;
+    let names = async || {
+        let listed = groups.list().await.expect("it lists");
+        listed.into_iter().map(|group| group.group).collect::<Vec<_>>()
+    };
+    assert_eq!(names().await, ["g", "idle"]);
+    until(async || names().await == ["g"]).await;
+    member.beat().await;
+    assert_eq!(member.places(), places(&["t/0"]));
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use taffrail_client::{Offset, PartitionIndex, TopicName};
 use taffrail_proto::v1;
 
 use super::{Given, RECORDS, flip};
@@ -216,4 +217,39 @@ async fn whoever_may_have_sent_what_is_lost_is_told_so() {
     assert_eq!(door.produce(stamped(other, 1)).await.error, None);
     let new = producer(&door, "").await;
     assert_eq!(door.produce(stamped(new, 0)).await.error, None);
+}
+
+#[tokio::test]
+async fn groups_go_on_where_they_are_known_to_have_been() {
+    let given = Given::new().await;
+    let broker = given.home.start(&[]);
+    let topic = TopicName::parse("t").expect("a name");
+    let (place, groups) = (PartitionIndex::new(0), broker.client().groups());
+    for done in 1..=3 {
+        let committed = groups.commit("billing", &topic, place, Offset::new(done)).await;
+        committed.expect("it can be committed");
+    }
+    broker.stop().await;
+    damage_batch(&given.internal(2), |headers| &headers[2]);
+    // Nothing is believed of what follows, and all but groups works.
+    let broker = given.home.start(&[]);
+    let refused = broker.client().groups().list().await.expect_err("damaged");
+    assert!(refused.to_string().contains("taffrail repair"), "{refused}");
+    let door = Door::open(&broker).await;
+    door.online("t").await;
+    broker.stop().await;
+    let entries = run(&["inspect", given.home.data().to_str().expect("text"), "--groups"]);
+    assert!(entries.output.contains("committed"), "{}", entries.output);
+    given.check_advice("--rebuild-groups");
+    given.repair(&["--accept-loss", "__groups/0"]).check(1, &["--rebuild-groups"]);
+    let done = given.repair(&["--rebuild-groups"]).success();
+    assert!(done.contains("group billing: 1 committed offsets"), "{done}");
+    assert!(done.contains("is done again"), "{done}");
+    given.check_content();
+    given.repair(&["--rebuild-groups"]).check(1, &["is sound"]);
+    let broker = given.home.start(&[]);
+    let groups = broker.client().groups();
+    let offsets = groups.offsets("billing").await.expect("it is there");
+    assert_eq!(offsets.iter().map(|it| it.offset).collect::<Vec<_>>(), [1]);
+    groups.commit("billing", &topic, place, Offset::new(2)).await.expect("it goes on");
 }
