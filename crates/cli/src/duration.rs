@@ -1,10 +1,10 @@
-//! Reads a duration as people write it: `500ms`, `10s`, `5m`, `2h`.
+//! Reads a duration as people write it: `500ms`, `30s`, `5m`, `2h`.
 
 use std::time::Duration;
 
 /// Reads a duration.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    let error = || format!("{text:?} is no duration: write it like 500ms, 10s, 5m or 2h");
+    let error = || format!("{text:?} is no duration: write it like 500ms, 30s, 5m or 2h");
     let span: jiff::SignedDuration = text.parse().map_err(|_| error())?;
     Duration::try_from(span).map_err(|_| error())
 }

@@ -43,11 +43,11 @@ impl GroupService for Service {
         Ok(Response::new(convert::assignment(number, assignment)))
     }
 
-    type MembershipStream = BoxStream<'static, Result<v1::HeartbeatResponse, Status>>;
+    type MembershipStream = BoxStream<'static, Result<v1::MembershipResponse, Status>>;
 
     async fn membership(
         &self,
-        request: Request<Streaming<v1::HeartbeatRequest>>,
+        request: Request<Streaming<v1::MembershipRequest>>,
     ) -> Result<Response<Self::MembershipStream>, Status> {
         let mut requests = request.into_inner();
         let (heartbeat, heartbeats) = mpsc::channel(HEARTBEATS_WAITING_MAX);
@@ -63,7 +63,7 @@ impl GroupService for Service {
                 };
                 let Some(request) = request else { return };
                 let next =
-                    request.and_then(|it| convert::heartbeat(it).map_err(Explained::into_status));
+                    request.and_then(|it| convert::membership(it).map_err(Explained::into_status));
                 match next {
                     Ok(next) => {
                         if heartbeat.send(next).await.is_err() {
@@ -79,7 +79,10 @@ impl GroupService for Service {
             }
         });
         let answers = ReceiverStream::new(answers).map(|answer| match answer {
-            Ok((number, assignment)) => Ok(convert::assignment(number, assignment)),
+            Ok((number, assignment)) => {
+                let heartbeat = Some(convert::assignment(number, assignment));
+                Ok(v1::MembershipResponse { heartbeat })
+            }
             Err(error) => Err(refused(error)),
         });
         Ok(Response::new(answers.chain(ReceiverStream::new(refusals)).boxed()))

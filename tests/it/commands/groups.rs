@@ -375,7 +375,7 @@ fn what_makes_no_sense_is_told_with_what_to_do() {
         (3, &["consume", "tt", "--group", "g"], &["cannot read tt as group g", "UNKNOWN_TOPIC"]),
         (3, &["consume", "t", "--group", "a/b"], &["INVALID_GROUP_NAME"]),
         (3, &["consume", "t", "--group", "g", "--session-timeout", "10ms"], &["500 to 1800000"]),
-        (2, &["consume", "t", "--group", "g", "--session-timeout", "soon"], &["500ms, 10s"]),
+        (2, &["consume", "t", "--group", "g", "--session-timeout", "soon"], &["500ms, 30s"]),
         (2, &["consume", "t", "--group", "g", "--to", "3"], &["--to"]),
         (2, &["consume", "t", "--group", "g", "--partition", "0"], &["--partition"]),
         (2, &["consume", "t", "--instance", "i"], &["--group"]),

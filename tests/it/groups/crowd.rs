@@ -23,6 +23,7 @@ async fn obey(door: Door, id: String, mut leave: oneshot::Receiver<()>) {
             answer = line.answers.message() => answer.expect("no error").expect("it goes on"),
             _ = &mut leave => break,
         };
+        let answer = answer.heartbeat.expect("a heartbeat's answer");
         let may = places_of(&answer);
         let more = may != reads;
         if more {

@@ -48,8 +48,8 @@ struct Member {
 
 /// A member's stream.
 struct Line {
-    requests: UnboundedSender<v1::HeartbeatRequest>,
-    answers: Streaming<v1::HeartbeatResponse>,
+    requests: UnboundedSender<v1::MembershipRequest>,
+    answers: Streaming<v1::MembershipResponse>,
 }
 
 impl Member {
@@ -183,11 +183,13 @@ impl Line {
     }
 
     fn say(&self, request: v1::HeartbeatRequest) {
+        let request = v1::MembershipRequest { heartbeat: Some(request) };
         self.requests.send(request).expect("the stream is open");
     }
 
     async fn try_next(&mut self) -> Result<Option<v1::HeartbeatResponse>, Status> {
-        soon(self.answers.message()).await
+        let answer = soon(self.answers.message()).await?;
+        Ok(answer.map(|answer| answer.heartbeat.expect("a heartbeat's answer")))
     }
 
     async fn next(&mut self) -> v1::HeartbeatResponse {

@@ -85,8 +85,8 @@ async fn a_topic_that_is_not_there_is_refused_with_the_nearest() {
     let door = Door::open(&broker).await;
     door.create("orders", 1).await;
     let mut a = Member::new(&door, "a");
-    let refused = a.try_join(join(&["orders", "oders"])).await;
-    let names = [("topic", "oders")];
+    let refused = a.try_join(join(&["orders", "order"])).await;
+    let names = [("topic", "order")];
     check_status(refused, Code::NotFound, "UNKNOWN_TOPIC", &names, "\"orders\"");
     let refused = a.try_join(join(&["a b"])).await;
     check_status(refused, Code::InvalidArgument, "INVALID_TOPIC_NAME", &[], "' '");

@@ -203,13 +203,17 @@ impl Groups {
                 let gone: Vec<_> = change.members.iter().filter(is_gone).cloned().collect();
                 let assigned = |slot| group.and_then(|group| group.assignment(slot)).cloned();
                 let assigned = change.slots.iter().map(|slot| (*slot, assigned(*slot)));
-                (assigned.collect::<Vec<_>>(), gone)
+                let epoch = group.map_or(u32::MAX, state::Group::epoch);
+                (epoch, assigned.collect::<Vec<_>>(), gone)
             })
             .await;
-        // It is so already, whether or not what came after it can be stored: the members look again.
-        let (assigned, gone) = looked.unwrap_or_default();
+        // It is so already, whether or not what came after it can be stored: whoever reads asks again.
+        let (epoch, assigned, gone) = looked.unwrap_or_else(|_| {
+            let nobodys = change.slots.iter().map(|slot| (*slot, None));
+            (u32::MAX, nobodys.collect(), Vec::new())
+        });
         for (slot, owner) in assigned {
-            self.seats.keep(&change.group, slot, owner.as_ref());
+            self.seats.keep(&change.group, slot, owner.as_ref(), epoch);
         }
         for member in &gone {
             self.sessions.remove(&key(&change.group, member));

@@ -119,12 +119,14 @@ impl Seats {
         }
     }
 
-    /// Takes a partition away from all but its owner.
-    pub(super) fn keep(&self, group: &str, slot: Slot, owner: Option<&Owner>) {
+    /// Takes a partition away from all but its owner, as of an epoch: who has it since a later one has
+    /// been looked at by somebody else.
+    pub(super) fn keep(&self, group: &str, slot: Slot, owner: Option<&Owner>, epoch: u32) {
         let mut seats = self.seats();
         let Some(all) = seats.get_mut(group).and_then(|slots| slots.get_mut(&slot)) else { return };
         all.retain(|Taken { member, since, seat }| {
-            let keeps = owner.is_some_and(|it| it.member == *member && it.since == *since);
+            let is_owner = owner.is_some_and(|it| it.member == *member && it.since == *since);
+            let keeps = is_owner || epoch < *since;
             if !keeps {
                 seat.lose();
             }
@@ -145,7 +147,11 @@ impl Seats {
 
     /// Forgets all groups but these.
     pub(super) fn keep_groups(&self, groups: &BTreeSet<String>) {
-        self.seats().retain(|group, _| groups.contains(&**group));
+        self.seats().retain(|group, slots| {
+            // One that was made just now may have some already.
+            let has_seats = || slots.values().flatten().any(|taken| !taken.seat.is_left());
+            groups.contains(&**group) || has_seats()
+        });
     }
 
     /// Forgets a group.

@@ -36,6 +36,8 @@ pub(super) struct Core {
     failures: VecDeque<(TopicPartition, ServerError)>,
     /// How often something that was done could not be committed any more.
     lost_due: usize,
+    /// Whether what the application works at is another's by now.
+    has_lost_in_hand: bool,
     /// Revoked partitions that the application was just told of.
     told: Vec<TopicPartition>,
     refusal: Option<ServerError>,
@@ -82,6 +84,7 @@ impl Core {
             unfinished: None,
             failures: VecDeque::new(),
             lost_due: 0,
+            has_lost_in_hand: false,
             notices: VecDeque::new(),
             told: Vec::new(),
             refusal: None,
@@ -180,13 +183,15 @@ impl Core {
 
     fn forget(&mut self, place: &TopicPartition) {
         if let Some(part) = self.parts.remove(place) {
-            self.lost_due += usize::from(part.is_due());
+            self.lost_due += usize::from(self.is_auto() && part.is_due());
         }
+        self.told.retain(|told| told != place);
         if self.unfinished.as_ref() == Some(place) {
             self.unfinished = None;
         }
         if self.in_hand.as_ref().is_some_and(|(in_hand, ..)| in_hand == place) {
             self.in_hand = None;
+            self.has_lost_in_hand = true;
         }
     }
 
@@ -194,8 +199,9 @@ impl Core {
     pub(super) fn lose_all(&mut self) {
         self.session_ends = None;
         self.assigned.clear();
-        self.in_hand = None;
+        self.has_lost_in_hand |= self.in_hand.take().is_some();
         self.unfinished = None;
+        self.told.clear();
         self.lost_due += self.unsaid();
         let lost: Vec<_> = std::mem::take(&mut self.parts).into_keys().collect();
         if !lost.is_empty() {
@@ -277,6 +283,7 @@ impl Core {
 
     /// The application has finished what it had, and knows what it was told.
     pub(super) fn finish_in_hand(&mut self) {
+        self.has_lost_in_hand = false;
         for place in std::mem::take(&mut self.told) {
             if let Some(part) = self.parts.get_mut(&place) {
                 part.is_let_go = true;
@@ -300,16 +307,35 @@ impl Core {
         self.unfinished.take()
     }
 
-    /// The application goes on elsewhere in a partition: what it had of that is not done.
+    /// The application goes on elsewhere in a partition: what it had of that is not done, and does not
+    /// come again by itself.
     pub(super) fn leave_place(&mut self, place: &TopicPartition) {
+        if self.unfinished.as_ref() == Some(place) {
+            self.unfinished = None;
+        }
         if self.in_hand.as_ref().is_some_and(|(in_hand, ..)| in_hand == place) {
             self.in_hand = None;
         }
     }
 
+    /// Whether the application finished something that could not be committed any more, or has in hand
+    /// what is another's by now.
+    pub(super) fn has_lost_in_hand(&self) -> bool {
+        self.is_auto() && self.has_lost_in_hand
+    }
+
+    fn is_auto(&self) -> bool {
+        matches!(self.mode, Commit::Auto(_))
+    }
+
+    /// Whether something is to come again.
+    pub(super) fn has_unfinished(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
     /// What can be committed of itself.
     pub(super) fn due(&self) -> Vec<v1::OffsetCommit> {
-        if !matches!(self.mode, Commit::Auto(_)) {
+        if !self.is_auto() {
             return Vec::new();
         }
         let due = self.parts.iter().filter(|(_, part)| part.is_due());
@@ -352,7 +378,10 @@ impl Core {
     /// This was refused, and always will be: it is not tried again.
     pub(super) fn cannot_commit(&mut self, commit: &v1::OffsetCommit, error: ServerError) {
         if let Some(part) = self.part_of(commit) {
-            part.done = part.committed;
+            // More may be done by now, which was not refused.
+            if part.done == Some(Offset::new(commit.offset)) {
+                part.done = part.committed;
+            }
             // What is gone with its topic was not lost, and the membership tells of it.
             if error.reason != "UNKNOWN_TOPIC" {
                 self.lost_due += 1;

@@ -46,6 +46,15 @@ fn commit(core: &mut Core, partition: u32, offset: u64) -> Option<v1::OffsetComm
     core.commit_of(&place(partition), number, Offset::new(offset), "m")
 }
 
+fn refusal() -> ServerError {
+    ServerError {
+        reason: "OFFSET_OUT_OF_RANGE".into(),
+        message: String::new(),
+        metadata: BTreeMap::new(),
+        retry_after: None,
+    }
+}
+
 fn due(core: &Core) -> Vec<(u32, u64)> {
     core.due().iter().map(|commit| (commit.partition, commit.offset)).collect()
 }
@@ -195,12 +204,7 @@ fn a_commit_that_is_refused_for_good_is_told_once_and_holds_up_nothing() {
     hand_out(&mut core, 0, 5, now);
     core.finish_in_hand();
     let commits = core.due();
-    let error = ServerError {
-        reason: "OFFSET_OUT_OF_RANGE".into(),
-        message: String::new(),
-        metadata: BTreeMap::new(),
-        retry_after: None,
-    };
+    let error = refusal();
     core.cannot_commit(&commits[0], error.clone());
     assert_eq!(due(&core), []);
     assert_eq!((core.next_failure(), core.next_failure()), (Some((place(0), error)), None));
@@ -221,4 +225,48 @@ fn what_the_application_did_not_finish_comes_again_unless_it_is_another_s() {
     core.drop_in_hand();
     core.lose_all();
     assert_eq!(core.take_unfinished(), None);
+}
+
+#[test]
+fn whoever_goes_elsewhere_after_a_failure_gets_nothing_again() {
+    let now = Instant::now();
+    let mut core = core(AUTO, now);
+    hand_out(&mut core, 0, 5, now);
+    core.drop_in_hand();
+    core.leave_place(&place(0));
+    assert_eq!(core.take_unfinished(), None);
+}
+
+#[test]
+fn more_that_was_done_since_is_not_refused_with_what_was() {
+    let now = Instant::now();
+    let mut core = core(AUTO, now);
+    hand_out(&mut core, 0, 5, now);
+    core.finish_in_hand();
+    let commits = core.due();
+    hand_out(&mut core, 0, 9, now);
+    core.finish_in_hand();
+    core.cannot_commit(&commits[0], refusal());
+    assert_eq!(due(&core), [(0, 9)]);
+}
+
+#[test]
+fn what_was_in_hand_and_is_lost_is_remembered_until_the_application_asks_for_more() {
+    let now = Instant::now();
+    let mut core = core(AUTO, now);
+    hand_out(&mut core, 0, 5, now);
+    core.assign(&answer(2, &[(0, 2), (1, 1)]));
+    assert!(core.has_lost_in_hand());
+    core.finish_in_hand();
+    assert!(!core.has_lost_in_hand());
+}
+
+#[test]
+fn whoever_commits_by_itself_loses_nothing_that_it_did_not_commit() {
+    let now = Instant::now();
+    let mut core = core(Commit::Manual, now);
+    hand_out(&mut core, 0, 5, now);
+    core.finish_in_hand();
+    core.lose_all();
+    assert_eq!((core.lost_due(), core.has_lost_in_hand()), (0, false));
 }

@@ -17,10 +17,10 @@ use tonic::{Status, Streaming};
 use super::Commit;
 use super::settings::member_id;
 use super::shared::Shared;
-use crate::retry::{self, Backoff, Verdict, verdict};
+use crate::retry::{self, Backoff};
 use crate::{CallError, ServerError};
 
-type Answers = Streaming<v1::HeartbeatResponse>;
+type Answers = Streaming<v1::MembershipResponse>;
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// How long the answer to a farewell is waited for.
@@ -102,8 +102,8 @@ struct Membership {
 enum Link {
     /// None; to be opened at this time.
     Down(Instant),
-    Opening(Pending<Result<Answers, Status>>, UnboundedSender<v1::HeartbeatRequest>),
-    Up(Box<Answers>, UnboundedSender<v1::HeartbeatRequest>),
+    Opening(Pending<Result<Answers, Status>>, UnboundedSender<v1::MembershipRequest>),
+    Up(Box<Answers>, UnboundedSender<v1::MembershipRequest>),
 }
 
 /// What happened.
@@ -218,14 +218,8 @@ impl Membership {
     }
 
     fn take_committed(&mut self, result: Result<(), CallError>) {
-        // What was refused for good is not due any more.
-        let failed = match result {
-            Ok(()) => None,
-            Err(CallError::Refused(error)) if verdict(&error.reason) == Verdict::Final => None,
-            Err(error) => Some(error),
-        };
-        self.commit_failures = failed.as_ref().map_or(0, |_| self.commit_failures + 1);
-        if let Some(error) = failed {
+        self.commit_failures = if result.is_ok() { 0 } else { self.commit_failures + 1 };
+        if let Err(error) = result {
             tracing::debug!(%error, failures = self.commit_failures, "not committed yet");
             let pause = Backoff::CONNECTION.delay(self.commit_failures, retry::dice());
             self.next_commit = Instant::now() + pause;
@@ -251,14 +245,15 @@ impl Membership {
         }
     }
 
-    fn say(&mut self, sender: &UnboundedSender<v1::HeartbeatRequest>, now: Instant, joins: bool) {
+    fn say(&mut self, sender: &UnboundedSender<v1::MembershipRequest>, now: Instant, joins: bool) {
         let number = self.next_number;
         self.next_number += 1;
         let request = heartbeat(&self.shared, &self.profile, joins);
         self.sent.push_back((number, now));
         self.next_heartbeat = now + self.interval;
         // Without a stream nobody listens, and a new one begins with all of it.
-        drop(sender.send(v1::HeartbeatRequest { number, ..request }));
+        let heartbeat = Some(v1::HeartbeatRequest { number, ..request });
+        drop(sender.send(v1::MembershipRequest { heartbeat }));
     }
 
     /// Says that it leaves, once what is done is committed; false if there is nothing to say.
@@ -346,7 +341,7 @@ impl Link {
                 Err(status) => Happened::Broke(status),
             },
             Self::Up(answers, _) => match answers.message().await {
-                Ok(Some(answer)) => Happened::Answer(answer),
+                Ok(Some(answer)) => Happened::Answer(answer.heartbeat.unwrap_or_default()),
                 Ok(None) => Happened::Broke(Status::unavailable("the broker ended the stream")),
                 Err(status) => Happened::Broke(status),
             },
@@ -368,7 +363,8 @@ fn heartbeat(shared: &Shared, profile: &Profile, joins: bool) -> v1::HeartbeatRe
         member_id: core.member().to_owned(),
         join: joins.then(|| profile.join.clone()),
         epoch: core.epoch(),
-        owned: Some(core.owned()),
+        // Of what it had in a session that is over it says nothing: that may be its again.
+        owned: core.session_ends().map(|_| core.owned()),
         leave: false,
         number: 0,
         instance_id: profile.instance.clone(),

@@ -109,8 +109,11 @@ impl GroupConsumer {
     ///
     /// Waits for ever while the broker cannot be reached. Cancelled, it has taken nothing.
     pub async fn next_event(&mut self) -> Option<Result<GroupEvent, ConsumeError>> {
-        self.shared.finish_in_hand();
-        self.rewind();
+        // What is being committed before it is handed out, the application has not had yet.
+        if self.pending.is_none() {
+            self.shared.finish_in_hand();
+            self.rewind();
+        }
         loop {
             // Without a change there is nothing to follow.
             if std::mem::take(&mut self.is_new) || self.changes.has_changed().unwrap_or(true) {
@@ -131,12 +134,14 @@ impl GroupConsumer {
                 self.has_ended = true;
                 return Some(Err(ConsumeError::Refused(refusal)));
             }
-            if let Some(mut batch) = self.pending.clone() {
-                self.commit_first(&batch).await;
+            if let Some(batch) = self.pending.clone() {
+                let is_committed = self.commit_first(&batch).await;
                 self.pending = None;
-                if self.hand_out(&mut batch) {
+                if is_committed {
                     return Some(Ok(GroupEvent::Batch(batch)));
                 }
+                self.shared.core().leave_place(&TopicPartition::of(&batch));
+                continue;
             }
             if self.reading.is_empty() {
                 self.wait_for_change().await;
@@ -290,6 +295,7 @@ impl GroupConsumer {
             let core = self.shared.core();
             let held = core.held();
             core.has_all()
+                && !core.has_unfinished()
                 && held.len() == self.reading.len()
                 && held.iter().all(|it| self.reading.get(&it.place) == Some(&it.number))
         };
@@ -302,8 +308,11 @@ impl GroupConsumer {
     /// # Errors
     /// If what is done could not be committed.
     pub async fn close(mut self) -> Result<(), CallError> {
+        let (lost_before, has_lost) = {
+            let core = self.shared.core();
+            (core.lost_due(), core.has_lost_in_hand())
+        };
         self.shared.finish_in_hand();
-        let lost_before = self.shared.core().lost_due();
         self.shared.close();
         if let Some(membership) = self.membership.take() {
             // It ends by itself, when all is said, or nobody has heard it for long.
@@ -313,7 +322,7 @@ impl GroupConsumer {
         if let Some((_, error)) = core.next_failure() {
             return Err(CallError::Refused(error));
         }
-        if core.unsaid() == 0 && core.lost_due() == lost_before {
+        if core.unsaid() == 0 && core.lost_due() == lost_before && !has_lost {
             return Ok(());
         }
         Err(CallError::Unreachable {
@@ -341,7 +350,11 @@ impl GroupConsumer {
         for place in over.map(|(place, _)| place.clone()).collect::<Vec<_>>() {
             self.consumer.remove(&place.topic, place.partition);
             self.reading.remove(&place);
-            if self.pending.as_ref().is_some_and(|it| TopicPartition::of(it) == place) {
+        }
+        // What is on its way to another is handed out still, if it is being committed.
+        if let Some(batch) = &self.pending {
+            let place = TopicPartition::of(batch);
+            if !self.shared.core().has(&place, Some(batch.assignment)) {
                 self.pending = None;
             }
         }
@@ -372,12 +385,13 @@ impl GroupConsumer {
         event: Option<Result<Event, ConsumeError>>,
     ) -> Option<Result<GroupEvent, ConsumeError>> {
         match event? {
-            Ok(Event::Batch(batch)) if self.shared.commits_first() => {
-                self.pending = Some(batch);
-                None
-            }
             Ok(Event::Batch(mut batch)) => {
-                self.hand_out(&mut batch).then_some(Ok(GroupEvent::Batch(batch)))
+                let is_held = self.hand_out(&mut batch);
+                if is_held && self.shared.commits_first() {
+                    self.pending = Some(batch);
+                    return None;
+                }
+                is_held.then_some(Ok(GroupEvent::Batch(batch)))
             }
             Ok(Event::Gap { topic, partition, from, to, reason }) => {
                 let place = TopicPartition { topic, partition };
@@ -403,15 +417,15 @@ impl GroupConsumer {
         is_held
     }
 
-    /// Commits a batch that is about to be handed out; tries as long as the partition is held.
-    async fn commit_first(&mut self, batch: &ConsumedBatch) {
+    /// Commits a batch that is about to be handed out; tries as long as the partition is held, and says
+    /// whether it was.
+    async fn commit_first(&mut self, batch: &ConsumedBatch) -> bool {
         let (place, end) = (TopicPartition::of(batch), batch.batch.header.end_offset());
-        let Some(number) = self.reading.get(&place).copied() else { return };
         let shared = Arc::clone(&self.shared);
         tokio::select! {
             biased;
-            () = shared.lost(place.clone(), Some(number)) => {}
-            () = shared.commit_surely(&place, number, end) => {}
+            () = shared.lost(place.clone(), Some(batch.assignment)) => false,
+            is_committed = shared.commit_surely(&place, batch.assignment, end) => is_committed,
         }
     }
 }

@@ -104,14 +104,19 @@ impl Shared {
                 None => self.core().committed(commit, is_said),
                 Some(error) => {
                     let error = ServerError::from(error);
+                    // What is settled so is not tried again: it is told of elsewhere.
+                    let mut is_settled = !is_said;
                     if error.reason == "STALE_MEMBER" {
                         self.core().stale(commit);
-                        self.tell();
                     } else if !is_said && verdict(&error.reason) == Verdict::Final {
                         self.core().cannot_commit(commit, error.clone());
-                        self.tell();
+                    } else {
+                        is_settled = false;
                     }
-                    refused.get_or_insert(error);
+                    self.tell();
+                    if !is_settled {
+                        refused.get_or_insert(error);
+                    }
                 }
             }
         }
@@ -125,12 +130,25 @@ impl Shared {
         }
     }
 
-    /// Commits how far a partition has come, however often that takes.
-    pub(super) async fn commit_surely(&self, place: &TopicPartition, number: u64, end: Offset) {
+    /// Commits how far a partition has come, however often that takes; false if it cannot be.
+    pub(super) async fn commit_surely(
+        &self,
+        place: &TopicPartition,
+        number: u64,
+        end: Offset,
+    ) -> bool {
         let mut attempts = 0;
         loop {
-            let Some(commit) = self.core().commit_of(place, number, end, "") else { return };
-            let Err(error) = self.commit(vec![commit], true).await else { return };
+            let commit = self.core().commit_of(place, number, end, "");
+            let Some(commit) = commit else { return false };
+            let Err(error) = self.commit(vec![commit.clone()], true).await else { return true };
+            if let CallError::Refused(refusal) = &error
+                && verdict(&refusal.reason) == Verdict::Final
+            {
+                // The application hears of it; the batch is not handed out without.
+                self.core().cannot_commit(&commit, refusal.clone());
+                return false;
+            }
             attempts += 1;
             tracing::debug!(%error, attempts, "not committed yet");
             tokio::time::sleep(Backoff::CONNECTION.delay(attempts, retry::dice())).await;

@@ -27,6 +27,11 @@ pub(crate) fn heartbeat(request: v1::HeartbeatRequest) -> Result<(u64, Heartbeat
     Ok((request.number, heartbeat))
 }
 
+pub(crate) fn membership(request: v1::MembershipRequest) -> Result<(u64, Heartbeat), Explained> {
+    let missing = || Explained::invalid("the request has no heartbeat");
+    heartbeat(request.heartbeat.ok_or_else(missing)?)
+}
+
 fn join(join: v1::Join) -> Result<Join, Explained> {
     let assignor = match v1::Assignor::try_from(join.assignor) {
         Ok(v1::Assignor::Unspecified) => None,

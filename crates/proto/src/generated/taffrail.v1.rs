@@ -1604,6 +1604,20 @@ pub struct HeartbeatRequest {
     #[prost(string, tag = "8")]
     pub instance_id: ::prost::alloc::string::String,
 }
+/// One thing that a member says on its stream.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MembershipRequest {
+    /// A sign of life.
+    #[prost(message, optional, tag = "1")]
+    pub heartbeat: ::core::option::Option<HeartbeatRequest>,
+}
+/// One thing that the broker says on a member's stream.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MembershipResponse {
+    /// What the member is to read: the answer to a heartbeat, or, with number 0, what has changed.
+    #[prost(message, optional, tag = "1")]
+    pub heartbeat: ::core::option::Option<HeartbeatResponse>,
+}
 /// What a member says of itself when it joins.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Join {
@@ -2203,9 +2217,9 @@ pub mod group_service_client {
         /// is said besides whenever it changes. A stream that ends does not end the session.
         pub async fn membership(
             &mut self,
-            request: impl tonic::IntoStreamingRequest<Message = super::HeartbeatRequest>,
+            request: impl tonic::IntoStreamingRequest<Message = super::MembershipRequest>,
         ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::HeartbeatResponse>>,
+            tonic::Response<tonic::codec::Streaming<super::MembershipResponse>>,
             tonic::Status,
         > {
             self.inner
@@ -2402,7 +2416,7 @@ pub mod group_service_server {
         >;
         /// Server streaming response type for the Membership method.
         type MembershipStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::HeartbeatResponse, tonic::Status>,
+                Item = std::result::Result<super::MembershipResponse, tonic::Status>,
             >
             + std::marker::Send
             + 'static;
@@ -2410,7 +2424,7 @@ pub mod group_service_server {
         /// is said besides whenever it changes. A stream that ends does not end the session.
         async fn membership(
             &self,
-            request: tonic::Request<tonic::Streaming<super::HeartbeatRequest>>,
+            request: tonic::Request<tonic::Streaming<super::MembershipRequest>>,
         ) -> std::result::Result<tonic::Response<Self::MembershipStream>, tonic::Status>;
         /// Commits how far a member has come: durable on return. A result for each offset; what one of them
         /// is refused for does not hold up the others.
@@ -2591,9 +2605,9 @@ pub mod group_service_server {
                     struct MembershipSvc<T: GroupService>(pub Arc<T>);
                     impl<
                         T: GroupService,
-                    > tonic::server::StreamingService<super::HeartbeatRequest>
+                    > tonic::server::StreamingService<super::MembershipRequest>
                     for MembershipSvc<T> {
-                        type Response = super::HeartbeatResponse;
+                        type Response = super::MembershipResponse;
                         type ResponseStream = T::MembershipStream;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
@@ -2602,7 +2616,7 @@ pub mod group_service_server {
                         fn call(
                             &mut self,
                             request: tonic::Request<
-                                tonic::Streaming<super::HeartbeatRequest>,
+                                tonic::Streaming<super::MembershipRequest>,
                             >,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
