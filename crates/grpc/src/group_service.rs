@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::convert::group as convert;
+use crate::forward::forward;
 use crate::status::{Explain, Explained};
 
 /// Heartbeats of a member that wait to be answered; more wait in the connection.
@@ -49,35 +50,10 @@ impl GroupService for Service {
         &self,
         request: Request<Streaming<v1::MembershipRequest>>,
     ) -> Result<Response<Self::MembershipStream>, Status> {
-        let mut requests = request.into_inner();
         let (heartbeat, heartbeats) = mpsc::channel(HEARTBEATS_WAITING_MAX);
         let (answer, answers) = mpsc::channel(ANSWERS_WAITING_MAX);
-        let (invalid, refusals) = mpsc::channel(1);
         tokio::spawn(self.broker.member_stream().run(heartbeats, answer));
-        tokio::spawn(async move {
-            // Ends with the stream of answers too: an open stream of requests would hold up a stop.
-            loop {
-                let request = tokio::select! {
-                    request = requests.next() => request,
-                    () = heartbeat.closed() => return,
-                };
-                let Some(request) = request else { return };
-                let next =
-                    request.and_then(|it| convert::membership(it).map_err(Explained::into_status));
-                match next {
-                    Ok(next) => {
-                        if heartbeat.send(next).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(status) => {
-                        // Nobody may be there to hear it.
-                        let _ = invalid.send(Err(status)).await;
-                        return;
-                    }
-                }
-            }
-        });
+        let refusals = forward(request.into_inner(), heartbeat, convert::membership);
         let answers = ReceiverStream::new(answers).map(|answer| match answer {
             Ok((number, assignment)) => {
                 let heartbeat = Some(convert::assignment(number, assignment));
@@ -85,7 +61,7 @@ impl GroupService for Service {
             }
             Err(error) => Err(refused(error)),
         });
-        Ok(Response::new(answers.chain(ReceiverStream::new(refusals)).boxed()))
+        Ok(Response::new(answers.chain(refusals.map(Err)).boxed()))
     }
 
     async fn commit_offsets(

@@ -4,6 +4,7 @@
 
 mod admin_service;
 mod convert;
+mod forward;
 mod group_service;
 mod log_service;
 mod status;

@@ -13,6 +13,7 @@ use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::convert;
+use crate::forward::forward;
 use crate::status::{Explain, Explained};
 
 /// Commands of a consumer that wait to be obeyed; more wait in the connection.
@@ -139,38 +140,12 @@ impl LogService for Service {
         &self,
         request: Request<Streaming<v1::ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        let mut requests = request.into_inner();
         let (command, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
         let (event, events) = mpsc::channel(EVENTS_WAITING_MAX);
-        let (invalid, refusals) = mpsc::channel(1);
-        let session = self.broker.consume_session(event);
-        tokio::spawn(session.run(commands));
-        tokio::spawn(async move {
-            // Ends with the session too: an open stream of requests would hold up a stop.
-            loop {
-                let request = tokio::select! {
-                    request = requests.next() => request,
-                    () = command.closed() => return,
-                };
-                let Some(request) = request else { return };
-                let next = request
-                    .and_then(|it| convert::consume_command(it).map_err(Explained::into_status));
-                match next {
-                    Ok(next) => {
-                        if command.send(next).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(status) => {
-                        // Nobody may be there to hear it.
-                        let _ = invalid.send(Err(status)).await;
-                        return;
-                    }
-                }
-            }
-        });
+        tokio::spawn(self.broker.consume_session(event).run(commands));
+        let refusals = forward(request.into_inner(), command, convert::consume_command);
         let events = ReceiverStream::new(events).map(|event| Ok(convert::consume_event(event)));
-        Ok(Response::new(events.chain(ReceiverStream::new(refusals)).boxed()))
+        Ok(Response::new(events.chain(refusals.map(Err)).boxed()))
     }
 
     async fn list_offsets(

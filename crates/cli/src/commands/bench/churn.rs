@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::pace::Pace;
+use super::{Durability, create_topic};
 use crate::context::Context;
 use crate::figures;
 use crate::output::table;
@@ -81,9 +82,7 @@ pub(super) struct Report {
 
 pub(super) async fn measure(options: &Options, context: &Context) -> anyhow::Result<Report> {
     let client = context.client()?;
-    let name = format!("bench-{}", jiff::Timestamp::now().as_millisecond());
-    let created = client.admin().create_topic(&name, options.partitions, BTreeMap::new()).await;
-    created.with_context(|| format!("cannot create the topic {name}"))?;
+    let name = create_topic(&client, options.partitions, Durability::Fsync).await?;
     let measured = run(options, &client, &name, context).await;
     client.admin().delete_topic(&name).await.context("the topic is left over")?;
     // Whoever was killed is a member until its session ends.

@@ -1,6 +1,5 @@
 //! `bench commit`: groups commit offsets as fast as the broker takes them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use taffrail_client::{Client, Offset, PartitionIndex, Record, TopicName};
 use tokio::task::JoinSet;
 
 use super::report::Latencies;
+use super::{Durability, create_topic};
 use crate::context::Context;
 use crate::figures;
 use crate::output::table;
@@ -43,9 +43,7 @@ pub(super) struct Report {
 
 pub(super) async fn measure(options: &Options, context: &Context) -> anyhow::Result<Report> {
     let client = context.client()?;
-    let name = format!("bench-{}", jiff::Timestamp::now().as_millisecond());
-    let created = client.admin().create_topic(&name, options.partitions, BTreeMap::new()).await;
-    created.with_context(|| format!("cannot create the topic {name}"))?;
+    let name = create_topic(&client, options.partitions, Durability::Fsync).await?;
     let measured = run(options, &client, &name).await;
     for group in 0..options.groups {
         client.groups().delete(&group_name(&name, group)).await.context("a group is left over")?;

@@ -1,6 +1,5 @@
 //! `bench crowd`: many members join one group, and how long it takes until each has its share.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -8,6 +7,7 @@ use serde_json::{Value, json};
 use taffrail_client::{Client, GroupConsumer};
 use tokio::task::JoinSet;
 
+use super::{Durability, create_topic};
 use crate::context::Context;
 use crate::figures;
 use crate::output::table;
@@ -43,9 +43,7 @@ pub(super) struct Report {
 
 pub(super) async fn measure(options: &Options, context: &Context) -> anyhow::Result<Report> {
     let client = context.client()?;
-    let name = format!("bench-{}", jiff::Timestamp::now().as_millisecond());
-    let created = client.admin().create_topic(&name, options.partitions, BTreeMap::new()).await;
-    created.with_context(|| format!("cannot create the topic {name}"))?;
+    let name = create_topic(&client, options.partitions, Durability::Fsync).await?;
     let measured = run(options, &client, &name, context).await;
     if let Err(error) = client.groups().delete(&name).await {
         context.output.note(format_args!("the group {name} is left over: {error}"));

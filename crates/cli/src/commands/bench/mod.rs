@@ -145,7 +145,7 @@ async fn run_records(what: Records, options: Options, context: &Context) -> anyh
     let client = context.client()?;
     let topic = match &options.topic {
         Some(topic) => topic.to_string(),
-        None => create_topic(&client, &options).await?,
+        None => create_topic(&client, options.partitions, options.durability).await?,
     };
     let measured = tokio::select! {
         measured = measure(what, &options, &client, &topic, context) => measured,
@@ -166,11 +166,15 @@ async fn run_records(what: Records, options: Options, context: &Context) -> anyh
     failure.map_or(Ok(()), |failure| Err(failure).context("not all records were appended"))
 }
 
-async fn create_topic(client: &Client, options: &Options) -> anyhow::Result<String> {
+/// Makes a topic of a name of its own.
+async fn create_topic(
+    client: &Client,
+    partitions: u32,
+    durability: Durability,
+) -> anyhow::Result<String> {
     let name = format!("bench-{}", jiff::Timestamp::now().as_millisecond());
-    let settings =
-        BTreeMap::from([("durability".to_owned(), options.durability.name().to_owned())]);
-    let created = client.admin().create_topic(&name, options.partitions, settings).await;
+    let settings = BTreeMap::from([("durability".to_owned(), durability.name().to_owned())]);
+    let created = client.admin().create_topic(&name, partitions, settings).await;
     created.with_context(|| format!("cannot create the topic {name}"))?;
     Ok(name)
 }
