@@ -61,26 +61,19 @@ pub(crate) async fn reset(
 ) -> Result<Vec<OffsetReset>, GroupError> {
     check_name(&request.group)?;
     let groups = &shared.groups;
-    let (known, members) = groups
-        .look(|registry| {
-            let group = registry.get(&request.group);
-            let members = group.map_or(0, |group| group.members().len());
-            let slots = group.map(|group| {
-                let slots = group.committed().keys().chain(group.target().keys());
-                slots.copied().collect::<BTreeSet<_>>()
-            });
-            (slots, members)
-        })
-        .await?;
-    // A group that is not there yet begins with what is committed for it.
-    if known.is_none() && request.topics.is_empty() {
-        return Err(GroupRefusal::UnknownGroup { group: request.group }.into());
-    }
+    let group = groups.look(|registry| registry.known(&request.group).cloned()).await?;
+    let group = match group {
+        // One that is not there yet begins with what is committed for it.
+        Err(_) if !request.topics.is_empty() => Group::default(),
+        group => group?,
+    };
+    let members = group.members().len();
     if members > 0 && !request.is_forced && !request.is_dry_run {
         return Err(GroupRefusal::HasMembers { group: request.group, members }.into());
     }
-    let partitions = choose(shared, &request, known.unwrap_or_default())?;
-    let before = offsets_of(shared, &request.group).await?;
+    let known = group.committed().keys().chain(group.target().keys()).copied().collect();
+    let partitions = choose(shared, &request, &known)?;
+    let before = offsets_of(&group);
     let moved = place(shared, &request, &partitions, &before).await?;
     let resets = moved.iter().map(|(partition, offset)| OffsetReset {
         topic: partition.topic.to_string(),
@@ -105,7 +98,7 @@ pub(crate) async fn reset(
 fn choose(
     shared: &Shared,
     request: &ResetOffsets,
-    known: BTreeSet<Slot>,
+    known: &BTreeSet<Slot>,
 ) -> Result<Vec<Arc<Partition>>, GroupError> {
     let topics = shared.topics.load();
     let mut chosen = Vec::new();
@@ -142,8 +135,7 @@ async fn place(
     let other = match &request.to {
         ResetTo::Group(other) => {
             check_name(other)?;
-            shared.groups.look(|registry| registry.known(other).map(drop)).await??;
-            offsets_of(shared, other).await?
+            shared.groups.look(|registry| registry.known(other).map(offsets_of)).await??
         }
         ResetTo::Position(_) | ResetTo::Shift(_) => BTreeMap::new(),
     };
@@ -169,13 +161,8 @@ async fn place(
     Ok(moved)
 }
 
-async fn offsets_of(shared: &Shared, group: &str) -> Result<BTreeMap<Slot, Offset>, GroupError> {
-    check_name(group)?;
-    let offsets = shared.groups.look(|registry| {
-        let committed = registry.get(group).into_iter().flat_map(Group::committed);
-        committed.map(|(slot, it)| (*slot, Offset::new(it.offset))).collect()
-    });
-    offsets.await
+fn offsets_of(group: &Group) -> BTreeMap<Slot, Offset> {
+    group.committed().iter().map(|(slot, it)| (*slot, Offset::new(it.offset))).collect()
 }
 
 /// Forgets a group that nobody is in. Durable on return.

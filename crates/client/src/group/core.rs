@@ -318,8 +318,7 @@ impl Core {
         }
     }
 
-    /// Whether the application finished something that could not be committed any more, or has in hand
-    /// what is another's by now.
+    /// Whether what the application has in hand, and was to be committed of itself, is another's by now.
     pub(super) fn has_lost_in_hand(&self) -> bool {
         self.is_auto() && self.has_lost_in_hand
     }
@@ -349,13 +348,13 @@ impl Core {
 
     /// A commit of an assignment that is held, up to where the application says that it is done.
     pub(super) fn commit_of(
-        &mut self,
+        &self,
         place: &TopicPartition,
         number: u64,
         offset: Offset,
         metadata: &str,
     ) -> Option<v1::OffsetCommit> {
-        let part = self.parts.get_mut(place).filter(|part| part.number == number)?;
+        let part = self.parts.get(place).filter(|part| part.number == number)?;
         Some(part.commit(place, offset, metadata))
     }
 

@@ -41,7 +41,7 @@ fn hand_out(core: &mut Core, partition: u32, end: u64, now: Instant) {
 }
 
 /// The application commits.
-fn commit(core: &mut Core, partition: u32, offset: u64) -> Option<v1::OffsetCommit> {
+fn commit(core: &Core, partition: u32, offset: u64) -> Option<v1::OffsetCommit> {
     let number = number(core, partition);
     core.commit_of(&place(partition), number, Offset::new(offset), "m")
 }
@@ -129,7 +129,7 @@ fn an_application_that_commits_by_itself_is_told_before_a_partition_is_given_on(
     // One of which all is committed goes at once.
     hand_out(&mut core, 1, 7, now);
     core.finish_in_hand();
-    let commit = commit(&mut core, 1, 7).expect("it is held");
+    let commit = commit(&core, 1, 7).expect("it is held");
     core.committed(&commit, true);
     core.assign(&answer(3, &[]));
     assert!(core.release());
