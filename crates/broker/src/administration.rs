@@ -16,7 +16,7 @@ use taffrail_model::{LogId, Offset, PartitionIndex, ProducerId, TopicId, TopicNa
 use crate::broker::{Broker, TopicDescription};
 use crate::catalog::{Catalog, CatalogError, Command, Topic, TopicSettings};
 use crate::coordinator::CommandError;
-use crate::partition::{Partition, PartitionStatus};
+use crate::partition::{DeleteRecordsError, Partition, PartitionDescription, PartitionStatus};
 use crate::produce::ProduceError;
 use crate::topics::{ServedTopic, Topics};
 
@@ -108,6 +108,21 @@ impl Broker {
         self.share_tail_memory();
         self.finish_delete(served.topic.id, served.topic.partitions).await;
         Ok(())
+    }
+
+    /// Deletes records at the start of a partition.
+    pub(crate) async fn delete_records_now(
+        self: Arc<Self>,
+        name: TopicName,
+        index: PartitionIndex,
+        before: Option<Offset>,
+    ) -> Result<PartitionDescription, DeleteRecordsError> {
+        refuse_internal(&name)?;
+        let partition = self.served(&name)?.partition(index)?;
+        let doomed = Arc::clone(&partition);
+        let deleted = self.threads.on_admin_thread(move || doomed.delete_records(before)).await;
+        deleted.unwrap_or(Err(DeleteRecordsError::Partition(ProduceError::Stopping)))?;
+        Ok(partition.describe())
     }
 
     /// Refuses what only a disk with room takes: the catalog may use what is kept back, and must be

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use taffrail_log::Directory;
-use taffrail_model::{PartitionIndex, ProducerEpoch, Timestamp, TopicName};
+use taffrail_model::{Offset, PartitionIndex, ProducerEpoch, Timestamp, TopicName};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::catalog::{Catalog, CatalogError, Topic};
@@ -22,7 +22,7 @@ use crate::group::{
 };
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::partition::{LogThreads, PartitionDescription};
+use crate::partition::{DeleteRecordsError, LogThreads, PartitionDescription};
 use crate::produce::{self, Acks, Outcome, ProduceBatch, ProduceError, ProduceSession};
 use crate::producers::{InitProducer, InitProducerError, ProducerIdentity};
 use crate::shared::Shared;
@@ -279,6 +279,22 @@ impl Broker {
         Self::to_its_end(Arc::clone(self).reopen_partition_now(name, partition)).await
     }
 
+    /// Deletes the records of a partition before an offset, or all that are committed, for good. Durable
+    /// on return. Returns where the partition stands then.
+    ///
+    /// # Errors
+    /// If there is no such partition, it has no such offset, or the disk refuses.
+    pub async fn delete_records(
+        self: &Arc<Self>,
+        topic: &str,
+        partition: PartitionIndex,
+        before: Option<Offset>,
+    ) -> Result<PartitionDescription, DeleteRecordsError> {
+        let name = TopicName::parse(topic).map_err(CatalogError::from)?;
+        let deleting = tokio::spawn(Arc::clone(self).delete_records_now(name, partition, before));
+        deleting.await.unwrap_or(Err(DeleteRecordsError::Partition(ProduceError::Stopping)))
+    }
+
     /// Deletes a topic and its records, for good.
     ///
     /// # Errors
@@ -352,6 +368,7 @@ impl Broker {
         for served in self.shared.topics.load().all() {
             served.partitions.iter().for_each(|partition| partition.close());
         }
+        self.directory.tell_time(self.now());
         if let Err(error) = self.directory.persist_points() {
             tracing::error!(%error, "the recovery points could not be written: the next start checks all logs");
         }

@@ -9,6 +9,7 @@
 //! - `producers/`: who idempotent producers are
 //! - `consume/`: a consumer's stream: positions and credit
 //! - `group/`: consumer groups: who reads which partition, and how far each has come
+//! - `upkeep/`: when partitions are kept in order: retention, and the age of segments
 //! - `coordinator/`: runs a state machine whose state is itself a log
 //! - `repair/`: builds the broker's own logs anew, without a broker
 
@@ -34,6 +35,7 @@ pub mod repair;
 mod shared;
 mod start;
 mod topics;
+mod upkeep;
 mod work;
 
 pub use broker::{Broker, TopicDescription};
@@ -56,7 +58,7 @@ pub use group::{
 };
 pub use memory::{Charge, MemoryBudget};
 pub use metrics::{Histogram, Metrics};
-pub use partition::{PartitionDescription, PartitionStatus};
+pub use partition::{DeleteRecordsError, PartitionDescription, PartitionStatus};
 pub use produce::{
     Acks, IncomingBatch, Outcome, Place, Placement, ProduceBatch, ProduceError, ProduceSession,
     Produced, StreamRequest,

@@ -33,6 +33,12 @@ pub struct Metrics {
     pub sync_seconds: Histogram,
     /// How long writes take.
     pub write_seconds: Histogram,
+    /// Segments that were deleted: by retention, on request, or because the broker needs them no more.
+    pub deleted_segments: AtomicU64,
+    /// Bytes of these.
+    pub deleted_bytes: AtomicU64,
+    /// 1 while nothing is deleted for its age, because the clock leapt ahead.
+    pub retention_paused: AtomicU64,
     /// Consumers' streams that are open.
     pub consume_streams: AtomicU64,
     /// Producers' streams and unary requests since the start.

@@ -56,6 +56,7 @@ impl Broker {
         move || open_partition(&directory, &partition, producers)
     }
 
+    /// A partition of a topic that is not the broker's own.
     fn partition_of(
         &self,
         name: &TopicName,
@@ -65,12 +66,7 @@ impl Broker {
         if name.is_internal() {
             return Err(CatalogError::OpenedAtStart(name.to_string()));
         }
-        let partition = served.partitions.get(index.get() as usize);
-        partition.cloned().ok_or_else(|| CatalogError::UnknownPartition {
-            topic: name.to_string(),
-            partition: index,
-            partitions: served.topic.partitions,
-        })
+        served.partition(index)
     }
 }
 

@@ -98,6 +98,7 @@ impl Broker {
             committers: config.committer_threads,
             readers: config.reader_threads,
             tail_bytes: config.tail_bytes,
+            last_seen: directory.last_seen(),
             crew: crew.clone(),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
@@ -260,12 +261,14 @@ fn keep_spare(directory: &Directory, bytes: u64, was_there: bool) -> bool {
     kept.is_ok()
 }
 
-/// Writes the recovery points at an interval, if they changed, keeps room back on the disk, and opens
-/// again what could not be for want of it, as long as there is a broker.
+/// Writes the recovery points at an interval, if they changed, keeps room back on the disk, opens again
+/// what could not be for want of it, and lets partitions be kept in order that have said that it is time;
+/// as long as there is a broker.
 fn keep_points(broker: &Arc<Broker>, crew: &Crew, mut has_spare: bool) -> Result<(), StartError> {
     let broker: Weak<Broker> = Arc::downgrade(broker);
     let keep = move || {
         let Some(broker) = broker.upgrade() else { return false };
+        broker.directory.tell_time(broker.now());
         if let Err(error) = broker.directory.persist_points() {
             tracing::warn!(%error, "the recovery points could not be written");
         }
@@ -274,6 +277,7 @@ fn keep_points(broker: &Arc<Broker>, crew: &Crew, mut has_spare: bool) -> Result
         if has_spare {
             broker.reopen_where_room_was_wanting();
         }
+        broker.threads.wake_due();
         true
     };
     let kept = crew.repeat("log-points", limits::RECOVERY_POINT_INTERVAL, keep);

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use taffrail_model::TopicName;
+use taffrail_model::{PartitionIndex, TopicName};
 
-use crate::catalog::Topic;
+use crate::catalog::{CatalogError, Topic};
 use crate::nearest::nearest;
 use crate::partition::Partition;
 
@@ -26,6 +26,18 @@ pub(crate) struct Topics {
 pub(crate) struct ServedTopic {
     pub(crate) topic: Topic,
     pub(crate) partitions: Vec<Arc<Partition>>,
+}
+
+impl ServedTopic {
+    /// One of its partitions.
+    pub(crate) fn partition(&self, index: PartitionIndex) -> Result<Arc<Partition>, CatalogError> {
+        let partition = self.partitions.get(index.get() as usize);
+        partition.cloned().ok_or_else(|| CatalogError::UnknownPartition {
+            topic: self.topic.name.to_string(),
+            partition: index,
+            partitions: self.topic.partitions,
+        })
+    }
 }
 
 impl Topics {

@@ -36,6 +36,12 @@ fn scaled(number: f64, units: &[(f64, &str)], smallest: &str) -> String {
     }
 }
 
+/// A moment in Unix milliseconds.
+pub(crate) fn moment(millis: i64) -> String {
+    jiff::Timestamp::from_millisecond(millis)
+        .map_or(millis.to_string(), |moment| moment.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use taffrail_model::PartitionIndex;
+use taffrail_model::{Offset, PartitionIndex};
 use taffrail_proto::v1;
 use taffrail_proto::v1::admin_service_client::AdminServiceClient;
 use tonic::transport::Channel;
@@ -88,6 +88,24 @@ impl Admin {
         let request =
             v1::ReopenPartitionRequest { topic: topic.to_owned(), partition: partition.get() };
         let answer = self.service.clone().reopen_partition(request).await;
+        self.answer(answer)?.partition.ok_or(CallError::Incomplete { field: "partition" })
+    }
+
+    /// Deletes the records of a partition before an offset, or all of them, for good; says where the
+    /// partition stands then.
+    pub async fn delete_records(
+        &self,
+        topic: &str,
+        partition: PartitionIndex,
+        before: Option<Offset>,
+    ) -> Result<v1::Partition, CallError> {
+        let before = before.map(Offset::get);
+        let request = v1::DeleteRecordsRequest {
+            topic: topic.to_owned(),
+            partition: partition.get(),
+            before,
+        };
+        let answer = self.service.clone().delete_records(request).await;
         self.answer(answer)?.partition.ok_or(CallError::Incomplete { field: "partition" })
     }
 

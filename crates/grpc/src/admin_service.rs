@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use taffrail_broker::{Broker, SETTINGS, TopicDescription};
-use taffrail_model::{PartitionIndex, limits};
+use taffrail_model::{Offset, PartitionIndex, limits};
 use taffrail_proto::v1;
 use taffrail_proto::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
@@ -79,6 +79,18 @@ impl AdminService for Service {
         let reopened = self.broker.reopen_partition(&topic, index).await.map_err(refused)?;
         let partition = Some(convert::partition(&reopened));
         Ok(Response::new(v1::ReopenPartitionResponse { partition }))
+    }
+
+    async fn delete_records(
+        &self,
+        request: Request<v1::DeleteRecordsRequest>,
+    ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
+        let v1::DeleteRecordsRequest { topic, partition, before } = request.into_inner();
+        let index = PartitionIndex::new(partition);
+        let deleted = self.broker.delete_records(&topic, index, before.map(Offset::new)).await;
+        let deleted = deleted.map_err(|error| error.explain().into_status())?;
+        let partition = Some(convert::partition(&deleted));
+        Ok(Response::new(v1::DeleteRecordsResponse { partition }))
     }
 
     async fn delete_topic(

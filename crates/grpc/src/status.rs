@@ -8,8 +8,8 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use taffrail_broker::{
-    CatalogError, FetchError, GroupError, GroupRefusal, InitProducerError, ProduceError,
-    SequenceError, SettingError, SubscriptionError,
+    CatalogError, DeleteRecordsError, FetchError, GroupError, GroupRefusal, InitProducerError,
+    ProduceError, SequenceError, SettingError, SubscriptionError,
 };
 use taffrail_proto::v1;
 use tonic::{Code, Status};
@@ -323,6 +323,22 @@ impl Explain for GroupRefusal {
     }
 }
 
+impl Explain for DeleteRecordsError {
+    fn explain(&self) -> Explained {
+        match self {
+            Self::Topic(error) => error.explain(),
+            Self::Partition(error) => error.explain(),
+            Self::OutOfRange { before, start, end } => {
+                Explained::new("OFFSET_OUT_OF_RANGE", Code::OutOfRange, self)
+                    .with("offset", before)
+                    .with("start", start)
+                    .with("end", end)
+            }
+            Self::Storage { .. } => Explained::new("STORAGE_ERROR", Code::Internal, self),
+        }
+    }
+}
+
 impl Explain for CatalogError {
     fn explain(&self) -> Explained {
         let new = |reason, code| Explained::new(reason, code, self);
@@ -359,11 +375,15 @@ impl Explain for CatalogError {
             Self::Setting(SettingError::Unknown { name, .. }) => {
                 new("UNKNOWN_SETTING", Code::InvalidArgument).with("name", name)
             }
-            Self::Setting(SettingError::Value { name, .. }) => {
-                new("INVALID_SETTING", Code::InvalidArgument).with("name", name)
-            }
-            Self::Setting(SettingError::BatchExceedsSegment { .. }) => {
-                new("INVALID_SETTING", Code::InvalidArgument).with("name", "segment.bytes")
+            Self::Setting(
+                SettingError::Value { name, .. } | SettingError::RetentionOfCompacted { name },
+            ) => new("INVALID_SETTING", Code::InvalidArgument).with("name", name),
+            Self::Setting(
+                SettingError::BatchExceedsSegment { .. }
+                | SettingError::SegmentExceedsRetention { .. },
+            ) => new("INVALID_SETTING", Code::InvalidArgument).with("name", "segment.bytes"),
+            Self::Setting(SettingError::SegmentOutlivesRetention { .. }) => {
+                new("INVALID_SETTING", Code::InvalidArgument).with("name", "segment.ms")
             }
             Self::Setting(SettingError::BatchExceedsRequest { .. }) => {
                 new("INVALID_SETTING", Code::InvalidArgument).with("name", "max.batch.bytes")

@@ -1,13 +1,15 @@
-//! Deletes what lies at a log's start: whole sealed segments.
+//! Deletes what lies at a log's start: records, and the sealed segments that hold nothing else.
 //!
-//! Where the log begins is durable in the recovery points before the first file goes. So a file below
-//! that is on its way out, whatever ended the process: whoever opens the log passes over it, and
-//! removes it. Invariants: the log begins where a segment does, and never above what was asked for;
-//! the active segment stays; a durable checkpoint of the producers covers whatever goes.
+//! Where the log begins is durable in the recovery points before the first file goes. So a file in front
+//! of the first segment that is kept is on its way out, whatever ended the process: whoever opens the log
+//! passes over it, and removes it. Invariants: the log never begins above what was asked for; the active
+//! segment stays; a durable checkpoint of the producers covers whatever goes. Whoever appends waits for
+//! the preparation at the most, not for files to go.
 //! Deliberately absent: what should go, and when.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use taffrail_model::Offset;
@@ -16,9 +18,17 @@ use crate::error::ReadOnly;
 use crate::log::Log;
 use crate::points::Points;
 use crate::segment::parse_segment_name;
-use crate::shared::Segments;
-use crate::sync::{SyncError, sync_active};
+use crate::shared::{Segments, Shared};
+use crate::sync::SyncError;
 use crate::vfs::{Entry, Vfs};
+
+/// A deletion that is prepared. Dropped without [`Deletion::finish`], it deletes nothing.
+#[derive(Debug)]
+#[must_use = "nothing is deleted before it is finished"]
+pub struct Deletion {
+    shared: Arc<Shared>,
+    start: Offset,
+}
 
 /// What a deletion took away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,8 +56,8 @@ pub enum DeleteError {
         /// Why.
         cause: String,
     },
-    /// The disk refused. The log may begin further on already; what is left below that is removed by
-    /// the next deletion, or when the log is opened the next time.
+    /// The disk refused. The log may begin further on already; what is left in front of that is removed
+    /// by the next deletion, or when the log is opened the next time.
     #[error("cannot delete segments of {path}: {source}")]
     Io {
         /// The log's directory.
@@ -57,32 +67,45 @@ pub enum DeleteError {
     },
 }
 
+impl From<SyncError> for DeleteError {
+    fn from(SyncError::Poisoned { cause }: SyncError) -> Self {
+        Self::Poisoned { cause }
+    }
+}
+
 impl Log {
-    /// Deletes the sealed segments all of whose offsets are below `before`, and what lies beside them:
-    /// the log begins at the last segment that begins at or below `before`.
+    /// Prepares to delete the records below `before`, or all that there are: the log will begin there.
     ///
-    /// On return that is durable, and the files are gone. Readers are told `OutOfRange` for what went;
-    /// what they hold of it stays readable. Two small files are written, and after an opening of the
-    /// log once a checkpoint of the producers; nothing at all where no segment goes. Works on a full
-    /// disk, in the room that is kept back.
+    /// Where not even the active segment is to keep any, it is sealed, so that its file can go; that, and
+    /// a checkpoint of the producers once after an opening of the log, are all that is written here.
     ///
     /// # Errors
     /// If the log is poisoned or read-only, or the disk refuses.
-    pub fn delete_before(&mut self, before: Offset) -> Result<Deleted, DeleteError> {
+    pub fn delete_records_before(&mut self, before: Offset) -> Result<Deletion, DeleteError> {
         self.check_deletable()?;
-        let segments = self.shared.segments.load_full();
-        let count = count_below(&segments, before);
-        let first = segments.sealed.get(count).map(|segment| segment.header.base_offset);
-        let start = match count {
-            0 if !self.has_leftovers => return Ok(self.deleted(&segments, 0)),
-            0 => self.shared.log_start(),
-            _ => first.unwrap_or(segments.active.header.base_offset),
-        };
-        self.cut_start(&segments, start, count).map_err(|error| match error {
-            Cut::Io(source) => DeleteError::Io { path: self.shared.path.clone(), source },
-            Cut::Sync(SyncError::Poisoned { cause }) => DeleteError::Poisoned { cause },
-        })?;
-        Ok(self.deleted(&segments, count))
+        let start = before.min(self.end()).max(self.shared.log_start());
+        if self.shared.durable_end() < start {
+            // The log cannot begin behind what is on disk.
+            self.syncer().sync()?;
+        }
+        let base_offset = self.shared.segments.load().active.header.base_offset;
+        if start == self.end() && base_offset < start {
+            // If that cannot be, on a full disk perhaps, only the file stays.
+            let _ = self.roll();
+            self.check_deletable()?;
+        }
+        self.prepare(start)
+    }
+
+    /// Prepares to delete the segments whose offsets are all below `before`: the log will begin at the
+    /// last segment that begins at or below it.
+    ///
+    /// # Errors
+    /// If the log is poisoned or read-only, or the disk refuses.
+    pub fn delete_segments_before(&mut self, before: Offset) -> Result<Deletion, DeleteError> {
+        self.check_deletable()?;
+        let floor = first_segment(&self.shared.segments.load(), before);
+        self.prepare(floor.unwrap_or_default().max(self.shared.log_start()))
     }
 
     fn check_deletable(&self) -> Result<(), DeleteError> {
@@ -95,73 +118,81 @@ impl Log {
         }
     }
 
-    /// Lets the log begin at `start`, and removes what lies below: the first `count` segments, and what
-    /// an earlier deletion has left.
-    fn cut_start(&mut self, segments: &Segments, start: Offset, count: usize) -> Result<(), Cut> {
-        self.cover_producers(start)?;
+    /// Makes sure that no segment that goes is needed to know what producers sent.
+    fn prepare(&mut self, start: Offset) -> Result<Deletion, DeleteError> {
         let shared = Arc::clone(&self.shared);
-        shared.points.start_at(shared.id, start)?;
-        // From here on this is so, whatever fails.
-        self.has_leftovers = true;
-        if count > 0 {
-            // First the start: whoever sees the list without a segment sees that too.
-            shared.progress.starts_at(start);
-            shared.segments.store(Arc::new(segments.without(count, start)));
-            shared.damage.forget_below(start);
-            shared.cache.forget_below(shared.id, start);
+        let first = first_segment(&shared.segments.load(), start).unwrap_or_default();
+        if self.checkpoints.durable_end() < first {
+            // One that counts in what is not on disk would not be believed.
+            let end = self.syncer().sync()?;
+            let stored = shared.points.spare().lend(|| self.checkpoint(end, true));
+            stored.map_err(|source| DeleteError::Io { path: shared.path.clone(), source })?;
         }
-        let left = leftovers(shared.vfs.as_ref(), &shared.path, start)?;
-        remove(shared.vfs.as_ref(), &shared.path, &left)?;
-        self.has_leftovers = false;
+        Ok(Deletion { shared, start })
+    }
+}
+
+impl Deletion {
+    /// Deletes. On return that is durable, and the files are gone. Readers are told `OutOfRange` for
+    /// what went; what they hold of it stays readable. Works on a full disk, in the room that is kept
+    /// back. Needs no lock on the log: whoever appends goes on meanwhile.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn finish(self) -> Result<Deleted, DeleteError> {
+        let shared = &self.shared;
+        let _one = shared.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = shared.segments.load_full();
+        let first = first_segment(&before, self.start).unwrap_or_default();
+        let goes = |base: Offset| base < first;
+        let gone = before.sealed.iter().filter(|segment| goes(segment.header.base_offset));
+        let (mut segments, mut bytes) = (0, 0);
+        for segment in gone {
+            (segments, bytes) = (segments + 1, bytes + segment.length);
+        }
+        let moved = segments > 0 || shared.log_start() < self.start;
+        if moved || shared.has_leftovers.load(Ordering::Acquire) {
+            let failed = |source| DeleteError::Io { path: shared.path.clone(), source };
+            self.cut(first, segments > 0).map_err(failed)?;
+        }
+        Ok(Deleted { start: shared.log_start(), segments, bytes })
+    }
+
+    /// Lets the log begin at its new start, and removes the files of the segments in front of `first`.
+    fn cut(&self, first: Offset, has_segments: bool) -> io::Result<()> {
+        let (shared, start) = (&self.shared, self.start);
+        shared.points.start_at(shared.id, start, first)?;
+        // First the start: whoever sees the list without a segment sees that too.
+        shared.progress.starts_at(start);
+        shared.damage.forget_below(start);
+        if has_segments {
+            // From here on this is so, whatever fails.
+            shared.has_leftovers.store(true, Ordering::Release);
+            shared.segments.rcu(|now| now.from(first, start));
+            shared.cache.forget_below(shared.id, first);
+        }
+        if shared.has_leftovers.load(Ordering::Acquire) {
+            let left = leftovers(shared.vfs.as_ref(), &shared.path, first)?;
+            remove(shared.vfs.as_ref(), &shared.path, &left)?;
+            shared.has_leftovers.store(false, Ordering::Release);
+        }
         Ok(())
     }
-
-    /// Makes sure that no segment below `start` is needed to know what producers sent.
-    fn cover_producers(&mut self, start: Offset) -> Result<(), Cut> {
-        if start <= self.checkpoints.durable_end() {
-            return Ok(());
-        }
-        let shared = Arc::clone(&self.shared);
-        let one = shared.sync.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that counts in what is not on disk would not be believed.
-        let end = sync_active(&shared).map_err(Cut::Sync)?;
-        drop(one);
-        Ok(shared.points.spare().lend(|| self.checkpoint(end, true))?)
-    }
-
-    /// What is said of a deletion of the first `count` segments.
-    fn deleted(&self, segments: &Segments, count: usize) -> Deleted {
-        let bytes = segments.sealed.iter().take(count).map(|segment| segment.length).sum();
-        Deleted { start: self.shared.log_start(), segments: count, bytes }
-    }
 }
 
-/// Why a log was not cut short.
-enum Cut {
-    Io(io::Error),
-    Sync(SyncError),
+/// Where the first segment begins that a log needs that begins at `start`: the last one that begins at or
+/// below it. What follows one that is missing or unreadable, and no earlier segment, says where that one
+/// ends. `None` if no segment begins so early.
+fn first_segment(segments: &Segments, start: Offset) -> Option<Offset> {
+    let sealed = segments.sealed.iter().map(|segment| segment.header.base_offset);
+    let bases = sealed.chain([segments.active.header.base_offset]);
+    bases.take_while(|base| *base <= start).last()
 }
 
-impl From<io::Error> for Cut {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// How many segments lie wholly below `before`. What follows one that is missing or unreadable, and no
-/// earlier segment, says where that one ends.
-fn count_below(segments: &Segments, before: Offset) -> usize {
-    if segments.active.header.base_offset <= before {
-        return segments.sealed.len();
-    }
-    let begun = segments.sealed.partition_point(|segment| segment.header.base_offset <= before);
-    begun.saturating_sub(1)
-}
-
-/// How many of a log's segment files, ascending by base offset, lie wholly below its start: the log does
-/// not have them any more.
-pub(crate) fn count_left(bases: &[Offset], start: Offset) -> usize {
-    bases.partition_point(|base| *base <= start).saturating_sub(1)
+/// How many of a log's segment files, ascending by base offset, lie in front of the first one that is
+/// kept: the log does not have them any more.
+pub(crate) fn count_left(bases: &[Offset], first: Offset) -> usize {
+    bases.partition_point(|base| *base <= first).saturating_sub(1)
 }
 
 /// Removes what a deletion that did not end has left in the log's directory, as far as that goes;
@@ -170,12 +201,12 @@ pub(crate) fn finish_deletion(
     vfs: &dyn Vfs,
     points: &Points,
     directory: &Path,
-    start: Offset,
+    first: Offset,
 ) -> bool {
-    if start == Offset::ZERO {
+    if first == Offset::ZERO {
         return false;
     }
-    let finished = leftovers(vfs, directory, start).and_then(|left| {
+    let finished = leftovers(vfs, directory, first).and_then(|left| {
         if left.is_empty() {
             return Ok(());
         }
@@ -186,15 +217,15 @@ pub(crate) fn finish_deletion(
     finished.is_err()
 }
 
-/// The files of segments below `start`, the oldest first, each behind its index. None if no segment
-/// begins there: then it was not a deletion that has left them.
-fn leftovers(vfs: &dyn Vfs, directory: &Path, start: Offset) -> io::Result<Vec<PathBuf>> {
+/// The files of segments in front of the first one that is kept, the oldest first, each behind its index.
+/// None if that is not there: then it was not a deletion that has left them.
+fn leftovers(vfs: &dyn Vfs, directory: &Path, first: Offset) -> io::Result<Vec<PathBuf>> {
     let entries = vfs.list(directory)?;
-    if !entries.iter().any(|entry| parse_segment_name(&entry.name) == Some(start)) {
+    if !entries.iter().any(|entry| parse_segment_name(&entry.name) == Some(first)) {
         return Ok(Vec::new());
     }
     let is_left = |entry: &&Entry| {
-        !entry.is_directory && belongs_to(&entry.name).is_some_and(|base| base < start)
+        !entry.is_directory && belongs_to(&entry.name).is_some_and(|base| base < first)
     };
     Ok(entries.iter().filter(is_left).map(|entry| directory.join(&entry.name)).collect())
 }

@@ -38,8 +38,6 @@ pub(crate) struct LogState {
     /// What is remembered of idempotent producers.
     pub(crate) producers: Producers,
     pub(crate) checkpoints: Checkpoints,
-    /// Whether a deletion may have left files below the log's start.
-    pub(crate) has_leftovers: bool,
 }
 
 /// A log and the right to append to it.
@@ -54,8 +52,6 @@ pub struct Log {
     /// What is remembered of idempotent producers, those included whose batches are being appended.
     pub(crate) producers: Producers,
     pub(crate) checkpoints: Checkpoints,
-    /// Whether a deletion may have left files below the log's start.
-    pub(crate) has_leftovers: bool,
     /// What all logs of the directory remember of producers.
     crowd: CrowdShare,
     /// Whether it may use what is kept back for when the disk is full.
@@ -67,7 +63,7 @@ impl Log {
     pub(crate) fn new(shared: Arc<Shared>, config: LogConfig, state: LogState) -> Self {
         shared.limit_tail(config.tail_bytes_max);
         let reserved_end = shared.points.known(shared.id).unwrap_or_default().reserved_end;
-        let LogState { append_time, read_only, producers, checkpoints, has_leftovers } = state;
+        let LogState { append_time, read_only, producers, checkpoints } = state;
         let mut crowd = shared.crowd.share();
         crowd.count(producers.batches());
         Self {
@@ -78,7 +74,6 @@ impl Log {
             reserved_end,
             producers,
             checkpoints,
-            has_leftovers,
             crowd,
             may_use_spare: false,
             chunk: BytesMut::new(),
@@ -218,11 +213,34 @@ impl Log {
         // A cache: if it cannot be written, it is rebuilt when it is wanted.
         let index = segments.active.index_file();
         let _ = write_index(shared.vfs.as_ref(), &segments.active.path, &index);
-        let mut next = Segments::clone(&segments);
-        next.sealed.push(Arc::new(sealed));
-        next.active = Arc::new(active);
-        shared.segments.store(Arc::new(next));
+        let (sealed, active) = (Arc::new(sealed), Arc::new(active));
+        // Those in front of it may be taken away meanwhile.
+        shared.segments.rcu(|now| {
+            let mut next = Segments::clone(now);
+            next.sealed.push(Arc::clone(&sealed));
+            next.active = Arc::clone(&active);
+            next
+        });
         Ok(())
+    }
+
+    /// Seals the active segment if it has records and is as old as one may become. Says when to ask
+    /// again: before that none will be.
+    ///
+    /// # Errors
+    /// As [`Self::roll`].
+    pub fn roll_if_old(&mut self, now: Timestamp) -> Result<Option<Timestamp>, AppendError> {
+        let Some(age) = self.config.segment_age else { return Ok(None) };
+        let active = Arc::clone(&self.shared.segments.load().active);
+        let due = active.header.created.plus(age);
+        let is_empty = active.written().end == active.header.base_offset;
+        if !is_empty && now < due {
+            return Ok(Some(due));
+        }
+        if !is_empty {
+            self.roll()?;
+        }
+        Ok(Some(now.plus(age)))
     }
 
     /// Syncs everything and leaves a clean mark, so that the next opening need not check.

@@ -1,8 +1,9 @@
 //! The recovery points: what is durably known of each log, in one small file.
 //!
 //! ```text
-//! magic 8 | generation 8 | boot id 16 | entries 4
-//! entry: log id 16 | recovery point 8 | leader epoch 4 | reserved end 8 | log start 8 | flags 1
+//! magic 8 | generation 8 | boot id 16 | last seen 8 | entries 4
+//! entry: log id 16 | recovery point 8 | leader epoch 4 | reserved end 8 | log start 8 |
+//!        first segment 8 | flags 1
 //! crc 4
 //! ```
 //!
@@ -15,9 +16,10 @@ use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use taffrail_model::{LeaderEpoch, LogId, Offset};
+use taffrail_model::{LeaderEpoch, LogId, Offset, Timestamp};
 
 use crate::spare::Spare;
 use crate::vfs::{Vfs, read_file, replace_file};
@@ -25,8 +27,10 @@ use crate::vfs::{Vfs, read_file, replace_file};
 /// What a copy begins with.
 pub(crate) const MAGIC: [u8; 8] = *b"TAFFRPT1";
 pub(crate) const COPIES: [&str; 2] = ["recovery-points.a", "recovery-points.b"];
-const FIXED_BYTES: usize = 36;
-const ENTRY_BYTES: usize = 45;
+const FIXED_BYTES: usize = 44;
+/// How much older what they say of the time may be than what was told.
+const TIME_STEP: Duration = Duration::from_secs(60 * 60);
+const ENTRY_BYTES: usize = 53;
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Flags of an entry.
 const CLEAN: u8 = 1;
@@ -50,6 +54,8 @@ pub struct Point {
     pub reserved_end: Offset,
     /// Offset of the first record that is kept.
     pub log_start: Offset,
+    /// Where the first segment begins that is kept.
+    pub first_segment: Offset,
     /// Whether the log was closed after everything was synced.
     pub is_clean: bool,
     /// Whether offsets may have been given out that are gone, and are not skipped yet: the machine was
@@ -64,6 +70,8 @@ pub(crate) struct Points {
     directory: PathBuf,
     boot_id: [u8; 16],
     spare: Arc<Spare>,
+    /// When the broker was last seen before this opening, if that is known.
+    last_seen: Option<Timestamp>,
     state: Mutex<State>,
     /// Held while the copies are written.
     writing: Mutex<()>,
@@ -78,6 +86,10 @@ struct State {
     generation: u64,
     /// The generation that both copies hold.
     durable_generation: u64,
+    /// The time that was told last.
+    now: Timestamp,
+    /// The time that is worth to be written.
+    seen: Timestamp,
 }
 
 impl Points {
@@ -91,7 +103,7 @@ impl Points {
         spare: Arc<Spare>,
         directory: &Path,
     ) -> Result<Self, (PathBuf, io::Error)> {
-        let Copy { generation, boot_id: last_boot_id, entries: mut unopened } =
+        let Copy { generation, boot_id: last_boot_id, last_seen, entries: mut unopened } =
             load(vfs.as_ref(), directory)?.unwrap_or_default();
         let boot_id = vfs.boot_id().unwrap_or(UNKNOWN_BOOT_ID);
         if boot_id == UNKNOWN_BOOT_ID || boot_id != last_boot_id {
@@ -107,10 +119,13 @@ impl Points {
             unopened,
             generation: generation + 1,
             durable_generation: generation,
+            now: last_seen,
+            seen: last_seen,
         };
         let points = Self {
             boot_id,
             spare,
+            last_seen: (last_seen != Timestamp::default()).then_some(last_seen),
             directory: directory.to_owned(),
             state: Mutex::new(state),
             writing: Mutex::new(()),
@@ -131,6 +146,21 @@ impl Points {
         state.unopened.get(&id).or_else(|| state.entries.get(&id)).copied()
     }
 
+    /// When the broker was last seen before this opening, if that is known.
+    pub(crate) fn last_seen(&self) -> Option<Timestamp> {
+        self.last_seen
+    }
+
+    /// Takes note of the time of day. It is written with the next change, and by itself now and then.
+    pub(crate) fn tell_time(&self, now: Timestamp) {
+        let mut state = self.state();
+        state.now = now;
+        if now.since(state.seen).max(state.seen.since(now)) >= TIME_STEP {
+            state.seen = now;
+            state.generation += 1;
+        }
+    }
+
     /// Notes, durably, that no offset at or above `end` is given out.
     pub(crate) fn reserve(&self, id: LogId, end: Offset) -> io::Result<()> {
         self.change(id, |point| {
@@ -141,11 +171,18 @@ impl Points {
         self.persist()
     }
 
-    /// Notes, durably, that a log begins at `start`. If that fails it may be durable all the same.
-    pub(crate) fn start_at(&self, id: LogId, start: Offset) -> io::Result<()> {
+    /// Notes, durably, that a log begins at `start`, in the segment that begins at `first_segment`. If
+    /// that fails it may be durable all the same.
+    pub(crate) fn start_at(
+        &self,
+        id: LogId,
+        start: Offset,
+        first_segment: Offset,
+    ) -> io::Result<()> {
         self.change(id, |point| {
-            let changed = point.log_start < start;
+            let changed = point.log_start < start || point.first_segment < first_segment;
             point.log_start = point.log_start.max(start);
+            point.first_segment = point.first_segment.max(first_segment);
             changed
         });
         self.persist()
@@ -242,7 +279,7 @@ impl Points {
             if state.durable_generation >= wanted {
                 return Ok(());
             }
-            (state.generation, encode(state.generation, self.boot_id, &state.entries))
+            (state.generation, encode(state.generation, self.boot_id, state.now, &state.entries))
         };
         for name in COPIES {
             let path = self.directory.join(name);
@@ -295,11 +332,17 @@ pub(crate) fn read(vfs: &dyn Vfs, path: &Path) -> io::Result<Bytes> {
     read_file(vfs, path, FILE_BYTES_MAX)
 }
 
-fn encode(generation: u64, boot_id: [u8; 16], entries: &BTreeMap<LogId, Point>) -> Vec<u8> {
+fn encode(
+    generation: u64,
+    boot_id: [u8; 16],
+    last_seen: Timestamp,
+    entries: &BTreeMap<LogId, Point>,
+) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(FIXED_BYTES + entries.len() * ENTRY_BYTES + 4);
     bytes.extend(MAGIC);
     bytes.extend(generation.to_le_bytes());
     bytes.extend(boot_id);
+    bytes.extend(last_seen.as_millis().to_le_bytes());
     bytes.extend((entries.len() as u32).to_le_bytes());
     for (id, point) in entries {
         bytes.extend(id.bytes());
@@ -307,6 +350,7 @@ fn encode(generation: u64, boot_id: [u8; 16], entries: &BTreeMap<LogId, Point>) 
         bytes.extend(point.leader_epoch.get().to_le_bytes());
         bytes.extend(point.reserved_end.get().to_le_bytes());
         bytes.extend(point.log_start.get().to_le_bytes());
+        bytes.extend(point.first_segment.get().to_le_bytes());
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let lost = flag(point.may_have_lost, MAY_HAVE_LOST);
         bytes.push(flag(point.is_clean, CLEAN) | lost);
@@ -322,6 +366,8 @@ pub(crate) struct Copy {
     pub(crate) generation: u64,
     /// The start of the machine in which it was written.
     pub(crate) boot_id: [u8; 16],
+    /// When the broker was last seen; 1970 if it never told the time.
+    pub(crate) last_seen: Timestamp,
     /// What is known of each log.
     pub(crate) entries: BTreeMap<LogId, Point>,
 }
@@ -345,12 +391,14 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Copy> {
             leader_epoch: LeaderEpoch::new(u32::from_le_bytes(*entry.get(24..)?.first_chunk()?)),
             reserved_end: Offset::new(get_u64(entry, 28)?),
             log_start: Offset::new(get_u64(entry, 36)?),
+            first_segment: Offset::new(get_u64(entry, 44)?),
             is_clean: *entry.last()? & CLEAN != 0,
             may_have_lost: *entry.last()? & MAY_HAVE_LOST != 0,
         };
         Some((LogId::new(*entry.first_chunk()?), point))
     });
-    Some(Copy { generation, boot_id, entries: entries.collect::<Option<_>>()? })
+    let last_seen = Timestamp::from_millis(get_u64(fixed, 32)? as i64);
+    Some(Copy { generation, boot_id, last_seen, entries: entries.collect::<Option<_>>()? })
 }
 
 fn get_u64(bytes: &[u8], at: usize) -> Option<u64> {
@@ -367,13 +415,16 @@ mod tests {
             recovery_point: Offset::new(5),
             leader_epoch: LeaderEpoch::new(2),
             reserved_end: Offset::new(1 << 20),
-            log_start: Offset::new(1),
+            log_start: Offset::new(2),
+            first_segment: Offset::new(1),
             is_clean: true,
             may_have_lost: true,
         };
         let entries = BTreeMap::from([(LogId::new([1; 16]), point)]);
-        let bytes = encode(9, [3; 16], &entries);
-        assert_eq!(decode(&bytes), Some(Copy { generation: 9, boot_id: [3; 16], entries }));
+        let last_seen = Timestamp::from_millis(77);
+        let bytes = encode(9, [3; 16], last_seen, &entries);
+        let copy = Copy { generation: 9, boot_id: [3; 16], last_seen, entries };
+        assert_eq!(decode(&bytes), Some(copy));
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -132,7 +132,7 @@ impl LogReader {
             return (request.from == request.limit).then_some(Read::End);
         }
         let active = Arc::clone(&self.shared.segments.load().active);
-        if request.from < active.header.base_offset {
+        if request.from < active.header.base_offset.max(self.start()) {
             return None;
         }
         let groups = active.tail(request.from, request.bytes_max);

@@ -1,7 +1,7 @@
 //! What a log's writer, syncer and readers share.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -33,6 +33,10 @@ pub(crate) struct Shared {
     tail_bytes_max: AtomicUsize,
     poison: OnceLock<String>,
     pub(crate) damage: KnownDamage,
+    /// Held by whoever takes segments away.
+    pub(crate) trimming: Mutex<()>,
+    /// Whether a deletion may have left files of segments that the log does not have any more.
+    pub(crate) has_leftovers: AtomicBool,
 }
 
 /// The files a log is made of, ascending. Replaced as a whole when a segment is sealed or
@@ -46,9 +50,11 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
-    /// The same without the first `count` sealed ones, and what was lost below `start`.
-    pub(crate) fn without(&self, count: usize, start: Offset) -> Self {
-        let sealed = self.sealed.iter().skip(count).cloned().collect();
+    /// The same with the segments that begin at `first_segment` or behind it, and what is lost at
+    /// `start` or behind it.
+    pub(crate) fn from(&self, first_segment: Offset, start: Offset) -> Self {
+        let is_kept = |it: &&Arc<SealedSegment>| first_segment <= it.header.base_offset;
+        let sealed = self.sealed.iter().filter(is_kept).cloned().collect();
         let lost = self.lost.iter().filter(|lost| start < lost.to).cloned().collect();
         Self { sealed, lost, active: Arc::clone(&self.active) }
     }
@@ -67,13 +73,14 @@ impl Shared {
         crowd: Crowd,
         segments: Segments,
         progress: Progress,
+        has_leftovers: bool,
     ) -> Self {
         let damage = KnownDamage::default();
         for lost in &segments.lost {
             damage.note(lost.from, lost.to);
         }
         let segments = ArcSwap::from_pointee(segments);
-        let (sync, poison) = (Mutex::new(()), OnceLock::new());
+        let (sync, trimming, poison) = (Mutex::new(()), Mutex::new(()), OnceLock::new());
         // Until the log that owns this says more.
         let tail_bytes_max = AtomicUsize::new(0);
         Self {
@@ -91,6 +98,8 @@ impl Shared {
             tail_bytes_max,
             poison,
             damage,
+            trimming,
+            has_leftovers: AtomicBool::new(has_leftovers),
         }
     }
 

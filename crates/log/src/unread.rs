@@ -4,6 +4,7 @@
 //! and the few headers behind the place that the index knows. What lies in between is only counted:
 //! the list of segments says how long each is. Payloads are not looked at.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -117,7 +118,7 @@ enum Walk {
 
 impl Source {
     /// The segment at a place of the list, the active one behind all others.
-    fn at(segments: &Segments, at: usize) -> Self {
+    pub(crate) fn at(segments: &Segments, at: usize) -> Self {
         match segments.sealed.get(at) {
             Some(sealed) => Self::Sealed(Arc::clone(sealed)),
             None => Self::Active(Arc::clone(&segments.active)),
@@ -127,6 +128,19 @@ impl Source {
     /// Bytes of all its batches.
     fn batch_bytes(&self) -> u64 {
         self.length().saturating_sub(self.header_bytes())
+    }
+
+    /// When its last batch was appended, past no damage; `None` if it has none that can be found.
+    pub(crate) fn last_append(&self) -> Result<Option<Timestamp>, ReadError> {
+        let last = Cell::new(None);
+        let note = |header: &BatchHeader| {
+            last.set(Some(header.append_time));
+            false
+        };
+        match self.walk(self.known()?.as_deref(), self.end(), note)? {
+            Walk::Damaged(_) => Ok(None),
+            Walk::Found(..) | Walk::End => Ok(last.get()),
+        }
     }
 
     /// Where the first batch that holds `from` or lies behind it begins, past any damage; `None` if

@@ -35,6 +35,28 @@ pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// The least that `segment.bytes` can be.
 pub const SEGMENT_BYTES_FLOOR: u64 = 64 << 10;
 
+/// Bytes of a segment of a topic that is compacted, where the topic does not say.
+pub const COMPACTED_SEGMENT_BYTES: u64 = 64 << 20;
+
+/// What the wall clock may be ahead of what it should say, by the monotonic one, before it is doubted.
+pub const CLOCK_LEAP: Duration = Duration::from_secs(60);
+
+/// How long nothing is deleted for its age after the clock has leapt ahead.
+pub const CLOCK_DOUBT: Duration = Duration::from_secs(60 * 60);
+
+/// A start so long after the broker was last seen counts as a leap of the clock.
+pub const LONG_ABSENCE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often a partition in which something becomes old is looked at, at the least.
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// When it is looked at again after something went wrong.
+pub const UPKEEP_RETRY: Duration = Duration::from_secs(60);
+
+/// Segments that what retention keeps is made of, where the topic does not say how large they are: only
+/// whole ones are deleted.
+pub const RETAINED_SEGMENTS: u64 = 8;
+
 /// Bytes of a segment's label.
 pub const LABEL_BYTES_MAX: usize = 255;
 

@@ -60,7 +60,7 @@ impl Collector for Snapshot {
 impl Snapshot {
     fn counters(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = self.broker.metrics();
-        let counters: [(&str, &str, &AtomicU64); 9] = [
+        let counters: [(&str, &str, &AtomicU64); 11] = [
             ("produced_batches", "Batches that were appended", &metrics.produced_batches),
             ("produced_records", "Records that were appended", &metrics.produced_records),
             ("produced_bytes", "Bytes of records that were appended", &metrics.produced_bytes),
@@ -70,6 +70,8 @@ impl Snapshot {
                 "Batches of idempotent producers that were there already",
                 &metrics.duplicate_batches,
             ),
+            ("deleted_segments", "Segments that were deleted", &metrics.deleted_segments),
+            ("deleted_bytes", "Bytes of segments that were deleted", &metrics.deleted_bytes),
             ("reads", "Reads that found records", &metrics.fetches),
             ("read_bytes", "Bytes of batches that were read", &metrics.fetched_bytes),
             ("reads_from_memory", "Reads served from memory", &metrics.tail_reads),
@@ -103,6 +105,11 @@ impl Snapshot {
             ("read_memory_used_bytes", "Bytes of answers in memory", answers.used_bytes()),
             ("read_memory_bytes", "Bytes of answers at the most", answers.bytes_max()),
             ("process_resident_memory_bytes", "Memory of the process", resident_bytes()),
+            (
+                "retention_paused",
+                "1 while nothing is deleted for its age, because the clock leapt ahead",
+                load(&metrics.retention_paused),
+            ),
             ("uptime_seconds", "Since when the broker runs", self.broker.uptime().as_secs()),
         ];
         for (name, help, value) in gauges {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use taffrail_log::LogConfig;
+use taffrail_log::{LogConfig, Retention};
 use taffrail_model::limits;
 
 use crate::nearest::nearest;
@@ -21,6 +21,17 @@ pub enum Durability {
     PageCache,
 }
 
+/// What becomes of records when they are old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleanup {
+    /// Retention deletes them.
+    Delete,
+    /// Of each key the latest stays.
+    Compact,
+    /// Both.
+    Both,
+}
+
 /// How a topic is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicSettings {
@@ -32,6 +43,10 @@ pub struct TopicSettings {
     pub segment_bytes: u64,
     /// Age at which a segment is sealed.
     pub segment_age: Option<Duration>,
+    /// What becomes of records when they are old.
+    pub cleanup: Cleanup,
+    /// How long, and how much, retention keeps.
+    pub retention: Retention,
 }
 
 /// A setting, for people.
@@ -80,6 +95,34 @@ pub enum SettingError {
         /// What was given.
         value: String,
     },
+    /// Segments that are larger than what is to be kept.
+    #[error(
+        "segment.bytes ({segment_bytes}) is larger than retention.bytes ({retention_bytes}), and only whole segments are deleted: lower segment.bytes, or leave it out"
+    )]
+    SegmentExceedsRetention {
+        /// Bytes of a segment.
+        segment_bytes: u64,
+        /// Bytes that are to be kept.
+        retention_bytes: u64,
+    },
+    /// Segments that may become older than what is to be kept.
+    #[error(
+        "segment.ms ({segment_ms}) is longer than retention.ms ({retention_ms}), and only whole segments are deleted: lower segment.ms, or leave it out"
+    )]
+    SegmentOutlivesRetention {
+        /// Age of a segment in milliseconds.
+        segment_ms: u64,
+        /// Age of what is to be kept.
+        retention_ms: u64,
+    },
+    /// Retention where nothing is deleted for its age or size.
+    #[error(
+        "{name} has no effect with cleanup=compact, which keeps the latest record of each key: say cleanup=both to delete those as well, or leave {name} out"
+    )]
+    RetentionOfCompacted {
+        /// The setting.
+        name: &'static str,
+    },
     /// Two settings that exclude each other.
     #[error(
         "max.batch.bytes ({batch_bytes}) is larger than segment.bytes ({segment_bytes}): raise segment.bytes"
@@ -106,7 +149,24 @@ pub enum SettingError {
 const REQUEST_ENVELOPE_BYTES: u64 = 1 << 10;
 
 /// Every setting that a topic can have, ascending by name.
-pub const SETTINGS: [SettingInfo; 4] = [
+pub const SETTINGS: [SettingInfo; 7] = [
+    SettingInfo {
+        name: "cleanup",
+        kind: "delete | compact | both",
+        default: "delete",
+        description: "What becomes of old records: deleted by retention.ms and retention.bytes \
+                      (delete), superseded by a later one of the same key (compact), or both. \
+                      Where records are compacted, each must have a key.",
+        set: |settings, value| {
+            settings.cleanup = match value {
+                "delete" => Cleanup::Delete,
+                "compact" => Cleanup::Compact,
+                "both" => Cleanup::Both,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
     SettingInfo {
         name: "durability",
         kind: "fsync | page_cache",
@@ -135,10 +195,38 @@ pub const SETTINGS: [SettingInfo; 4] = [
         },
     },
     SettingInfo {
+        name: "retention.bytes",
+        kind: "bytes, at least 64KiB, or `none`",
+        default: "none",
+        description: "How much of each partition is kept at least: the oldest segment is deleted \
+                      once there is as much without it. Segments are sealed at an eighth of it \
+                      where segment.bytes is not set.",
+        set: |settings, value| {
+            settings.retention.bytes = match value {
+                "none" => None,
+                _ => Some(bytes(value, &(limits::SEGMENT_BYTES_FLOOR..=u64::MAX))?),
+            };
+            Some(())
+        },
+    },
+    SettingInfo {
+        name: "retention.ms",
+        kind: "a duration of at least 1s such as 90s, 12h, 7d, or milliseconds, or `none`",
+        default: "none",
+        description: "How long records are kept at least, from when the broker appended them: a \
+                      segment is deleted once its last record is as old. Segments are sealed at \
+                      an eighth of it where segment.ms is not set.",
+        set: |settings, value| {
+            settings.retention.age = age(value)?;
+            Some(())
+        },
+    },
+    SettingInfo {
         name: "segment.bytes",
         kind: "bytes, 64KiB to 1GiB",
         default: "1GiB",
-        description: "The size at which a segment file is sealed and the next one begun.",
+        description: "The size at which a segment file is sealed and the next one begun. Where it \
+                      is not set it is less with retention.bytes, and 64MiB with compaction.",
         set: |settings, value| {
             let range = limits::SEGMENT_BYTES_FLOOR..=limits::SEGMENT_BYTES_MAX;
             settings.segment_bytes = bytes(value, &range)?;
@@ -149,12 +237,10 @@ pub const SETTINGS: [SettingInfo; 4] = [
         name: "segment.ms",
         kind: "a duration of at least 1s such as 90s, 12h, 7d, or milliseconds, or `none`",
         default: "none",
-        description: "The age at which a segment file is sealed, once something is appended.",
+        description: "The age at which a segment file that has records is sealed and the next one \
+                      begun. Where it is not set it follows from retention.ms.",
         set: |settings, value| {
-            settings.segment_age = match value {
-                "none" => None,
-                _ => Some(duration(value).filter(|age| *age >= Duration::from_secs(1))?),
-            };
+            settings.segment_age = age(value)?;
             Some(())
         },
     },
@@ -167,6 +253,8 @@ impl Default for TopicSettings {
             batch_bytes_max: limits::BATCH_BYTES_DEFAULT,
             segment_bytes: limits::SEGMENT_BYTES_MAX,
             segment_age: None,
+            cleanup: Cleanup::Delete,
+            retention: Retention::default(),
         }
     }
 }
@@ -185,12 +273,56 @@ impl TopicSettings {
                 if value.len() > TEXT_BYTES_MAX { None } else { (info.set)(&mut settings, value) };
             set.ok_or_else(|| SettingError::Value { name, kind, value: shown(value) })?;
         }
-        let batch_bytes = u64::from(settings.batch_bytes_max);
-        let segment_bytes = settings.segment_bytes;
+        settings.derive(overrides);
+        settings.check_together()?;
+        Ok(settings)
+    }
+
+    /// Sizes segments by what is to be done with them, where the topic does not say.
+    fn derive(&mut self, overrides: &BTreeMap<String, String>) {
+        if !overrides.contains_key("segment.bytes") {
+            if self.cleanup != Cleanup::Delete {
+                self.segment_bytes = limits::COMPACTED_SEGMENT_BYTES;
+            }
+            if let Some(bytes) = self.retention.bytes {
+                self.segment_bytes = self.segment_bytes.min(bytes / limits::RETAINED_SEGMENTS);
+            }
+            let least = limits::SEGMENT_BYTES_FLOOR.max(self.batch_bytes_max.into());
+            self.segment_bytes = self.segment_bytes.max(least);
+        }
+        if !overrides.contains_key("segment.ms")
+            && let Some(age) = self.retention.age
+        {
+            let part = age / limits::RETAINED_SEGMENTS as u32;
+            self.segment_age = Some(part.max(Duration::from_secs(1)));
+        }
+    }
+
+    /// Checks that no setting contradicts another one.
+    fn check_together(&self) -> Result<(), SettingError> {
+        let batch_bytes = u64::from(self.batch_bytes_max);
+        let segment_bytes = self.segment_bytes;
         if batch_bytes > segment_bytes {
             return Err(SettingError::BatchExceedsSegment { batch_bytes, segment_bytes });
         }
-        Ok(settings)
+        let Retention { age, bytes } = self.retention;
+        if self.cleanup == Cleanup::Compact && (age.is_some() || bytes.is_some()) {
+            let name = if age.is_some() { "retention.ms" } else { "retention.bytes" };
+            return Err(SettingError::RetentionOfCompacted { name });
+        }
+        // One batch may be more than what is to be kept.
+        let most = |bytes: u64| bytes.max(batch_bytes);
+        if let Some(retention_bytes) = bytes.filter(|bytes| most(*bytes) < segment_bytes) {
+            return Err(SettingError::SegmentExceedsRetention { segment_bytes, retention_bytes });
+        }
+        match (self.segment_age, age) {
+            (Some(segment), Some(retention)) if retention < segment => {
+                let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                let (segment_ms, retention_ms) = (millis(segment), millis(retention));
+                Err(SettingError::SegmentOutlivesRetention { segment_ms, retention_ms })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that a batch fits into a request.
@@ -208,9 +340,15 @@ impl TopicSettings {
 
     /// Every setting with its value, given what the topic sets itself.
     pub fn values(overrides: &BTreeMap<String, String>) -> Vec<SettingValue> {
+        let settings = Self::parse(overrides).unwrap_or_default();
         let value = |info: &SettingInfo| {
             let own = overrides.get(info.name);
-            let value = own.map_or(info.default, String::as_str).to_owned();
+            let value = match (own, info.name) {
+                (Some(own), _) => own.clone(),
+                (None, "segment.bytes") => bytes_text(settings.segment_bytes),
+                (None, "segment.ms") => settings.segment_age.map_or("none".into(), age_text),
+                (None, _) => info.default.to_owned(),
+            };
             SettingValue { name: info.name, value, is_default: own.is_none() }
         };
         SETTINGS.iter().map(value).collect()
@@ -247,6 +385,30 @@ fn names() -> String {
 fn bytes(value: &str, range: &std::ops::RangeInclusive<u64>) -> Option<u64> {
     let bytes = value.parse::<ByteSize>().ok()?.as_u64();
     range.contains(&bytes).then_some(bytes)
+}
+
+/// Bytes, in the largest unit of which they are a number.
+fn bytes_text(bytes: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let unit = units.into_iter().find(|(unit, _)| bytes.is_multiple_of(*unit));
+    unit.map_or(bytes.to_string(), |(unit, name)| format!("{}{name}", bytes / unit))
+}
+
+/// An age, in the largest unit of which it is a number.
+fn age_text(age: Duration) -> String {
+    let millis = age.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
+    let unit = units.into_iter().find(|(unit, _)| millis.is_multiple_of(*unit));
+    unit.map_or(String::new(), |(unit, name)| format!("{}{name}", millis / unit))
+}
+
+/// An age of at least a second, or none.
+#[expect(clippy::option_option, reason = "it is none, or no age at all")]
+fn age(value: &str) -> Option<Option<Duration>> {
+    match value {
+        "none" => Some(None),
+        _ => Some(Some(duration(value).filter(|age| *age >= Duration::from_secs(1))?)),
+    }
 }
 
 fn duration(value: &str) -> Option<Duration> {

@@ -257,18 +257,18 @@ impl ConsumeSession {
         mut position: Position,
         resume: bool,
     ) -> Result<(), Gone> {
-        let log_start = active.partition.log_start();
-        if let Position::Offset(from) = position
-            && resume
-            && from < log_start
-        {
-            let gap = Gap { from, to: log_start, reason: GapReason::Retention };
-            self.say(ConsumeEvent::Gap { subscription, gap }).await?;
-            position = Position::Earliest;
-        }
-        let found = match find(&active.partition, position).await {
-            Ok(found) => found,
-            Err(error) => return self.fail(subscription, error.into()).await,
+        let found = loop {
+            let found = find(&active.partition, position).await;
+            let log_start = active.partition.log_start();
+            match (found, position) {
+                (Ok(found), _) => break found,
+                (Err(_), Position::Offset(from)) if resume && from < log_start => {
+                    let gap = Gap { from, to: log_start, reason: GapReason::Retention };
+                    self.say(ConsumeEvent::Gap { subscription, gap }).await?;
+                    position = Position::Earliest;
+                }
+                (Err(error), _) => return self.fail(subscription, error.into()).await,
+            }
         };
         active.next = found.offset;
         active.turn = Turn::None;
@@ -303,10 +303,7 @@ impl ConsumeSession {
         }
         let (partition, from) = (Arc::clone(&active.partition), active.next);
         if from < partition.log_start() {
-            let (to, reason) = (partition.log_start(), GapReason::Retention);
-            active.next = to;
-            self.wake(subscription);
-            return Some(ConsumeEvent::Gap { subscription, gap: Gap { from, to, reason } });
+            return Some(self.skip_deleted(subscription, from, partition.log_start()));
         }
         let credit = usize::try_from(self.credit_bytes).unwrap_or(0);
         let bytes_max = self.shared.read_memory.share(DELIVERY_BYTES_MAX).min(credit);
@@ -333,11 +330,25 @@ impl ConsumeSession {
                 self.idle.push(Box::pin(async move { end_moves.await.map(|()| subscription) }));
                 None
             }
+            // It was deleted while it was read.
+            Err(_) if from < partition.log_start() => {
+                Some(self.skip_deleted(subscription, from, partition.log_start()))
+            }
             Err(error) => {
                 self.forget(subscription);
                 Some(ConsumeEvent::Failed { subscription, error: error.into() })
             }
         }
+    }
+
+    /// Goes on where the log begins now.
+    fn skip_deleted(&mut self, subscription: u64, from: Offset, to: Offset) -> ConsumeEvent {
+        if let Some(active) = self.active.get_mut(&subscription) {
+            active.next = to;
+        }
+        self.wake(subscription);
+        let gap = Gap { from, to, reason: GapReason::Retention };
+        ConsumeEvent::Gap { subscription, gap }
     }
 
     async fn beat(&mut self) -> Result<(), Gone> {

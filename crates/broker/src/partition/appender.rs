@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use taffrail_log::{Append, AppendError, Appended, Known, NewBatch};
+use taffrail_log::{Append, AppendError, Appended, Known, Log, NewBatch};
 use taffrail_model::{Offset, limits};
 
 use super::committer::{Settled, Waiting};
@@ -213,16 +213,19 @@ impl Partition {
 
     /// Begins the next segment, if a writer has found that it must; called by a committer thread. If
     /// that fails, the writer, whose turn comes next, refuses what should have gone there.
-    pub(super) fn roll_if_due(&self, open: &OpenLog) {
+    pub(super) fn roll_if_due(self: &Arc<Self>, open: &OpenLog) {
         if !self.must_roll.swap(false, Ordering::AcqRel) {
             return;
         }
-        if let Some(log) = open.lock().as_mut()
-            && let Err(error) = log.roll()
-        {
-            let (topic, partition) = (&self.topic, self.index);
-            tracing::warn!(%topic, %partition, %error, "the next segment could not be begun");
-            self.roll_failure.store(Some(Arc::new(append_error(&error))));
+        match open.lock().as_mut().map(Log::roll) {
+            Some(Err(error)) => {
+                let (topic, partition) = (&self.topic, self.index);
+                tracing::warn!(%topic, %partition, %error, "the next segment could not be begun");
+                self.roll_failure.store(Some(Arc::new(append_error(&error))));
+            }
+            // There is one more now.
+            Some(Ok(())) => self.schedule_upkeep(),
+            None => {}
         }
     }
 

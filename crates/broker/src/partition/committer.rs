@@ -129,7 +129,7 @@ impl Partition {
         self.schedule_append();
     }
 
-    fn sync(&self, open: &Arc<OpenLog>) {
+    fn sync(self: &Arc<Self>, open: &Arc<OpenLog>) {
         let was_poisoned = open.syncer.is_poisoned();
         let stopwatch = Stopwatch::start();
         let result = open.syncer.sync();

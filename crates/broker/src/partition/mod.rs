@@ -13,6 +13,7 @@
 mod appender;
 mod committer;
 mod fetcher;
+mod keeper;
 mod threads;
 
 use std::ops::Range;
@@ -29,6 +30,7 @@ use crate::produce::ProduceError;
 
 pub(crate) use appender::{AppendRequest, Order};
 pub(crate) use fetcher::PartitionReadError;
+pub use keeper::DeleteRecordsError;
 pub(crate) use threads::{LogThreads, ThreadsConfig};
 
 /// A partition. It is there from the moment its topic is known; its log may still be opening.
@@ -48,6 +50,8 @@ pub(crate) struct Partition {
     /// Whether a lazy sync is on its way.
     lazy_sync: AtomicBool,
     deleted: AtomicBool,
+    /// Whether somebody is going to look whether there is something to keep in order.
+    upkeep_is_due: AtomicBool,
     watermark: watch::Sender<Offset>,
     threads: Arc<LogThreads>,
 }
@@ -68,6 +72,8 @@ struct OpenLog {
     /// Locked by the writer thread that has the partition, and by whoever rolls, configures or closes
     /// the log. Nothing is in it once the log was closed, or let go of.
     log: Mutex<Option<Log>>,
+    /// Held by whoever takes segments of the log away, and by whoever lets go of it; before `log`.
+    keeping: Mutex<()>,
     reader: LogReader,
     syncer: LogSyncer,
     leader_epoch: u32,
@@ -150,6 +156,7 @@ impl Partition {
             roll_failure: ArcSwapOption::empty(),
             lazy_sync: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
+            upkeep_is_due: AtomicBool::new(false),
             watermark: watch::Sender::new(Offset::ZERO),
             threads,
         }
@@ -173,6 +180,7 @@ impl Partition {
         }
         // Whoever waits for more looks at what there is now.
         self.watermark.send_modify(|_| {});
+        self.schedule_upkeep();
     }
 
     fn begin(&self, log: Log) {
@@ -183,6 +191,7 @@ impl Partition {
             leader_epoch: log.leader_epoch().get(),
             read_only: log.read_only().map(str::to_owned),
             log: Mutex::new(Some(log)),
+            keeping: Mutex::new(()),
         });
         // Nobody appends before it is kept as the settings say: they may have changed meanwhile.
         let mut log = open.lock();
@@ -208,6 +217,7 @@ impl Partition {
                 Arc::ptr_eq(&before, &now)
             }
             LogState::Open(open) => {
+                let _one = open.keeping();
                 // Held until all has its answer. Nothing is synced: nothing more would be believed.
                 let mut log = open.lock();
                 let Some(cause) = log.as_ref().and_then(|log| log.read_only().map(str::to_owned))
@@ -264,7 +274,7 @@ impl Partition {
 
     /// Keeps the log as the topic's settings say, from now on. Called on a log thread: where
     /// committed means on disk from now on, all that is written is synced.
-    pub(crate) fn configure(&self, settings: TopicSettings) {
+    pub(crate) fn configure(self: &Arc<Self>, settings: TopicSettings) {
         if self.open_log().is_none() {
             self.settings.store(Arc::new(settings));
         }
@@ -278,6 +288,7 @@ impl Partition {
         {
             tracing::error!(topic = %self.topic, partition = %self.index, %error, "not synced");
         }
+        self.schedule_upkeep();
     }
 
     /// Keeps a log as the settings say. They change while nobody appends, so that all that is
@@ -340,6 +351,7 @@ impl Partition {
 
     fn end(&self, refusal: &ProduceError, cause: &str) {
         let Some(open) = self.open_log() else { return };
+        let _one = open.keeping();
         // Held until all has its answer, in order. A writer that comes meanwhile waits for one sync.
         let mut place = open.lock();
         let Some(log) = place.take() else { return };
@@ -367,19 +379,6 @@ impl Partition {
     /// Whether its topic was deleted.
     pub(crate) fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
-    }
-
-    /// Deletes the segments whose records all lie before an offset.
-    pub(crate) async fn delete_before(self: &Arc<Self>, before: Offset) {
-        let partition = Arc::clone(self);
-        let delete = move || {
-            let open = partition.open_log()?;
-            open.lock().as_mut().map(|log| log.delete_before(before))
-        };
-        if let Some(Some(Err(error))) = self.threads.on_admin_thread(delete).await {
-            let (topic, index) = (&self.topic, self.index);
-            tracing::warn!(%topic, partition = %index, %error, "what nobody needs any more was not deleted");
-        }
     }
 
     /// Waits until what is being written is written.

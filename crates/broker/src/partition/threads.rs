@@ -1,16 +1,18 @@
 //! The threads that do the log's I/O: a few writers, committers and readers for all partitions.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use taffrail_model::limits;
+use taffrail_model::{Timestamp, limits};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::Partition;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::crew::Crew;
 use crate::metrics::Metrics;
+use crate::upkeep::{Agenda, Leaps, Verdict};
 use crate::work::WorkQueue;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -22,6 +24,8 @@ pub(crate) struct ThreadsConfig {
     pub(crate) committers: usize,
     pub(crate) readers: usize,
     pub(crate) tail_bytes: u64,
+    /// When the clock was last seen before this start, if that is known.
+    pub(crate) last_seen: Option<Timestamp>,
     pub(crate) crew: Crew,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
@@ -38,6 +42,10 @@ pub(crate) struct LogThreads {
     openers: WorkQueue<Job>,
     /// Creates, configures and removes logs.
     admins: WorkQueue<Job>,
+    /// Partitions that may have something to keep in order.
+    pub(super) keepers: WorkQueue<Arc<Partition>>,
+    pub(super) agenda: Agenda,
+    leaps: Mutex<Leaps>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     tail_bytes: u64,
@@ -46,6 +54,7 @@ pub(crate) struct LogThreads {
 
 impl LogThreads {
     pub(crate) fn start(config: ThreadsConfig) -> io::Result<Arc<Self>> {
+        let leaps = Leaps::since(config.last_seen, config.clock.now(), clock::instant());
         let threads = Arc::new(Self {
             writers: WorkQueue::new(),
             committers: WorkQueue::new(),
@@ -53,6 +62,9 @@ impl LogThreads {
             readers: WorkQueue::new(),
             openers: WorkQueue::new(),
             admins: WorkQueue::new(),
+            keepers: WorkQueue::new(),
+            agenda: Agenda::default(),
+            leaps: Mutex::new(leaps),
             clock: config.clock,
             metrics: config.metrics,
             tail_bytes: config.tail_bytes,
@@ -76,6 +88,9 @@ impl LogThreads {
         threads.readers.start(&crew, "log-reader", config.readers, |job: Job| job())?;
         threads.openers.start(&crew, "log-opener", config.readers, |job: Job| job())?;
         threads.admins.start(&crew, "log-admin", 1, |job: Job| job())?;
+        threads
+            .keepers
+            .start(&crew, "log-keeper", 1, |partition: Arc<Partition>| partition.keep())?;
         Ok(threads)
     }
 
@@ -120,12 +135,48 @@ impl LogThreads {
         self.tail_bytes_max.load(Ordering::Relaxed)
     }
 
+    /// Lets those partitions be kept in order that have said that it is time.
+    pub(crate) fn wake_due(&self) {
+        for partition in self.agenda.take_due(clock::instant()) {
+            partition.schedule_upkeep();
+        }
+    }
+
+    /// Whether the time of day is not to be believed by whoever deletes what is old, and until when.
+    pub(super) fn doubt(&self, now: Timestamp, instant: Instant) -> Option<Instant> {
+        let verdict = {
+            let mut leaps = self.leaps.lock().unwrap_or_else(PoisonError::into_inner);
+            leaps.judge(now, instant)
+        };
+        let until = match verdict {
+            Verdict::Leapt { ahead, until } => {
+                let (ahead, pause) = (ahead.as_secs(), limits::CLOCK_DOUBT.as_secs());
+                tracing::warn!(
+                    ahead,
+                    pause,
+                    "the clock is so many seconds ahead of where it was: nothing is deleted for its age before the pause is over; if the clock is wrong, set it back before that"
+                );
+                Some(until)
+            }
+            Verdict::Doubtful { until } => Some(until),
+            Verdict::SetBack => {
+                tracing::info!("the clock was set back: what is old is deleted again");
+                None
+            }
+            Verdict::Sound => None,
+        };
+        self.metrics.retention_paused.store(until.is_some().into(), Ordering::Relaxed);
+        until
+    }
+
     /// Lets all threads end once their queues are empty, and waits for them. What comes later is
     /// refused by its partition.
     pub(crate) fn stop(&self) {
         self.openers.drain();
         self.openers.stop();
         self.admins.stop();
+        self.keepers.drain();
+        self.keepers.stop();
         self.lazy.stop();
         self.writers.stop();
         self.committers.stop();

@@ -1,4 +1,4 @@
-//! `taffrail topic`: create, list, describe, alter, reopen, delete.
+//! `taffrail topic`: create, list, describe, alter, reopen, delete, and what is in it.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use taffrail_client::proto::{OffsetRange, Partition, PartitionStatus, Setting, Topic};
-use taffrail_client::{PartitionIndex, TopicName};
+use taffrail_client::{Offset, PartitionIndex, TopicName};
 
 use crate::context::Context;
 use crate::figures;
@@ -66,12 +66,44 @@ pub(crate) enum Command {
         #[arg(long, value_name = "P")]
         partition: u32,
     },
+    /// Delete the oldest records of a partition, for good
+    DeleteRecords {
+        /// The topic's name
+        #[arg(value_parser = TopicName::parse)]
+        name: TopicName,
+        /// The partition's number
+        #[arg(long, value_name = "P")]
+        partition: u32,
+        /// The offset of the first record that stays, or `latest` to delete all that there are
+        #[arg(long, value_name = "OFFSET", value_parser = before)]
+        before: Before,
+    },
     /// Delete a topic and its records, for good
     Delete {
         /// Its name
         #[arg(value_parser = TopicName::parse)]
         name: TopicName,
     },
+}
+
+/// The first record that stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// The one with this offset.
+    Offset(Offset),
+    /// The next one that is appended.
+    Latest,
+}
+
+/// Reads an offset, or `latest`.
+fn before(text: &str) -> Result<Before, String> {
+    match text {
+        "latest" => Ok(Before::Latest),
+        _ => text
+            .parse()
+            .map(|offset| Before::Offset(Offset::new(offset)))
+            .map_err(|_| format!("{text:?} is neither an offset nor `latest`")),
+    }
 }
 
 /// Reads `K=V`.
@@ -141,6 +173,21 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
                 "{name}/{partition} is not online: see what its problem says, then retry"
             );
         }
+        Command::DeleteRecords { name, partition, before } => {
+            let before = match before {
+                Before::Offset(offset) => Some(offset),
+                Before::Latest => None,
+            };
+            let index = PartitionIndex::new(partition);
+            let deleted = admin.delete_records(name.as_str(), index, before).await;
+            let deleted =
+                deleted.with_context(|| format!("cannot delete records of {name}/{partition}"))?;
+            let text = || {
+                let Partition { log_start, high_watermark, .. } = deleted;
+                format!("{name}/{partition} has offsets {log_start} to {high_watermark} now")
+            };
+            output.result(text, || partition_json(&deleted))?;
+        }
         Command::Delete { name } => {
             let deleted = admin.delete_topic(name.as_str()).await;
             deleted.with_context(|| format!("cannot delete the topic {name}"))?;
@@ -161,11 +208,6 @@ fn partition_count(topic: &Topic) -> String {
     }
 }
 
-fn moment(millis: i64) -> String {
-    jiff::Timestamp::from_millisecond(millis)
-        .map_or(millis.to_string(), |moment| moment.to_string())
-}
-
 fn list_text(topics: &[Topic]) -> String {
     let row = |topic: &Topic| {
         let own: Vec<String> = topic
@@ -175,7 +217,7 @@ fn list_text(topics: &[Topic]) -> String {
             .map(|setting| format!("{}={}", setting.name, setting.value))
             .collect();
         let partitions = figures::count(topic.partitions.into());
-        vec![topic.name.clone(), partitions, moment(topic.created_ms), own.join(" ")]
+        vec![topic.name.clone(), partitions, figures::moment(topic.created_ms), own.join(" ")]
     };
     if topics.is_empty() {
         return String::new();
@@ -204,7 +246,7 @@ fn describe_text(topic: &Topic, partitions: &[Partition]) -> String {
         "{}  id {}  created {}\n\n{}\n\n{partitions}",
         topic.name,
         topic.id,
-        moment(topic.created_ms),
+        figures::moment(topic.created_ms),
         settings_text(&topic.settings),
     )
 }
@@ -246,7 +288,7 @@ fn topic_json(topic: &Topic) -> Value {
         "name": topic.name,
         "id": topic.id,
         "partitions": topic.partitions,
-        "created": moment(topic.created_ms),
+        "created": figures::moment(topic.created_ms),
         "settings": topic.settings.iter().map(setting).collect::<serde_json::Map<_, _>>(),
     })
 }

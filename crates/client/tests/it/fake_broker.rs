@@ -427,6 +427,13 @@ impl AdminService for FakeBroker {
         Err(absent())
     }
 
+    async fn delete_records(
+        &self,
+        _: Request<v1::DeleteRecordsRequest>,
+    ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
+        Err(absent())
+    }
+
     async fn reopen_partition(
         &self,
         _: Request<v1::ReopenPartitionRequest>,

@@ -257,6 +257,7 @@ impl Directory {
             self.crowd.clone(),
             segments,
             progress,
+            false,
         ));
         Ok(Log::new(shared, config, LogState { append_time: now, ..LogState::default() }))
     }
@@ -305,7 +306,7 @@ impl Directory {
             recover(&self.vfs, &self.cache, &self.points, &path, id, producer_ids_end, note_loss)
                 .map_err(|error| self.explain_missing(id, error))?;
         let Recovery { segments, label, start, end, epoch, .. } = recovery;
-        let Recovery { state, may_have_lost, report, .. } = recovery;
+        let Recovery { state, may_have_lost, has_leftovers, report, .. } = recovery;
         let epoch = self
             .points
             .opened(id, epoch, start, end, may_have_lost)
@@ -321,8 +322,19 @@ impl Directory {
             self.crowd.clone(),
             segments,
             Progress::at(start, end),
+            has_leftovers,
         ));
         Ok(Opened { log: Log::new(shared, config, state), report })
+    }
+
+    /// When the broker was last seen before this opening, to within an hour, if that is known.
+    pub fn last_seen(&self) -> Option<Timestamp> {
+        self.points.last_seen()
+    }
+
+    /// Takes note of the time of day, for [`Self::last_seen`] of the next opening.
+    pub fn tell_time(&self, now: Timestamp) {
+        self.points.tell_time(now);
     }
 
     /// Deletes a log and everything in it. May be called again after it was interrupted.

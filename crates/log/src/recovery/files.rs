@@ -73,7 +73,7 @@ pub(super) fn find_files(
     vfs: &dyn Vfs,
     directory: &Path,
     id: LogId,
-    &Point { recovery_point, log_start, .. }: &Point,
+    &Point { recovery_point, first_segment, .. }: &Point,
     before_cut: impl Fn(Offset) -> io::Result<()>,
     report: &mut RecoveryReport,
 ) -> Result<Files, OpenError> {
@@ -86,7 +86,7 @@ pub(super) fn find_files(
     };
     let mut bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
     // What a deletion has left is no part of the log.
-    bases.drain(..count_left(&bases, log_start));
+    bases.drain(..count_left(&bases, first_segment));
     let mut files = Files { sound: Vec::with_capacity(bases.len()), unreadable: Vec::new() };
     let mut first_unreadable = None;
     for (index, base) in bases.iter().enumerate() {

@@ -123,6 +123,8 @@ pub(crate) struct Recovery {
     pub(crate) state: LogState,
     /// Whether offsets at the end may have been given out and are not skipped yet.
     pub(crate) may_have_lost: bool,
+    /// Whether a deletion may have left files of segments that the log does not have any more.
+    pub(crate) has_leftovers: bool,
     pub(crate) report: RecoveryReport,
 }
 
@@ -142,7 +144,7 @@ pub(crate) fn recover(
     let known = point.unwrap_or_default();
     // Whoever cuts, and is ended before it is seen that something was cut, leaves word before.
     let before_cut = |end: Offset| if end < known.reserved_end { note_loss() } else { Ok(()) };
-    let has_leftovers = finish_deletion(vfs.as_ref(), points, path, known.log_start);
+    let has_leftovers = finish_deletion(vfs.as_ref(), points, path, known.first_segment);
     let mut files = find_files(vfs.as_ref(), path, id, &known, before_cut, &mut report)?;
     let (first, told_from) = (files.first(), files.told_from());
     let Some(last) = files.sound.pop() else {
@@ -184,7 +186,7 @@ pub(crate) fn recover(
         read_only = Some(ReadOnly::because(cause));
     }
     let label = last.header.label.clone();
-    let written = Written { position, end };
+    let written = Written { position, end, append_time };
     let mut active = last.activate(index, written);
     let lost_something = was_torn || !report.moved_aside.is_empty() || !report.damage.is_empty();
     let is_certain = report.was_clean || !known.may_have_lost && !lost_something;
@@ -214,13 +216,8 @@ pub(crate) fn recover(
         end,
         epoch,
         may_have_lost: must_skip && read_only.is_some(),
-        state: LogState {
-            append_time,
-            read_only,
-            producers: remembered.producers,
-            checkpoints,
-            has_leftovers,
-        },
+        state: LogState { append_time, read_only, producers: remembered.producers, checkpoints },
+        has_leftovers,
         report,
     })
 }

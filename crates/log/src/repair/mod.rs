@@ -238,8 +238,8 @@ impl Repair {
     }
 
     fn sources(&self, log: LogId) -> Result<Vec<Source>, RepairError> {
-        let log_start = self.points.get(&log).map_or(Offset::ZERO, |point| point.log_start);
-        read_sources(self.vfs.as_ref(), &self.places(log).log, log, log_start)
+        let point = self.points.get(&log).copied().unwrap_or_default();
+        read_sources(self.vfs.as_ref(), &self.places(log).log, log, point.first_segment)
     }
 
     fn places(&self, log: LogId) -> Places {

@@ -61,7 +61,7 @@ pub(super) fn read_sources(
     vfs: &dyn Vfs,
     directory: &Path,
     id: LogId,
-    log_start: Offset,
+    first_segment: Offset,
 ) -> Result<Vec<Source>, RepairError> {
     let entries = match vfs.list(directory) {
         Ok(entries) => entries,
@@ -70,7 +70,7 @@ pub(super) fn read_sources(
     };
     let mut bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
     bases.sort_unstable();
-    bases.drain(..count_left(&bases, log_start));
+    bases.drain(..count_left(&bases, first_segment));
     bases.into_iter().map(|base| read_source(vfs, directory, id, base)).collect()
 }
 

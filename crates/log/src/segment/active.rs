@@ -42,6 +42,8 @@ pub(crate) struct Written {
     pub(crate) position: u64,
     /// The offset it will have.
     pub(crate) end: Offset,
+    /// When the last one was appended; if there is none, when the segment was made.
+    pub(crate) append_time: Timestamp,
 }
 
 /// Batches that were written in one go.
@@ -83,7 +85,8 @@ impl ActiveSegment {
             state.index.note(position, header);
             position += header.total_bytes() as u64;
         }
-        state.written = Written { position, end: group.end_offset };
+        let append_time = headers.last().map_or(state.written.append_time, |it| it.append_time);
+        state.written = Written { position, end: group.end_offset, append_time };
         state.tail_bytes += group.bytes.len();
         state.tail.push_back(group);
         state.limit_tail(tail_bytes_max);
@@ -136,7 +139,7 @@ impl ActiveSegment {
     /// The same segment as one that no longer changes. Everything in it must be synced.
     pub(crate) fn seal(&self, vfs: Arc<dyn Vfs>, cache: Arc<SegmentCache>) -> SealedSegment {
         let state = self.state();
-        SealedSegment::new(
+        let sealed = SealedSegment::new(
             self.header.clone(),
             self.header_bytes,
             self.path.clone(),
@@ -144,7 +147,9 @@ impl ActiveSegment {
             state.written.end,
             vfs,
             cache,
-        )
+        );
+        sealed.note_last_append(state.written.append_time);
+        sealed
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

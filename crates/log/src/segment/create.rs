@@ -32,7 +32,8 @@ pub(crate) fn create_segment(
     write_full(file.as_ref(), 0, &bytes).map_err(|(_, error)| error)?;
     file.sync_data()?;
     vfs.rename(&beside, &path)?;
-    let written = Written { position: bytes.len() as u64, end: header.base_offset };
+    let (end, append_time) = (header.base_offset, header.created);
+    let written = Written { position: bytes.len() as u64, end, append_time };
     Ok(ActiveSegment::new(header, bytes.len() as u64, path, file, Index::default(), written))
 }
 

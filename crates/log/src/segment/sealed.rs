@@ -28,6 +28,8 @@ pub(crate) struct SealedSegment {
     pub(crate) end_offset: Offset,
     /// Kept, unlike the index that says it: looking for a time asks all segments.
     max_timestamp: OnceLock<Timestamp>,
+    /// When its last batch was appended, once somebody wanted to know.
+    last_append: OnceLock<Timestamp>,
     vfs: Arc<dyn Vfs>,
     cache: Arc<SegmentCache>,
 }
@@ -42,8 +44,27 @@ impl SealedSegment {
         vfs: Arc<dyn Vfs>,
         cache: Arc<SegmentCache>,
     ) -> Self {
-        let max_timestamp = OnceLock::new();
-        Self { header, header_bytes, path, length, end_offset, max_timestamp, vfs, cache }
+        Self {
+            header,
+            header_bytes,
+            path,
+            length,
+            end_offset,
+            max_timestamp: OnceLock::new(),
+            last_append: OnceLock::new(),
+            vfs,
+            cache,
+        }
+    }
+
+    /// When its last batch was appended, if that is known.
+    pub(crate) fn known_last_append(&self) -> Option<Timestamp> {
+        self.last_append.get().copied()
+    }
+
+    /// Takes note of when its last batch was appended.
+    pub(crate) fn note_last_append(&self, append_time: Timestamp) {
+        let _ = self.last_append.set(append_time);
     }
 
     /// What is known of it. Its index comes from memory, from the file beside it, or is rebuilt from

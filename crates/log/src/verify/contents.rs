@@ -74,6 +74,8 @@ pub struct PointsContents {
     pub generation: u64,
     /// The start of the machine in which it was written.
     pub boot_id: [u8; 16],
+    /// When the broker was last seen, to within an hour; 1970 if it never told the time.
+    pub last_seen: Timestamp,
     /// What is known of each log, ascending.
     pub entries: Vec<(LogId, Point)>,
 }
@@ -135,7 +137,7 @@ impl From<Checkpoint> for CheckpointContents {
 }
 
 impl From<points::Copy> for PointsContents {
-    fn from(points::Copy { generation, boot_id, entries }: points::Copy) -> Self {
-        Self { generation, boot_id, entries: entries.into_iter().collect() }
+    fn from(points::Copy { generation, boot_id, last_seen, entries }: points::Copy) -> Self {
+        Self { generation, boot_id, last_seen, entries: entries.into_iter().collect() }
     }
 }

@@ -52,8 +52,8 @@ pub(super) fn inspect_log(
     bases.sort_unstable();
     let id = name.or_else(|| stated_id(vfs, path, &bases));
     let mut point = id.and_then(|id| points.point(id));
-    let start = |point: Option<Point>| point.map_or(Offset::ZERO, |point| point.log_start);
-    bases.drain(..count_left(&bases, start(point)));
+    let kept_from = |point: Option<Point>| point.unwrap_or_default().first_segment;
+    bases.drain(..count_left(&bases, kept_from(point)));
     let segments = bases.iter().enumerate().map(|(index, base)| {
         let path = &segment_path(path, *base);
         let is_active = index + 1 == bases.len();
@@ -64,13 +64,15 @@ pub(super) fn inspect_log(
     if let (Usage::InUse { .. }, Some(id), Some(point)) = (usage, id, &mut point) {
         // Segments may have been deleted since the points were read.
         let now = around_log(vfs, path).0.point(id);
-        point.log_start = now.map_or(point.log_start, |now| now.log_start);
+        if let Some(now) = now {
+            (point.log_start, point.first_segment) = (now.log_start, now.first_segment);
+        }
     }
-    segments.drain(..count_left(&bases, start(point)));
+    segments.drain(..count_left(&bases, kept_from(point)));
     let mut inspection = Inspection::new(path, id, usage);
     inspection.log.point = point;
     let first = segments.first().map(|segment| segment.report.base_offset);
-    inspection.sort_others(&entries, first.filter(|first| *first <= start(point)));
+    inspection.sort_others(&entries, first.filter(|first| *first <= kept_from(point)));
     let (checkpoints, findings) = inspect_checkpoints(vfs, path, id);
     inspection.log.checkpoints = checkpoints;
     inspection.log.findings.extend(findings);

@@ -9,8 +9,8 @@ use taffrail_log::{Directory, DirectoryError, DirectoryOptions, Log, OpenError, 
 use taffrail_model::{LeaderEpoch, Offset};
 
 use crate::given::{
-    AppendAll, Given, LABEL, NO_PRODUCERS, NOW, Numbers, batch, config, log_id, root, seeds,
-    try_open,
+    AppendAll, DeleteAll, Given, LABEL, NO_PRODUCERS, NOW, Numbers, batch, config, log_id, root,
+    seeds, try_open,
 };
 use crate::model::Model;
 

@@ -15,8 +15,8 @@ use taffrail_log::{
 use taffrail_model::{Offset, ProducerEpoch, ProducerId, ProducerStamp, Sequence, Timestamp};
 
 use crate::given::{
-    AppendAll, Given, NO_PRODUCERS, NOW, batch, config, has_ending, log_id, log_path, root,
-    segment, settled, try_open, wreck,
+    AppendAll, DeleteAll, Given, NO_PRODUCERS, NOW, batch, config, has_ending, log_id, log_path,
+    root, segment, settled, try_open, wreck,
 };
 use crate::model::Model;
 use crate::repair::{accept_loss, hold, read_through};
@@ -95,6 +95,33 @@ fn whole_segments_below_the_offset_go_and_never_the_active_one() {
         check_reads(&reader, &model);
         assert_eq!(findings(&given.memory), [], "{before}");
         append(&mut given.log, &mut model, [batch(90, 3)]);
+        let (given, report) = Given::open(&given.kill(), 1 << 20);
+        assert!(is_sound(&report), "{report:?}");
+        check_reads(&given.log.reader(), &model);
+        let (given, report) = Given::open(&given.close().crash(before), 1 << 20);
+        assert!(is_sound(&report), "{report:?}");
+        check_reads(&given.log.reader(), &model);
+    }
+}
+
+#[test]
+fn records_below_the_offset_go_and_the_files_that_hold_no_others() {
+    for before in 0..=26 {
+        let (mut given, mut model) = given(4);
+        let reader = given.log.reader();
+        let deletion = given.log.delete_records_before(Offset::new(before)).expect("it is sound");
+        let deleted = deletion.finish().expect("nothing is wrong");
+        let start = before.min(24);
+        assert_eq!((deleted.start.get(), deleted.segments as u64), (start, start / 6), "{before}");
+        // Of the batch that holds the first record the others are still on disk.
+        model.begin_at(start);
+        check_reads(&reader, &model);
+        let expected: Vec<_> = (start / 6 * 6..=24.min(start + 18)).step_by(6).collect();
+        let kept: Vec<_> = expected.into_iter().filter(|base| *base < 24 || start == 24).collect();
+        assert_eq!(bases(&given.memory, "log"), kept, "{before}");
+        assert_eq!(findings(&given.memory), [], "{before}");
+        append(&mut given.log, &mut model, [batch(90, 3)]);
+        check_reads(&given.log.reader(), &model);
         let (given, report) = Given::open(&given.kill(), 1 << 20);
         assert!(is_sound(&report), "{report:?}");
         check_reads(&given.log.reader(), &model);

@@ -266,7 +266,7 @@ fn a_deleted_log_does_not_come_back() {
     let memory = given.kill();
     let points = memory.files().into_iter().find(|(path, _)| path.ends_with("recovery-points.a"));
     let (_, contents) = points.expect("they are there");
-    assert_eq!(contents.len(), 40, "no entry is left");
+    assert_eq!(contents.len(), 48, "no entry is left");
 }
 
 #[test]

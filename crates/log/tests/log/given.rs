@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use taffrail_log::vfs::{Memory, Vfs};
 use taffrail_log::{
-    AppendError, Appended, Directory, DirectoryError, DirectoryOptions, Log, LogConfig, NewBatch,
-    OpenError, Opened,
+    AppendError, Appended, DeleteError, Deleted, Directory, DirectoryError, DirectoryOptions, Log,
+    LogConfig, NewBatch, OpenError, Opened,
 };
 use taffrail_model::batch::{
     BatchKind, HEADER_BYTES, RecordFields, RecordSetBuilder, records_crc, scan,
 };
-use taffrail_model::{LogId, ProducerId, Timestamp};
+use taffrail_model::{LogId, Offset, ProducerId, Timestamp};
 
 pub(crate) const LABEL: &str = "quakes/0";
 
@@ -98,6 +98,18 @@ impl Given {
     /// Ends as a broker does that is killed; the machine lives on.
     pub(crate) fn kill(self) -> Memory {
         self.memory
+    }
+}
+
+/// Deletes in one go.
+pub(crate) trait DeleteAll {
+    /// See [`Log::delete_segments_before`].
+    fn delete_before(&mut self, before: Offset) -> Result<Deleted, DeleteError>;
+}
+
+impl DeleteAll for Log {
+    fn delete_before(&mut self, before: Offset) -> Result<Deleted, DeleteError> {
+        self.delete_segments_before(before)?.finish()
     }
 }
 

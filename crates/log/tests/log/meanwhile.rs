@@ -11,7 +11,8 @@ use taffrail_log::{Directory, Log, ReadError, ReadRequest};
 use taffrail_model::Offset;
 
 use crate::given::{
-    AppendAll, NO_PRODUCERS, NOW, batch, config, log_id, log_path, root, segment, try_open,
+    AppendAll, DeleteAll, NO_PRODUCERS, NOW, batch, config, log_id, log_path, root, segment,
+    try_open,
 };
 
 type Act = Box<dyn FnOnce() + Send>;

@@ -10,7 +10,8 @@ use taffrail_model::{LeaderEpoch, Offset, Timestamp};
 
 use crate::arbitrary;
 use crate::given::{
-    AppendAll, NO_PRODUCERS, NOW, NewRecord, batch_of, cases, has_ending, log_id, try_open,
+    AppendAll, DeleteAll, NO_PRODUCERS, NOW, NewRecord, batch_of, cases, has_ending, log_id,
+    try_open,
 };
 use crate::model::Model;
 

@@ -6,8 +6,8 @@ use taffrail_model::batch::HEADER_BYTES;
 use taffrail_model::{Offset, Timestamp};
 
 use crate::given::{
-    AppendAll, Given, NOW, NewRecord, SEGMENT_HEADER_BYTES, batch, batch_of, bytes_on_disk, config,
-    segment, settled, wreck,
+    AppendAll, DeleteAll, Given, NOW, NewRecord, SEGMENT_HEADER_BYTES, batch, batch_of,
+    bytes_on_disk, config, segment, settled, wreck,
 };
 use crate::model::Model;
 use crate::repair::{accept_loss, flip};

@@ -3066,6 +3066,27 @@ pub struct ReopenPartitionResponse {
     #[prost(message, optional, tag = "1")]
     pub partition: ::core::option::Option<Partition>,
 }
+/// Records to delete.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteRecordsRequest {
+    /// The topic's name; not one of the broker's own.
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    /// The partition's number.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// The offset of the first record that stays; at most the high watermark, which also is the default.
+    /// Where the partition begins behind it already, nothing is deleted.
+    #[prost(uint64, optional, tag = "3")]
+    pub before: ::core::option::Option<u64>,
+}
+/// The records are gone.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeleteRecordsResponse {
+    /// The partition as it is now.
+    #[prost(message, optional, tag = "1")]
+    pub partition: ::core::option::Option<Partition>,
+}
 /// A topic to delete.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteTopicRequest {
@@ -3483,6 +3504,32 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("taffrail.v1.AdminService", "ReopenPartition"));
             self.inner.unary(req, path, codec).await
         }
+        /// Deletes the records of a partition before an offset, for good. On return that is durable: the
+        /// partition begins there. Consumers that run, resume, or have committed below are told of a Gap.
+        pub async fn delete_records(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteRecordsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteRecordsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.AdminService/DeleteRecords",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.AdminService", "DeleteRecords"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Deletes a topic and its records, for good.
         pub async fn delete_topic(
             &mut self,
@@ -3620,6 +3667,15 @@ pub mod admin_service_server {
             request: tonic::Request<super::ReopenPartitionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ReopenPartitionResponse>,
+            tonic::Status,
+        >;
+        /// Deletes the records of a partition before an offset, for good. On return that is durable: the
+        /// partition begins there. Consumers that run, resume, or have committed below are told of a Gap.
+        async fn delete_records(
+            &self,
+            request: tonic::Request<super::DeleteRecordsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteRecordsResponse>,
             tonic::Status,
         >;
         /// Deletes a topic and its records, for good.
@@ -3979,6 +4035,51 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReopenPartitionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.AdminService/DeleteRecords" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteRecordsSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::DeleteRecordsRequest>
+                    for DeleteRecordsSvc<T> {
+                        type Response = super::DeleteRecordsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteRecordsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::delete_records(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteRecordsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

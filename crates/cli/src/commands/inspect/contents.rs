@@ -5,6 +5,7 @@ use taffrail_log::verify::{CheckpointContents, Contents, IndexContents, PointsCo
 
 use super::json::point;
 use crate::context::Context;
+use crate::figures;
 use crate::output::table;
 
 pub(super) fn run(contents: &Contents, context: &Context) -> anyhow::Result<()> {
@@ -107,6 +108,7 @@ fn points_text(points: &PointsContents) -> String {
         vec![
             log.to_string(),
             point.log_start.to_string(),
+            point.first_segment.to_string(),
             point.recovery_point.to_string(),
             point.reserved_end.to_string(),
             point.leader_epoch.to_string(),
@@ -114,12 +116,14 @@ fn points_text(points: &PointsContents) -> String {
             if point.may_have_lost { "may have lost something" } else { "" }.to_owned(),
         ]
     });
-    let header = ["LOG", "START", "RECOVERY POINT", "RESERVED END", "EPOCH", "CLOSED", ""];
+    let header =
+        ["LOG", "START", "FIRST SEGMENT", "RECOVERY POINT", "RESERVED END", "EPOCH", "CLOSED", ""];
     format!(
-        "recovery points, generation {}, boot {}\n\n{}",
+        "recovery points, generation {}, boot {}, last seen {}\n\n{}",
         points.generation,
         boot_id(points),
-        table(&header, &[1, 2, 3, 4], rows.collect()),
+        figures::moment(points.last_seen.as_millis()),
+        table(&header, &[1, 2, 3, 4, 5], rows.collect()),
     )
 }
 
@@ -135,6 +139,7 @@ fn points_json(points: &PointsContents) -> Value {
         "kind": "recovery_points",
         "generation": points.generation,
         "boot_id": boot_id(points),
+        "last_seen": figures::moment(points.last_seen.as_millis()),
         "entries": entries.collect::<Vec<_>>(),
     })
 }

@@ -77,6 +77,7 @@ pub(super) fn point(point: &Point) -> Value {
         "leader_epoch": point.leader_epoch.get(),
         "reserved_end": point.reserved_end.get(),
         "log_start": point.log_start.get(),
+        "first_segment": point.first_segment.get(),
         "is_clean": point.is_clean,
         "may_have_lost": point.may_have_lost,
     })

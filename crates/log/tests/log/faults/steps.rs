@@ -6,7 +6,7 @@ use taffrail_log::vfs::{Fault, Memory};
 use taffrail_model::Offset;
 
 use super::append;
-use crate::given::{Given, SEGMENT_HEADER_BYTES, batch, bytes_on_disk};
+use crate::given::{DeleteAll, Given, SEGMENT_HEADER_BYTES, batch, bytes_on_disk};
 use crate::model::Model;
 
 /// A segment takes four of the batches.

@@ -1,0 +1,186 @@
+//! Keeps a partition's log in order: what is too old goes, and what is deleted on request.
+//!
+//! One at a time for each partition, on a thread of its own: whoever appends or reads does not wait,
+//! but for the moment in which a deletion is prepared.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use taffrail_log::{DeleteError, Deleted, Deletion, Expired, Log, Retention};
+use taffrail_model::{Offset, Timestamp, limits};
+
+use super::{LogState, OpenLog, Partition, Unopened};
+use crate::catalog::CatalogError;
+use crate::clock;
+use crate::metrics::add;
+use crate::produce::ProduceError;
+
+/// Why records were not deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteRecordsError {
+    /// There is no such partition, or it is one of the broker's own.
+    #[error(transparent)]
+    Topic(#[from] CatalogError),
+    /// There is no such offset.
+    #[error("offset {before} is out of range: the partition has {start} to {end}")]
+    OutOfRange {
+        /// What was asked for.
+        before: Offset,
+        /// Offset of the first record.
+        start: Offset,
+        /// End of what readers may see.
+        end: Offset,
+    },
+    /// The partition takes no changes.
+    #[error(transparent)]
+    Partition(ProduceError),
+    /// The disk refused. The log may begin further on already; what is left is removed later.
+    #[error("{cause}")]
+    Storage {
+        /// What happened.
+        cause: String,
+    },
+}
+
+impl Partition {
+    /// Lets somebody look soon whether there is something to keep in order.
+    pub(crate) fn schedule_upkeep(self: &Arc<Self>) {
+        if !self.upkeep_is_due.swap(true, Ordering::AcqRel) {
+            self.threads.keepers.push(Arc::clone(self));
+        }
+    }
+
+    /// Keeps the log in order, and says when to look again; called by a keeper thread.
+    pub(super) fn keep(self: &Arc<Self>) {
+        self.upkeep_is_due.store(false, Ordering::Release);
+        let Some(open) = self.open_log().filter(|open| open.read_only.is_none()) else { return };
+        let instant = clock::instant();
+        let now = self.threads.clock.now();
+        let doubt = if self.has_ages() { self.threads.doubt(now, instant) } else { None };
+        let due = match self.look_after(&open, now, doubt.is_none()) {
+            Ok(due) => {
+                let due = due.map(|due| instant + due.since(now).min(limits::UPKEEP_INTERVAL));
+                due.into_iter().chain(doubt).min()
+            }
+            // Nothing is to be kept in order any more.
+            Err(_) if open.syncer.is_poisoned() => None,
+            Err(error) => {
+                let (topic, partition) = (&self.topic, self.index);
+                tracing::warn!(%topic, %partition, error, "the log could not be kept in order; this is tried again");
+                Some(instant + limits::UPKEEP_RETRY)
+            }
+        };
+        self.threads.agenda.set(self, due);
+    }
+
+    /// Seals what is old enough, deletes what is too old, and says when to look again. Where the time is
+    /// not believed, nothing is too old.
+    fn look_after(
+        &self,
+        open: &OpenLog,
+        now: Timestamp,
+        is_believed: bool,
+    ) -> Result<Option<Timestamp>, String> {
+        let rolled = open.lock().as_mut().map(|log| log.roll_if_old(now));
+        let due = rolled.transpose().map_err(|error| error.to_string())?.flatten();
+        let next = self.expire(open, is_believed.then_some(now))?;
+        Ok(due.into_iter().chain(next).min())
+    }
+
+    /// Deletes what retention does not keep; without a time, ages are not looked at. When the next
+    /// segment is old enough.
+    fn expire(&self, open: &OpenLog, now: Option<Timestamp>) -> Result<Option<Timestamp>, String> {
+        let retention = self.settings.load().retention;
+        if retention == Retention::default() {
+            return Ok(None);
+        }
+        let expired = open.reader.expired(&retention, now).map_err(|error| error.to_string())?;
+        let Expired { before, next } = expired;
+        // What is not committed yet is not old, whatever a clock says.
+        let before = before.min(self.high_watermark());
+        if open.reader.start() < before {
+            let cut = self.cut_start(open, |log| log.delete_records_before(before));
+            if let Some(cut) = cut {
+                let Deleted { start, segments, bytes } = cut.map_err(|error| error.to_string())?;
+                let (topic, partition) = (&self.topic, self.index);
+                tracing::debug!(%topic, %partition, %start, segments, bytes, "retention has deleted records");
+            }
+        }
+        Ok(next)
+    }
+
+    /// Whether anything becomes old here.
+    fn has_ages(&self) -> bool {
+        self.settings.load().retention.age.is_some()
+    }
+
+    /// Deletes the segments whose records all lie before an offset.
+    pub(crate) async fn delete_before(self: &Arc<Self>, before: Offset) {
+        let partition = Arc::clone(self);
+        let delete = move || {
+            let open = partition.open_log()?;
+            partition.cut_start(&open, |log| log.delete_segments_before(before))
+        };
+        if let Some(Some(Err(error))) = self.threads.on_admin_thread(delete).await {
+            let (topic, index) = (&self.topic, self.index);
+            tracing::warn!(%topic, partition = %index, %error, "what nobody needs any more was not deleted");
+        }
+    }
+
+    /// Deletes the records before an offset, or all that are committed. Called on a log thread.
+    pub(crate) fn delete_records(&self, before: Option<Offset>) -> Result<(), DeleteRecordsError> {
+        let open = match &**self.log.load() {
+            LogState::Open(open) => Ok(Arc::clone(open)),
+            LogState::Opening(_) => Err(ProduceError::Recovering),
+            LogState::Unopened(Unopened { cause, .. }, None) => {
+                Err(ProduceError::Offline { cause: cause.clone() })
+            }
+            LogState::Unopened(Unopened { cause, .. }, Some(_)) => {
+                Err(ProduceError::ReadOnly { cause: cause.clone() })
+            }
+        };
+        let open = open.map_err(DeleteRecordsError::Partition)?;
+        let (start, end) = (open.reader.start(), self.high_watermark());
+        let before = before.unwrap_or(end);
+        if end < before {
+            return Err(DeleteRecordsError::OutOfRange { before, start, end });
+        }
+        match self.cut_start(&open, |log| log.delete_records_before(before)) {
+            Some(Ok(Deleted { start, segments, bytes })) => {
+                let (topic, partition) = (&self.topic, self.index);
+                tracing::info!(%topic, %partition, %start, segments, bytes, "records were deleted on request");
+                Ok(())
+            }
+            Some(Err(DeleteError::Poisoned { cause } | DeleteError::ReadOnly { cause })) => {
+                Err(DeleteRecordsError::Partition(ProduceError::ReadOnly { cause }))
+            }
+            Some(Err(error @ DeleteError::Io { .. })) => {
+                Err(DeleteRecordsError::Storage { cause: error.to_string() })
+            }
+            None => Err(DeleteRecordsError::Partition(self.gone())),
+        }
+    }
+
+    /// Lets the log begin further on; `None` if there is none any more. Nobody lets go of it meanwhile.
+    fn cut_start(
+        &self,
+        open: &OpenLog,
+        prepare: impl FnOnce(&mut Log) -> Result<Deletion, DeleteError>,
+    ) -> Option<Result<Deleted, DeleteError>> {
+        let _one = open.keeping();
+        let deletion = open.lock().as_mut().map(prepare)?;
+        let deleted = deletion.and_then(Deletion::finish);
+        if let Ok(Deleted { segments, bytes, .. }) = &deleted {
+            add(&self.threads.metrics.deleted_segments, *segments as u64);
+            add(&self.threads.metrics.deleted_bytes, *bytes);
+        }
+        Some(deleted)
+    }
+}
+
+impl OpenLog {
+    /// Held by whoever takes segments of the log away, and by whoever lets go of it.
+    pub(super) fn keeping(&self) -> MutexGuard<'_, ()> {
+        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
