@@ -241,7 +241,7 @@ pub(crate) fn belongs_to(name: &str) -> Option<Offset> {
 }
 
 /// Removes files in this order; the removal of all of them is durable on return.
-fn remove(vfs: &dyn Vfs, directory: &Path, files: &[PathBuf]) -> io::Result<()> {
+pub(crate) fn remove(vfs: &dyn Vfs, directory: &Path, files: &[PathBuf]) -> io::Result<()> {
     for file in files {
         match vfs.remove_file(file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -9,6 +9,7 @@
 mod append;
 mod atomic;
 mod batch;
+mod compaction;
 mod config;
 mod damage;
 mod delete;
@@ -34,6 +35,9 @@ pub mod vfs;
 
 pub use append::Append;
 pub use batch::{Appended, NewBatch};
+pub use compaction::{
+    Compaction, CompactionConfig, CompactionError, CompactionReport, Dirt, Step as CompactionStep,
+};
 pub use config::LogConfig;
 pub use damage::Damage;
 pub use delete::{DeleteError, Deleted, Deletion};
@@ -45,7 +49,7 @@ pub use producers::{Known, SequenceError};
 pub use reader::{Found, LogReader, Read, ReadError};
 pub use recovery::{OpenError, RecoveryReport, SalvagedHeader};
 pub use retention::{Expired, Retention};
-pub use segment::{SegmentHeader, SegmentHeaderError};
+pub use segment::{Compacted, SegmentHeader, SegmentHeaderError};
 pub use sync::{LogSyncer, SyncError};
 pub use taffrail_model::LogId;
 pub use trim::ReadRequest;

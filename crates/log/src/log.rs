@@ -190,7 +190,7 @@ impl Log {
         }
         let header = SegmentHeader {
             salt: random_salt(shared.vfs.as_ref()),
-            compacted: false,
+            compacted: None,
             base_offset: end,
             previous_end: end,
             gap_reason: None,

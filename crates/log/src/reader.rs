@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use taffrail_model::batch::Batch;
-use taffrail_model::{Gap, Offset, Timestamp, limits};
+use taffrail_model::{Gap, GapReason, Offset, Timestamp, limits};
 
 use crate::damage::Damage;
 use crate::segment::{ActiveSegment, Known, Scanned, Scanner, SealedSegment, SegmentHeader};
@@ -146,7 +146,7 @@ impl LogReader {
             }
             joined.freeze()
         };
-        match trim(&joined, active.header.salt, first.base_offset, request, false) {
+        match trim(&joined, &active.header, first.base_offset, request, false) {
             Trim::Found { range, next } => Some(Read::Batches { bytes: joined.slice(range), next }),
             Trim::Partial { .. } | Trim::Damaged | Trim::Nothing => None,
         }
@@ -188,11 +188,11 @@ impl LogReader {
             return Ok(read);
         }
         let Some(source) = Source::holding(&segments, from) else {
-            return Self::missing(&segments, from);
+            return Self::missing(&segments, request);
         };
         match source.read(request)? {
             Some(read) => Ok(read),
-            None => Self::missing(&segments, from),
+            None => Self::missing(&segments, request),
         }
     }
 
@@ -225,7 +225,12 @@ impl LogReader {
     }
 
     /// What to say of an offset that no segment holds.
-    fn missing(segments: &Segments, from: Offset) -> Result<Read, ReadError> {
+    fn missing(segments: &Segments, request: &ReadRequest) -> Result<Read, ReadError> {
+        let from = request.from;
+        let place = Source::holding(segments, from).filter(Source::is_compacted);
+        if let Some(to) = place.map(|place| place.end().min(request.limit)) {
+            return Ok(Read::Gap(Gap { from, to, reason: GapReason::Compaction }));
+        }
         let next = Source::all(segments).find(|source| source.header().base_offset > from);
         let gap = next.as_ref().and_then(|source| source.header().gap());
         if let Some(gap) = gap.filter(|gap| gap.from <= from) {
@@ -273,6 +278,10 @@ impl Source {
             Self::Sealed(segment) => &segment.header,
             Self::Active(segment) => &segment.header,
         }
+    }
+
+    fn is_compacted(&self) -> bool {
+        self.header().compacted.is_some()
     }
 
     fn path(&self) -> PathBuf {
@@ -355,12 +364,16 @@ impl Source {
         while position < length {
             let window = (wanted as u64).min(length - position) as usize;
             let (bytes, is_sound) = self.bytes(known, position, window)?;
-            match trim(&bytes, self.header().salt, expected, request, !is_sound) {
+            match trim(&bytes, self.header(), expected, request, !is_sound) {
                 Trim::Found { range, next } => {
                     if let (Some(known), false) = (known, is_sound) {
                         let verified = position + range.start as u64..position + range.end as u64;
                         known.mark_verified(verified);
                     }
+                    let is_last = position + range.end as u64 == length;
+                    let is_over = is_last && self.is_compacted();
+                    // Behind its last record there may be offsets that hold none any more.
+                    let next = if is_over { next.max(self.end().min(request.limit)) } else { next };
                     return Ok(Some(Read::Batches { bytes: bytes.slice(range), next }));
                 }
                 // What is wanted is not wholly in the window: move there, and read all of it.

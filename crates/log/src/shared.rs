@@ -60,6 +60,22 @@ impl Segments {
     }
 }
 
+impl Segments {
+    /// The same with one segment in the place of some that follow one another.
+    pub(crate) fn with_in_place(
+        &self,
+        old: &[&Arc<SealedSegment>],
+        new: &Arc<SealedSegment>,
+    ) -> Self {
+        let mut next = self.clone();
+        let is_old = |segment: &Arc<SealedSegment>| old.iter().any(|old| Arc::ptr_eq(old, segment));
+        if let Some(at) = next.sealed.iter().position(is_old) {
+            next.sealed.splice(at..(at + old.len()).min(self.sealed.len()), [Arc::clone(new)]);
+        }
+        next
+    }
+}
+
 impl Shared {
     #[expect(clippy::too_many_arguments, reason = "its fields")]
     pub(crate) fn new(

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use taffrail_model::Offset;
-use taffrail_model::batch::{Batches, HEADER_BYTES, Salt, records_crc};
+use taffrail_model::batch::{Batches, HEADER_BYTES, records_crc};
+
+use crate::segment::SegmentHeader;
 
 /// What to read.
 #[derive(Clone, Copy, Debug)]
@@ -42,16 +44,17 @@ pub(crate) enum Trim {
     Damaged,
 }
 
-/// Cuts the batches that `request` asks for out of `bytes`, which begin with the batch whose base
-/// offset is `expected`. With `verify` payloads that are returned are checked.
+/// Cuts the batches that `request` asks for out of `bytes` of a segment, which begin with the batch whose
+/// base offset is `expected`, or where it was, if the segment was compacted. With `verify` payloads that
+/// are returned are checked.
 pub(crate) fn trim(
     bytes: &Bytes,
-    salt: Salt,
+    segment: &SegmentHeader,
     mut expected: Offset,
     request: &ReadRequest,
     verify: bool,
 ) -> Trim {
-    let mut batches = Batches::verified(bytes.clone(), salt);
+    let mut batches = Batches::verified(bytes.clone(), segment.salt);
     let mut start = None;
     loop {
         let position = batches.position();
@@ -64,7 +67,8 @@ pub(crate) fn trim(
             }
             Ok(Some(_)) | Err(_) => return found.unwrap_or(Trim::Damaged),
         };
-        if header.base_offset != expected && request.from < header.base_offset {
+        let is_missing = header.base_offset != expected && request.from < header.base_offset;
+        if is_missing && segment.compacted.is_none() {
             return found.unwrap_or(Trim::Damaged);
         }
         if header.base_offset >= request.limit {

@@ -218,7 +218,7 @@ impl Source {
     /// Whether a batch may stand where one with the base offset `expected` should.
     fn follows(&self, header: &BatchHeader, expected: Offset) -> bool {
         let base = header.base_offset;
-        base == expected || self.header().compacted && expected < base
+        base == expected || self.header().compacted.is_some() && expected < base
     }
 
     /// The header at a position, out of a window that begins somewhere before it, or the next one;

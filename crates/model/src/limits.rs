@@ -38,6 +38,24 @@ pub const SEGMENT_BYTES_FLOOR: u64 = 64 << 10;
 /// Bytes of a segment of a topic that is compacted, where the topic does not say.
 pub const COMPACTED_SEGMENT_BYTES: u64 = 64 << 20;
 
+/// How long a tombstone stays after the first compaction that has seen it, where the topic does not say.
+pub const TOMBSTONE_AGE_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Keys that a compaction has in memory at once: some 50 MiB.
+pub const COMPACTION_KEYS_MAX: usize = 1_800_000;
+
+/// Records that a compaction looks at; there is a bit in memory for each.
+pub const COMPACTION_RECORDS_MAX: u32 = 400_000_000;
+
+/// Bytes that a compaction reads before it lets others do something.
+pub const COMPACTION_STEP_BYTES: u64 = 1 << 20;
+
+/// Room on the disk that a compaction leaves to others.
+pub const COMPACTION_ROOM_BYTES: u64 = SPARE_BYTES;
+
+/// Bytes of a record with its key, at the least.
+pub const RECORD_BYTES_FLOOR: u64 = 4;
+
 /// What the wall clock may be ahead of what it should say, by the monotonic one, before it is doubted.
 pub const CLOCK_LEAP: Duration = Duration::from_secs(60);
 

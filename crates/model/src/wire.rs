@@ -56,6 +56,11 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
+    /// What was not read yet.
+    pub(crate) const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
@@ -127,6 +132,11 @@ impl<'a> Reader<'a> {
             WireType::Length => self.bytes().map(drop),
             WireType::Fixed32 => self.take(4).map(drop),
         }
+    }
+
+    pub(crate) fn fixed64(&mut self) -> Result<u64, WireError> {
+        let bytes = self.take(8)?.first_chunk().ok_or(WireError::Truncated)?;
+        Ok(u64::from_le_bytes(*bytes))
     }
 
     #[inline]

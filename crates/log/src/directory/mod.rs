@@ -448,7 +448,7 @@ fn create_log_files(
     vfs.create_directory(path)?;
     let header = SegmentHeader {
         salt: random_salt(vfs),
-        compacted: false,
+        compacted: None,
         base_offset: Offset::ZERO,
         previous_end: Offset::ZERO,
         gap_reason: None,

@@ -1,7 +1,8 @@
 //! The `.index` file beside a segment that is sealed or cleanly closed.
 //!
 //! ```text
-//! magic 8 | salt 4 | entries 4 | segment length 8 | end offset 8 | base offset 8 | max timestamp 8
+//! magic 8 | salt 4 | entries 4 | segment length 8 | end offset 8 | base offset 8 | max timestamp 8 |
+//! compacted 1 | compaction due 8
 //! entry: offset - base 4 | position 4 | max timestamp before 8        ... repeated
 //! crc 4
 //! ```
@@ -15,10 +16,11 @@ use taffrail_model::batch::Salt;
 use taffrail_model::{Offset, Timestamp};
 
 use super::{Index, IndexEntry};
+use crate::segment::Compacted;
 
 /// What the file begins with.
 pub(crate) const MAGIC: [u8; 8] = *b"TAFFIDX1";
-const FIXED_BYTES: usize = 48;
+const FIXED_BYTES: usize = 57;
 const ENTRY_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
 
@@ -31,8 +33,10 @@ pub(crate) struct IndexFile {
     pub(crate) segment_bytes: u64,
     /// The segment's base offset.
     pub(crate) base_offset: Offset,
-    /// The offset behind its last record.
+    /// The offset behind its last record, or behind what it stands for if it was compacted.
     pub(crate) end_offset: Offset,
+    /// What compaction says of it, if it was compacted.
+    pub(crate) compacted: Option<Compacted>,
     /// The places.
     pub(crate) index: Index,
 }
@@ -53,6 +57,9 @@ impl IndexFile {
         bytes.extend(self.end_offset.get().to_le_bytes());
         bytes.extend(self.base_offset.get().to_le_bytes());
         bytes.extend(self.index.max_timestamp.as_millis().to_le_bytes());
+        bytes.push(self.compacted.is_some().into());
+        let due = self.compacted.and_then(|compacted| compacted.due).unwrap_or_default();
+        bytes.extend(due.as_millis().to_le_bytes());
         for entry in entries {
             bytes.extend((entry.offset.since(self.base_offset) as u32).to_le_bytes());
             bytes.extend((entry.position as u32).to_le_bytes());
@@ -87,11 +94,16 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<IndexFile> {
     });
     let entries = entries.collect::<Option<Vec<_>>>()?;
     let max_timestamp = Timestamp::from_millis(get_u64(fixed, 40)? as i64);
+    let end_offset = Offset::new(get_u64(fixed, 24)?);
+    let due = Timestamp::from_millis(get_u64(fixed, 49)? as i64);
+    let due = (due != Timestamp::default()).then_some(due);
+    let is_compacted = *fixed.get(48)? != 0;
     Some(IndexFile {
         salt: Salt::new(get_u32(fixed, 8)?),
         segment_bytes: get_u64(fixed, 16)?,
         base_offset,
-        end_offset: Offset::new(get_u64(fixed, 24)?),
+        end_offset,
+        compacted: is_compacted.then_some(Compacted { end: end_offset, due }),
         index: Index { entries, max_timestamp },
     })
 }
@@ -120,6 +132,10 @@ mod tests {
             segment_bytes: 70_000,
             base_offset: Offset::new(1 << 40),
             end_offset: Offset::new((1 << 40) + 800),
+            compacted: Some(Compacted {
+                end: Offset::new((1 << 40) + 800),
+                due: Some(Timestamp::from_millis(9)),
+            }),
             index: Index {
                 entries: vec![entry(1 << 40, 86), entry((1 << 40) + 400, 33_000)],
                 max_timestamp: Timestamp::from_millis(5),

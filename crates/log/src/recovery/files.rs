@@ -10,14 +10,16 @@ use taffrail_model::{LogId, Offset};
 use super::aside::aside_path;
 use super::last::LastSegment;
 use super::{OpenError, RecoveryReport, SalvagedHeader, io_at};
+use crate::compaction::is_key_file;
 use crate::damage::Damage;
-use crate::delete::count_left;
+use crate::delete::{count_left, remove};
+use crate::index::index_path;
 use crate::points::Point;
 use crate::segment::{
     HEADER_BYTES_MAX, Salvaged, SegmentHeader, SegmentHeaderError, decode_header,
     parse_segment_name, salvage_header, segment_path,
 };
-use crate::vfs::{Vfs, read_bytes};
+use crate::vfs::{Entry, Vfs, read_bytes};
 
 /// The segment files of a log, ascending by base offset.
 pub(super) struct Files {
@@ -89,10 +91,16 @@ pub(super) fn find_files(
     bases.drain(..count_left(&bases, first_segment));
     let mut files = Files { sound: Vec::with_capacity(bases.len()), unreadable: Vec::new() };
     let mut first_unreadable = None;
+    let (mut covered_end, mut covered) = (Offset::ZERO, Vec::new());
     for (index, base) in bases.iter().enumerate() {
         let path = segment_path(directory, *base);
+        if *base < covered_end {
+            covered.extend([index_path(&path), path]);
+            continue;
+        }
         let cause = match read_header(vfs, &path, id, *base)? {
             Ok(segment) => {
+                covered_end = segment.header.covered_end();
                 files.sound.push(segment);
                 continue;
             }
@@ -101,6 +109,7 @@ pub(super) fn find_files(
         let next = bases.get(index + 1);
         if let Some(segment) = salvage(vfs, &path, id, *base).map_err(io_at(&path))? {
             report.salvaged.push(SalvagedHeader { path, cause: cause.to_string() });
+            covered_end = segment.header.covered_end();
             files.sound.push(segment);
             continue;
         }
@@ -122,10 +131,27 @@ pub(super) fn find_files(
         files.unreadable.push(*base);
         first_unreadable.get_or_insert((path, cause));
     }
+    remove_unfinished(vfs, directory, &entries, covered);
     match first_unreadable {
         Some((path, cause)) if files.sound.is_empty() => Err(OpenError::Damaged { path, cause }),
         _ => Ok(files),
     }
+}
+
+/// Removes what a compaction has left that did not end: the segments for which another one stands, and
+/// what was being made and has no name yet. What cannot be removed now is at the next opening.
+fn remove_unfinished(vfs: &dyn Vfs, directory: &Path, entries: &[Entry], covered: Vec<PathBuf>) {
+    let is_unfinished =
+        |entry: &&Entry| entry.name.ends_with(".log.new") || is_key_file(&entry.name);
+    let unfinished = entries.iter().filter(is_unfinished).map(|it| directory.join(&it.name));
+    // The name of the one that stands for them is durable before they go.
+    let settled = if covered.is_empty() { Ok(()) } else { vfs.sync_directory(directory) };
+    let doomed: Vec<_> = match settled {
+        Ok(()) => unfinished.chain(covered).collect(),
+        Err(_) => unfinished.collect(),
+    };
+    // An error leaves them where they are.
+    let _ = remove(vfs, directory, &doomed);
 }
 
 /// A segment file whose header is damaged and can be restored.

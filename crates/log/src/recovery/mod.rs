@@ -174,9 +174,7 @@ pub(crate) fn recover(
     }
     let mut sealed = seal(vfs, cache, files, last.header.previous_end);
     let epoch = match sealed.last() {
-        Some(previous) if point.is_none() && tail.epoch == LeaderEpoch::ZERO => {
-            last_epoch(previous).map_err(io_at(&previous.path))?
-        }
+        Some(_) if point.is_none() && tail.epoch == LeaderEpoch::ZERO => last_epoch(&sealed)?,
         _ => tail.epoch,
     };
     let Tail { index, position, mut end, append_time, mut read_only, was_torn, .. } = tail;
@@ -192,18 +190,21 @@ pub(crate) fn recover(
     let is_certain = report.was_clean || !known.may_have_lost && !lost_something;
     // Whoever can write must not go on where offsets may have been given out.
     let must_skip = end < known.reserved_end && !is_certain;
-    if must_skip && read_only.is_none() {
-        // Offsets from here on may have been given out, and read: they are not given out again.
-        let (last, reserved_end) = (&active.header, known.reserved_end);
-        match skip(vfs.as_ref(), spare, path, last, end, reserved_end, append_time) {
+    // Nothing is appended to what was compacted, whatever became of the segment behind it.
+    let is_closed = active.header.compacted.is_some();
+    if (must_skip || is_closed) && read_only.is_none() {
+        // Offsets that may have been given out, and read, are not given out again.
+        let base_offset = if must_skip { known.reserved_end } else { end };
+        match begin_behind(vfs.as_ref(), spare, path, &active.header, end, base_offset, append_time)
+        {
             Ok(next) => {
                 report.skipped = next.header.gap();
                 sealed.push(Arc::new(active.seal(Arc::clone(vfs), Arc::clone(cache))));
-                (active, end) = (next, reserved_end);
+                (active, end) = (next, base_offset);
             }
             Err(error) => {
-                let what = format!("no segment can be begun in {} behind", path.display());
-                let what = format!("{what} offsets that may have been lost");
+                let what = format!("no segment can be begun in {} at offset", path.display());
+                let what = format!("{what} {base_offset}");
                 read_only = Some(ReadOnly::failed(&what, &error, HEADER_BYTES_MAX as u64));
             }
         }
@@ -222,26 +223,27 @@ pub(crate) fn recover(
     })
 }
 
-/// Begins a segment behind offsets that may have been given out and are gone.
-fn skip(
+/// Begins a segment at `base_offset`, where the log ends, or behind offsets that may have been given out
+/// and are gone.
+fn begin_behind(
     vfs: &dyn Vfs,
     spare: &Spare,
     path: &Path,
     last: &SegmentHeader,
     end: Offset,
-    reserved_end: Offset,
+    base_offset: Offset,
     created: Timestamp,
 ) -> io::Result<ActiveSegment> {
     let header = SegmentHeader {
         salt: random_salt(vfs),
         created,
-        compacted: false,
-        base_offset: reserved_end,
+        compacted: None,
+        base_offset,
         previous_end: end,
-        gap_reason: Some(GapReason::PowerLoss),
+        gap_reason: (end < base_offset).then_some(GapReason::PowerLoss),
         ..last.clone()
     };
-    let segment = segment_path(path, reserved_end);
+    let segment = segment_path(path, base_offset);
     let active = spare.lend(|| create_segment(vfs, segment.clone(), header.clone()))?;
     vfs.sync_directory(path)?;
     Ok(active)
@@ -266,6 +268,7 @@ fn seal(
     let sealed = files.sound.iter().zip(ends).map(|(segment, end)| {
         let base_offset = segment.header.base_offset;
         let end = files.unreadable_behind(base_offset).map_or(end, |from| from.min(end));
+        let end = segment.header.compacted.map_or(end, |compacted| compacted.end);
         Arc::new(SealedSegment::new(
             segment.header.clone(),
             segment.header_bytes,
@@ -279,19 +282,24 @@ fn seal(
     sealed.collect()
 }
 
-/// The epoch of the last batch of a sealed segment.
-fn last_epoch(segment: &SealedSegment) -> io::Result<LeaderEpoch> {
-    let Some(entry) = segment.known()?.index.last() else { return Ok(LeaderEpoch::ZERO) };
-    let file = segment.open()?;
-    let (header, length) = (&segment.header, segment.length);
-    let mut scanner = Scanner::new(file, header, length, entry.position, entry.offset);
-    let mut epoch = LeaderEpoch::ZERO;
-    while let Some(scanned) = scanner.next()? {
-        if let Scanned::Batch { header, .. } = scanned {
-            epoch = header.leader_epoch;
+/// The epoch of the last batch of sealed segments.
+fn last_epoch(sealed: &[Arc<SealedSegment>]) -> Result<LeaderEpoch, OpenError> {
+    // A compacted one may have none.
+    for segment in sealed.iter().rev() {
+        let io = io_at(&segment.path);
+        let Some(entry) = segment.known().map_err(&io)?.index.last() else { continue };
+        let file = segment.open().map_err(&io)?;
+        let (header, length) = (&segment.header, segment.length);
+        let mut scanner = Scanner::new(file, header, length, entry.position, entry.offset);
+        let mut epoch = LeaderEpoch::ZERO;
+        while let Some(scanned) = scanner.next().map_err(&io)? {
+            if let Scanned::Batch { header, .. } = scanned {
+                epoch = header.leader_epoch;
+            }
         }
+        return Ok(epoch);
     }
-    Ok(epoch)
+    Ok(LeaderEpoch::ZERO)
 }
 
 fn io_at(path: &Path) -> impl Fn(io::Error) -> OpenError {

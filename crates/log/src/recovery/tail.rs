@@ -214,7 +214,13 @@ fn scan_from(
                 tail.synced_end = tail.synced_end.max(hole.synced_end);
                 tail.holes.push(hole);
             }
-            Ok(None) => break,
+            Ok(None) => {
+                if !tail.ends_in_a_hole() {
+                    // It stands for these, whether or not there are records left.
+                    tail.end = tail.end.max(last.header.covered_end());
+                }
+                break;
+            }
             Err(error) => {
                 tail.failure = Some(error);
                 break;

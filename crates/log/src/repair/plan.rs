@@ -14,7 +14,7 @@ use super::error::RepairError;
 use super::sources::{Contents, Piece, Source};
 use crate::damage::Damage;
 use crate::points::Point;
-use crate::segment::SegmentHeader;
+use crate::segment::{Compacted, SegmentHeader};
 
 /// What a repair makes of a log.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ pub(super) fn plan(known: &Known<'_>, mut sources: Vec<Source>) -> Result<LogPla
     if previous_end < end || planning.segments.is_empty() {
         let header = SegmentHeader {
             salt: known.salt,
-            compacted: false,
+            compacted: None,
             base_offset: end,
             previous_end,
             gap_reason: (previous_end < end).then_some(GapReason::Quarantine),
@@ -210,6 +210,7 @@ impl<'a> Planning<'a> {
             previous_end: self.reached,
             gap_reason: if is_recorded { old.gap_reason } else { lost },
             label: label.to_owned(),
+            compacted: old.compacted.map(|compacted| Compacted { end: to, ..compacted }),
             ..old.clone()
         };
         let is_same = header == *old

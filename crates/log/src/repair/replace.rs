@@ -159,7 +159,7 @@ impl Repair {
         let previous_end = point.log_start.min(base_offset);
         let header = SegmentHeader {
             salt: random_salt(self.vfs.as_ref()),
-            compacted: false,
+            compacted: None,
             base_offset,
             previous_end,
             gap_reason: (previous_end < base_offset).then_some(GapReason::Quarantine),

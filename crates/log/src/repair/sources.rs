@@ -71,7 +71,14 @@ pub(super) fn read_sources(
     let mut bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
     bases.sort_unstable();
     bases.drain(..count_left(&bases, first_segment));
-    bases.into_iter().map(|base| read_source(vfs, directory, id, base)).collect()
+    let mut sources: Vec<Source> = Vec::with_capacity(bases.len());
+    for base in bases {
+        // One that was compacted stands for what a compaction that did not end has left.
+        if sources.last().is_none_or(|last| last.covered_end() <= base) {
+            sources.push(read_source(vfs, directory, id, base)?);
+        }
+    }
+    Ok(sources)
 }
 
 fn read_source(
@@ -120,6 +127,14 @@ fn read_source(
     Ok(Source { path, base_offset, contents: Ok(contents) })
 }
 
+impl Source {
+    /// Where those behind it begin.
+    fn covered_end(&self) -> Offset {
+        let contents = self.contents.as_ref();
+        contents.map_or(self.base_offset, |contents| contents.header.covered_end())
+    }
+}
+
 impl Contents {
     fn read(&mut self, mut scanner: Scanner) -> io::Result<()> {
         while let Some(scanned) = scanner.next()? {
@@ -147,6 +162,7 @@ impl Contents {
             }
         }
         self.note_empty();
+        self.note_compacted();
         Ok(())
     }
 
@@ -155,6 +171,14 @@ impl Contents {
         self.pieces.retain(|piece| piece.position < position);
         self.holes.retain(|hole| hole.position < position);
         self.note_empty();
+    }
+
+    /// One that was compacted stands for offsets behind its last record too.
+    fn note_compacted(&mut self) {
+        let end = self.header.covered_end();
+        if let Some(piece) = self.pieces.last_mut().filter(|it| it.end_position == self.length) {
+            piece.to = piece.to.max(end);
+        }
     }
 
     /// A segment that holds nothing, and nothing bad, still says where the log stood.

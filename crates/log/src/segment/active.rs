@@ -132,6 +132,7 @@ impl ActiveSegment {
             segment_bytes: state.written.position,
             base_offset: self.header.base_offset,
             end_offset: state.written.end,
+            compacted: self.header.compacted,
             index: state.index.clone(),
         }
     }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use taffrail_model::batch::Salt;
 use taffrail_model::{LogId, Offset};
 
 use super::Known;
@@ -33,8 +34,9 @@ impl Default for SegmentCache {
     }
 }
 
-/// A segment: its log, its base offset, and its length: a log that is opened anew may have cut it.
-pub(crate) type SegmentKey = (LogId, Offset, u64);
+/// A segment: its log, its base offset, its length, which a log that is opened anew may have cut, and its
+/// salt, which compaction makes anew.
+pub(crate) type SegmentKey = (LogId, Offset, u64, Salt);
 
 impl SegmentCache {
     /// The map of a segment, made if it is not open.
@@ -59,6 +61,12 @@ impl SegmentCache {
     pub(crate) fn forget(&self, log: LogId) {
         self.maps.forget(|segment| segment.0 == log);
         self.known.forget(|segment| segment.0 == log);
+    }
+
+    /// Forgets a segment of a log.
+    pub(crate) fn forget_segment(&self, log: LogId, base: Offset) {
+        self.maps.forget(|segment| segment.0 == log && segment.1 == base);
+        self.known.forget(|segment| segment.0 == log && segment.1 == base);
     }
 
     /// Forgets the segments of a log that begin below an offset.
@@ -151,7 +159,7 @@ mod tests {
         let recent = Recent::<u64>::new(10);
         let get = |base: u64, weight: u64| {
             let mut was_made = false;
-            let segment = (LogId::new([1; 16]), Offset::new(base), 1);
+            let segment = (LogId::new([1; 16]), Offset::new(base), 1, Salt::new(1));
             let value = recent.get(
                 segment,
                 |weight| *weight,

@@ -1,11 +1,11 @@
 //! The first bytes of a segment file: which log it belongs to, and where it begins.
 //!
 //! ```text
-//!  0  tag of `header`, padded length   25  base_offset            57  log_id, 16 bytes
-//!  5  crc                              34  previous_end           75  label, padded length
-//! 10  format_version                   43  gap_reason             78  the label's bytes
-//! 15  salt                             48  created_ms
-//! 20  compacted
+//!  0  tag of `header`, padded length   29  compaction_due_ms      61  created_ms
+//!  5  crc                              38  base_offset            70  log_id, 16 bytes
+//! 10  format_version                   47  previous_end           88  label, padded length
+//! 15  salt                             56  gap_reason             91  the label's bytes
+//! 20  compacted_end
 //! ```
 
 use taffrail_model::batch::Salt;
@@ -15,7 +15,36 @@ use taffrail_model::{Gap, GapReason, LogId, Offset, Timestamp, limits};
 pub(super) const FORMAT_VERSION: u32 = 1;
 
 /// Bytes of a header before its label.
-pub(super) const FIXED_BYTES: usize = 78;
+pub(super) const FIXED_BYTES: usize = LABEL + 3;
+
+/// Where the fields begin whose places are looked at.
+pub(super) const CRC: usize = 5;
+pub(super) const VERSION: usize = 10;
+pub(super) const SALT: usize = 15;
+pub(super) const COMPACTED_END: usize = 20;
+pub(super) const COMPACTION_DUE: usize = 29;
+pub(super) const BASE_OFFSET: usize = 38;
+pub(super) const PREVIOUS_END: usize = 47;
+pub(super) const GAP_REASON: usize = 56;
+pub(super) const CREATED: usize = 61;
+pub(super) const LOG_ID: usize = 70;
+pub(super) const LABEL: usize = 88;
+
+/// What each begins with.
+pub(super) const TAGS: [(usize, u8); 12] = [
+    (0, 0x0a),
+    (CRC, 0x0d),
+    (VERSION, 0x15),
+    (SALT, 0x1d),
+    (COMPACTED_END, 0x21),
+    (COMPACTION_DUE, 0x29),
+    (BASE_OFFSET, 0x31),
+    (PREVIOUS_END, 0x39),
+    (GAP_REASON, 0x45),
+    (CREATED, 0x49),
+    (LOG_ID, 0x52),
+    (LABEL, 0x5a),
+];
 
 /// Bytes of a header with the longest label.
 pub(crate) const HEADER_BYTES_MAX: usize = FIXED_BYTES + limits::LABEL_BYTES_MAX;
@@ -25,8 +54,8 @@ pub(crate) const HEADER_BYTES_MAX: usize = FIXED_BYTES + limits::LABEL_BYTES_MAX
 pub struct SegmentHeader {
     /// What the CRCs of its batch headers start with.
     pub salt: Salt,
-    /// Whether compaction wrote it.
-    pub compacted: bool,
+    /// What compaction says of it, if it was compacted.
+    pub compacted: Option<Compacted>,
     /// Offset of the first record that can be in it.
     pub base_offset: Offset,
     /// Where the log ended before it.
@@ -39,6 +68,15 @@ pub struct SegmentHeader {
     pub log_id: LogId,
     /// What that log was called then.
     pub label: String,
+}
+
+/// What compaction says of a segment that it wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// It stands for all offsets below this, whether or not there are records left.
+    pub end: Offset,
+    /// When a tombstone in it may go, if it has one.
+    pub due: Option<Timestamp>,
 }
 
 /// Why bytes are not the header of a segment.
@@ -78,22 +116,29 @@ impl SegmentHeader {
         let message_bytes = (FIXED_BYTES - 5 + label.len()) as u32;
         bytes.push(0x0a);
         bytes.extend(padded_length(message_bytes));
+        let due = self.compacted.and_then(|compacted| compacted.due).unwrap_or_default();
         put_u32(&mut bytes, 0x0d, 0);
         put_u32(&mut bytes, 0x15, FORMAT_VERSION);
         put_u32(&mut bytes, 0x1d, self.salt.get());
-        put_u32(&mut bytes, 0x25, u32::from(self.compacted));
-        put_u64(&mut bytes, 0x29, self.base_offset.get());
-        put_u64(&mut bytes, 0x31, self.previous_end.get());
-        put_u32(&mut bytes, 0x3d, self.gap_reason.map_or(0, GapReason::code));
-        put_u64(&mut bytes, 0x41, self.created.as_millis() as u64);
-        bytes.extend([0x4a, LogId::BYTES as u8]);
+        put_u64(&mut bytes, 0x21, self.compacted.map_or(0, |compacted| compacted.end.get()));
+        put_u64(&mut bytes, 0x29, due.as_millis() as u64);
+        put_u64(&mut bytes, 0x31, self.base_offset.get());
+        put_u64(&mut bytes, 0x39, self.previous_end.get());
+        put_u32(&mut bytes, 0x45, self.gap_reason.map_or(0, GapReason::code));
+        put_u64(&mut bytes, 0x49, self.created.as_millis() as u64);
+        bytes.extend([0x52, LogId::BYTES as u8]);
         bytes.extend(self.log_id.bytes());
-        bytes.extend([0x52, label.len() as u8 | 0x80, (label.len() >> 7) as u8]);
+        bytes.extend([0x5a, label.len() as u8 | 0x80, (label.len() >> 7) as u8]);
         assert_eq!(bytes.len(), FIXED_BYTES, "the fields have constant places");
         bytes.extend(label);
         let crc = header_crc(&bytes);
-        bytes[6..10].copy_from_slice(&crc.to_le_bytes());
+        bytes[CRC + 1..VERSION].copy_from_slice(&crc.to_le_bytes());
         bytes
+    }
+
+    /// The offset below which it stands for all, if it was compacted; else where it begins.
+    pub(crate) fn covered_end(&self) -> Offset {
+        self.compacted.map_or(self.base_offset, |compacted| compacted.end)
     }
 
     /// The offsets that are missing in front of the segment, if it says why.
@@ -106,53 +151,55 @@ impl SegmentHeader {
 /// Reads the header that `bytes` begin with, and says how long it is.
 pub(crate) fn decode_header(bytes: &[u8]) -> Result<(SegmentHeader, usize), SegmentHeaderError> {
     let fixed: &[u8; FIXED_BYTES] = bytes.first_chunk().ok_or(SegmentHeaderError::Truncated)?;
-    let tag = |at: usize, tag: u8| {
-        if fixed[at] == tag { Ok(()) } else { Err(SegmentHeaderError::Damaged { at }) }
-    };
-    for (at, value) in
-        [(0, 0x0a), (5, 0x0d), (10, 0x15), (15, 0x1d), (20, 0x25), (25, 0x29), (34, 0x31)]
-    {
-        tag(at, value)?;
+    for (at, value) in TAGS.into_iter().chain([(LOG_ID + 1, LogId::BYTES as u8)]) {
+        if fixed[at] != value {
+            return Err(SegmentHeaderError::Damaged { at });
+        }
     }
-    for (at, value) in [(43, 0x3d), (48, 0x41), (57, 0x4a), (58, LogId::BYTES as u8), (75, 0x52)] {
-        tag(at, value)?;
-    }
-    let label_bytes = usize::from(fixed[76] & 0x7f) | usize::from(fixed[77]) << 7;
+    let label_bytes = label_bytes(fixed);
     let length = FIXED_BYTES + label_bytes;
-    let canonical = fixed[1..5] == padded_length((length - 5) as u32) && fixed[76] >= 0x80;
+    let canonical = fixed[1..5] == padded_length((length - 5) as u32) && fixed[LABEL + 1] >= 0x80;
     if label_bytes > limits::LABEL_BYTES_MAX || !canonical {
         return Err(SegmentHeaderError::Damaged { at: 1 });
     }
     let whole = bytes.get(..length).ok_or(SegmentHeaderError::Truncated)?;
-    let found = get_u32(fixed, 6);
+    let found = get_u32(fixed, CRC);
     let computed = header_crc(whole);
     if found != computed {
         return Err(SegmentHeaderError::Crc { found, computed });
     }
-    let version = get_u32(fixed, 11);
+    let version = get_u32(fixed, VERSION);
     if version != FORMAT_VERSION {
         return Err(SegmentHeaderError::Version { found: version });
     }
     let mut log_id = [0; LogId::BYTES];
-    log_id.copy_from_slice(&fixed[59..75]);
+    log_id.copy_from_slice(&fixed[LOG_ID + 2..LABEL]);
+    let due = Timestamp::from_millis(get_u64(fixed, COMPACTION_DUE) as i64);
+    let due = (due != Timestamp::default()).then_some(due);
+    let compacted_end = get_u64(fixed, COMPACTED_END);
     let header = SegmentHeader {
-        salt: Salt::new(get_u32(fixed, 16)),
-        compacted: get_u32(fixed, 21) != 0,
-        base_offset: Offset::new(get_u64(fixed, 26)),
-        previous_end: Offset::new(get_u64(fixed, 35)),
-        gap_reason: GapReason::from_code(get_u32(fixed, 44)),
-        created: Timestamp::from_millis(get_u64(fixed, 49) as i64),
+        salt: Salt::new(get_u32(fixed, SALT)),
+        compacted: (compacted_end != 0).then(|| Compacted { end: Offset::new(compacted_end), due }),
+        base_offset: Offset::new(get_u64(fixed, BASE_OFFSET)),
+        previous_end: Offset::new(get_u64(fixed, PREVIOUS_END)),
+        gap_reason: GapReason::from_code(get_u32(fixed, GAP_REASON)),
+        created: Timestamp::from_millis(get_u64(fixed, CREATED) as i64),
         log_id: LogId::new(log_id),
         label: String::from_utf8_lossy(whole.get(FIXED_BYTES..).unwrap_or_default()).into_owned(),
     };
     Ok((header, length))
 }
 
+/// Bytes of the label, as a header says that is long enough.
+pub(super) fn label_bytes(bytes: &[u8]) -> usize {
+    usize::from(bytes[LABEL + 1] & 0x7f) | usize::from(bytes[LABEL + 2]) << 7
+}
+
 /// CRC of all bytes but the CRC's own.
 fn header_crc(bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..6]);
-    hasher.update(&bytes[10..]);
+    hasher.update(&bytes[..=CRC]);
+    hasher.update(&bytes[VERSION..]);
     hasher.finalize()
 }
 
@@ -170,15 +217,16 @@ fn put_u64(bytes: &mut Vec<u8>, tag: u8, value: u64) {
     bytes.extend(value.to_le_bytes());
 }
 
+/// The field whose tag is at a place.
 fn get_u32(bytes: &[u8; FIXED_BYTES], at: usize) -> u32 {
     let mut value = [0; 4];
-    value.copy_from_slice(&bytes[at..at + 4]);
+    value.copy_from_slice(&bytes[at + 1..at + 5]);
     u32::from_le_bytes(value)
 }
 
 fn get_u64(bytes: &[u8; FIXED_BYTES], at: usize) -> u64 {
     let mut value = [0; 8];
-    value.copy_from_slice(&bytes[at..at + 8]);
+    value.copy_from_slice(&bytes[at + 1..at + 9]);
     u64::from_le_bytes(value)
 }
 
@@ -189,7 +237,10 @@ mod tests {
     fn header() -> SegmentHeader {
         SegmentHeader {
             salt: Salt::new(7),
-            compacted: false,
+            compacted: Some(Compacted {
+                end: Offset::new(250),
+                due: Some(Timestamp::from_millis(77)),
+            }),
             base_offset: Offset::new(100),
             previous_end: Offset::new(90),
             gap_reason: Some(GapReason::PowerLoss),

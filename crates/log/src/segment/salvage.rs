@@ -16,10 +16,10 @@ use bytes::Bytes;
 use taffrail_model::batch::{BatchHeader, HEADER_BYTES, HeaderBytes, Salt, records_crc};
 use taffrail_model::{LogId, Offset, Timestamp, limits};
 
-use super::header::{FIXED_BYTES, FORMAT_VERSION};
+use super::header::{BASE_OFFSET, FIXED_BYTES, FORMAT_VERSION, LOG_ID, TAGS, VERSION, label_bytes};
 use super::{
-    HEADER_BYTES_MAX, Scanned, Scanner, SegmentHeader, decode_header, parse_segment_name,
-    segment_path,
+    Compacted, HEADER_BYTES_MAX, Scanned, Scanner, SegmentHeader, decode_header,
+    parse_segment_name, segment_path,
 };
 use crate::index::{IndexFile, decode, index_path};
 use crate::vfs::{File, Vfs, parent, read_bytes, read_file};
@@ -39,6 +39,7 @@ struct Key {
     position: u64,
     /// When the first one was appended, if there is one.
     created: Timestamp,
+    compacted: Option<Compacted>,
 }
 
 /// What stands around a segment in its directory.
@@ -76,10 +77,10 @@ pub(crate) fn salvage_header(
         Some(key) => Some(key),
         None => solve_key(file.as_ref(), around.label.as_deref(), base_offset)?,
     };
-    let Some(Key { salt, position, created }) = key else { return Ok(None) };
+    let Some(Key { salt, position, created, compacted }) = key else { return Ok(None) };
     let header = SegmentHeader {
         salt,
-        compacted: false,
+        compacted,
         base_offset,
         previous_end: base_offset,
         gap_reason: None,
@@ -109,8 +110,7 @@ fn correct(bytes: &[u8], id: LogId, base_offset: Offset) -> Option<Salvaged> {
     }
     let mut found = None;
     // What lies behind the header is not covered by its CRC.
-    let label_bytes = usize::from(bytes[76] & 0x7f) | usize::from(bytes[77]) << 7;
-    for at in 0..bytes.len().min(FIXED_BYTES + label_bytes) {
+    for at in 0..bytes.len().min(FIXED_BYTES + label_bytes(&bytes)) {
         let byte = bytes[at];
         for bits in 1..=u8::MAX {
             bytes[at] = byte ^ bits;
@@ -131,17 +131,13 @@ fn put_known(bytes: &mut [u8], id: LogId, base_offset: Offset) -> Option<()> {
     let mut put = |at: usize, known: &[u8]| {
         bytes.get_mut(at..at + known.len()).map(|place| place.copy_from_slice(known))
     };
-    for (at, tag) in [(0, 0x0a), (5, 0x0d), (15, 0x1d), (20, 0x25), (34, 0x31), (43, 0x3d)] {
+    for (at, tag) in TAGS {
         put(at, &[tag])?;
     }
-    put(10, &[0x15])?;
-    put(11, &FORMAT_VERSION.to_le_bytes())?;
-    put(25, &[0x29])?;
-    put(26, &base_offset.get().to_le_bytes())?;
-    put(48, &[0x41])?;
-    put(57, &[0x4a, LogId::BYTES as u8])?;
-    put(59, &id.bytes())?;
-    put(75, &[0x52])
+    put(VERSION + 1, &FORMAT_VERSION.to_le_bytes())?;
+    put(BASE_OFFSET + 1, &base_offset.get().to_le_bytes())?;
+    put(LOG_ID + 1, &[LogId::BYTES as u8])?;
+    put(LOG_ID + 2, &id.bytes())
 }
 
 /// Whether a damaged header still names another format or another log.
@@ -150,8 +146,8 @@ fn names_another(bytes: &[u8], id: LogId) -> bool {
         let rest = bytes.get(at..).unwrap_or_default().strip_prefix(tag);
         rest.is_some_and(|rest| !rest.starts_with(value))
     };
-    says_other(10, &[0x15], &FORMAT_VERSION.to_le_bytes())
-        || says_other(57, &[0x4a, LogId::BYTES as u8], &id.bytes())
+    says_other(VERSION, &[0x15], &FORMAT_VERSION.to_le_bytes())
+        || says_other(LOG_ID, &[0x52, LogId::BYTES as u8], &id.bytes())
 }
 
 /// What the segment's index says, if a batch of the segment confirms it.
@@ -165,7 +161,7 @@ fn index_key(
         // A cache, like any other time.
         return Ok(None);
     };
-    let Some(IndexFile { salt, base_offset: stated, index, .. }) = decode(&bytes) else {
+    let Some(IndexFile { salt, base_offset: stated, compacted, index, .. }) = decode(&bytes) else {
         return Ok(None);
     };
     let Some(first) = index.entries().first().filter(|_| stated == base_offset) else {
@@ -176,7 +172,7 @@ fn index_key(
         let decoded = header.and_then(|bytes| BatchHeader::decode(&bytes, salt).ok());
         if let Some(header) = decoded.filter(|header| header.base_offset == entry.offset) {
             let created = header.append_time;
-            return Ok(Some(Key { salt, position: first.position, created }));
+            return Ok(Some(Key { salt, position: first.position, created, compacted }));
         }
     }
     Ok(None)
@@ -201,7 +197,8 @@ fn solve_key(file: &dyn File, label: Option<&str>, base_offset: Offset) -> io::R
             && header.synced_end <= base_offset
             && header.total_bytes() <= limits::BATCH_BYTES_MAX as usize;
         if is_first && is_confirmed(file, position, &header, salt)? {
-            return Ok(Some(Key { salt, position, created: header.append_time }));
+            let (created, compacted) = (header.append_time, None);
+            return Ok(Some(Key { salt, position, created, compacted }));
         }
     }
     Ok(None)

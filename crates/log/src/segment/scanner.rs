@@ -94,7 +94,7 @@ impl Scanner {
         Self {
             file,
             salt: header.salt,
-            is_compacted: header.compacted,
+            is_compacted: header.compacted.is_some(),
             length,
             position,
             expected,

@@ -30,6 +30,8 @@ pub(crate) struct SealedSegment {
     max_timestamp: OnceLock<Timestamp>,
     /// When its last batch was appended, once somebody wanted to know.
     last_append: OnceLock<Timestamp>,
+    /// The file, where another one has taken its name.
+    held: OnceLock<Arc<dyn File>>,
     vfs: Arc<dyn Vfs>,
     cache: Arc<SegmentCache>,
 }
@@ -52,6 +54,7 @@ impl SealedSegment {
             end_offset,
             max_timestamp: OnceLock::new(),
             last_append: OnceLock::new(),
+            held: OnceLock::new(),
             vfs,
             cache,
         }
@@ -95,11 +98,23 @@ impl SealedSegment {
 
     /// Opens its file.
     pub(crate) fn open(&self) -> io::Result<Arc<dyn File>> {
-        self.vfs.open_read_only(&self.path)
+        if let Some(held) = self.held.get() {
+            return Ok(Arc::clone(held));
+        }
+        let opened = self.vfs.open_read_only(&self.path);
+        // It may have lost its name in between.
+        self.held.get().map_or(opened, |held| Ok(Arc::clone(held)))
+    }
+
+    /// Keeps the file open for whoever still reads it: it is about to lose its name.
+    pub(crate) fn hold_open(&self) -> io::Result<()> {
+        let file = self.open()?;
+        self.held.get_or_init(|| file);
+        Ok(())
     }
 
     fn key(&self) -> SegmentKey {
-        (self.header.log_id, self.header.base_offset, self.length)
+        (self.header.log_id, self.header.base_offset, self.length, self.header.salt)
     }
 
     fn load_index(&self) -> Option<Index> {
@@ -112,7 +127,7 @@ impl SealedSegment {
     }
 
     fn rebuild_index(&self) -> io::Result<Index> {
-        let file = self.vfs.open_read_only(&self.path)?;
+        let file = self.open()?;
         let base = self.header.base_offset;
         let (start, length) = (self.header_bytes, self.length);
         let mut scanner = Scanner::new(file, &self.header, length, start, base);
@@ -127,8 +142,13 @@ impl SealedSegment {
             segment_bytes: self.length,
             base_offset: base,
             end_offset: self.end_offset,
+            compacted: self.header.compacted,
             index: index.clone(),
         };
+        if self.held.get().is_some() {
+            // Another segment has the name that it would go by.
+            return Ok(index);
+        }
         // A cache: if it cannot be written, the next start rebuilds it again.
         let _ = write_index(self.vfs.as_ref(), &self.path, &file);
         Ok(index)

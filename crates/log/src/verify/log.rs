@@ -54,13 +54,17 @@ pub(super) fn inspect_log(
     let mut point = id.and_then(|id| points.point(id));
     let kept_from = |point: Option<Point>| point.unwrap_or_default().first_segment;
     bases.drain(..count_left(&bases, kept_from(point)));
-    let segments = bases.iter().enumerate().map(|(index, base)| {
-        let path = &segment_path(path, *base);
-        let is_active = index + 1 == bases.len();
-        let length_max = u64::MAX;
-        inspect_segment(vfs, Wanted { path, id, base_offset: *base, is_active, length_max })
-    });
-    let mut segments: Vec<_> = segments.collect();
+    let (mut segments, mut covered) = inspect_segments(vfs, path, id, &bases);
+    for _ in 0..ATTEMPTS_MAX {
+        if matches!(usage, Usage::Free) || are_there(vfs, path, &bases) {
+            break;
+        }
+        // Some were compacted meanwhile.
+        bases = list_bases(vfs, path).unwrap_or_default();
+        bases.drain(..count_left(&bases, kept_from(point)));
+        (segments, covered) = inspect_segments(vfs, path, id, &bases);
+    }
+    bases.retain(|base| !covered.contains(base));
     if let (Usage::InUse { .. }, Some(id), Some(point)) = (usage, id, &mut point) {
         // Segments may have been deleted since the points were read.
         let now = around_log(vfs, path).0.point(id);
@@ -72,12 +76,57 @@ pub(super) fn inspect_log(
     let mut inspection = Inspection::new(path, id, usage);
     inspection.log.point = point;
     let first = segments.first().map(|segment| segment.report.base_offset);
+    for base in covered {
+        inspection.covered(segment_path(path, base));
+    }
     inspection.sort_others(&entries, first.filter(|first| *first <= kept_from(point)));
     let (checkpoints, findings) = inspect_checkpoints(vfs, path, id);
     inspection.log.checkpoints = checkpoints;
     inspection.log.findings.extend(findings);
     inspection.judge(vfs, segments);
     inspection.log
+}
+
+/// How often segments are looked at again that are compacted meanwhile.
+const ATTEMPTS_MAX: usize = 5;
+
+/// Inspects segments, ascending by base offset, but for those for which a compacted one stands: they are
+/// named.
+fn inspect_segments(
+    vfs: &dyn Vfs,
+    path: &Path,
+    id: Option<LogId>,
+    bases: &[Offset],
+) -> (Vec<Inspected>, Vec<Offset>) {
+    let (mut segments, mut covered) = (Vec::with_capacity(bases.len()), Vec::new());
+    let mut covered_end = Offset::ZERO;
+    for (index, base) in bases.iter().enumerate() {
+        if *base < covered_end {
+            covered.push(*base);
+            continue;
+        }
+        let (path, length_max) = (&segment_path(path, *base), u64::MAX);
+        let is_active = index + 1 == bases.len();
+        let wanted = Wanted { path, id, base_offset: *base, is_active, length_max };
+        let inspected = inspect_segment(vfs, wanted);
+        covered_end = inspected.report.header.as_ref().map_or(*base, SegmentHeader::covered_end);
+        segments.push(inspected);
+    }
+    (segments, covered)
+}
+
+/// Whether these segments are still there.
+fn are_there(vfs: &dyn Vfs, path: &Path, bases: &[Offset]) -> bool {
+    let now = list_bases(vfs, path).unwrap_or_default();
+    bases.iter().all(|base| now.contains(base))
+}
+
+/// The base offsets of the segments of a log, ascending.
+fn list_bases(vfs: &dyn Vfs, path: &Path) -> std::io::Result<Vec<Offset>> {
+    let entries = vfs.list(path)?;
+    let mut bases: Vec<_> = entries.iter().filter_map(|e| parse_segment_name(&e.name)).collect();
+    bases.sort_unstable();
+    Ok(bases)
 }
 
 /// Inspects one segment file as a log of its own; `None` if it is not a segment.
@@ -184,6 +233,20 @@ impl<'a> Inspection<'a> {
             to: None,
             what: "the log begins behind it: it was deleted, and the deletion did not end".into(),
             advice: "nothing to do: the next deletion removes it, or the next start".into(),
+            remedy: None,
+        });
+    }
+
+    /// A segment for which another one stands.
+    fn covered(&mut self, path: PathBuf) {
+        self.log.findings.push(Finding {
+            severity: Severity::Note,
+            path,
+            position: None,
+            from: None,
+            to: None,
+            what: "a compacted segment stands for it: the compaction did not end".into(),
+            advice: "nothing to do: the next start removes it".into(),
             remedy: None,
         });
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use taffrail_model::batch::{BatchHeader, Compression, scan};
+use taffrail_model::batch::{Batch, BatchHeader, Compression, scan};
 use taffrail_model::{LogId, Offset};
 
 use super::{Finding, IndexState, SegmentReport, Severity};
@@ -124,8 +124,13 @@ impl Inspected {
                     self.synced_end = self.synced_end.max(batch.synced_end);
                     self.report.end_offset = batch.end_offset();
                     self.report.batches += 1;
+                    if header.compacted.is_some() {
+                        let batch = Batch { header: batch, payload };
+                        self.report.records += batch.records().count() as u64;
+                        continue;
+                    }
                     self.report.records += batch.record_count();
-                    if !header.compacted && batch.compression == Compression::None {
+                    if batch.compression == Compression::None {
                         self.check_records(position, &batch, &payload);
                     }
                 }
@@ -134,6 +139,10 @@ impl Inspected {
                     self.holes.push(hole);
                 }
             }
+        }
+        let ends_in_a_hole = self.holes.last().is_some_and(|hole| self.position <= hole.position);
+        if !ends_in_a_hole {
+            self.report.end_offset = self.report.end_offset.max(header.covered_end());
         }
         Ok(index)
     }

@@ -17,7 +17,7 @@ use taffrail_model::{LogId, Offset, ProducerId, Timestamp};
 pub(crate) const LABEL: &str = "quakes/0";
 
 /// Bytes of a segment's header with that label.
-pub(crate) const SEGMENT_HEADER_BYTES: usize = 78 + LABEL.len();
+pub(crate) const SEGMENT_HEADER_BYTES: usize = 91 + LABEL.len();
 
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 

@@ -3,6 +3,7 @@
 mod arbitrary;
 mod beside;
 mod clean;
+mod compaction;
 mod crash;
 mod damage;
 mod delete;

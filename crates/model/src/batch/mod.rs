@@ -18,6 +18,7 @@ mod builder;
 mod header;
 mod records;
 mod scan;
+mod thin;
 mod walk;
 
 pub use builder::{RecordFields, RecordSetBuilder};
@@ -26,6 +27,7 @@ pub use header::{
 };
 pub use records::{HeaderView, Headers, RecordView, Records};
 pub use scan::{ScanError, ScanSummary, scan};
+pub use thin::{Fate, Thinned, thin};
 pub use walk::{Batch, Batches, WalkError, find_header};
 
 pub use crate::wire::WireError;

@@ -15,7 +15,9 @@ pub struct RecordView<'a> {
     pub key: Option<&'a [u8]>,
     /// What it says; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
-    encoded: &'a [u8],
+    /// When compaction may remove it: only of a tombstone that compaction has seen.
+    pub delete_after: Option<Timestamp>,
+    pub(super) encoded: &'a [u8],
 }
 
 impl<'a> RecordView<'a> {
@@ -74,6 +76,7 @@ impl<'a> Records<'a> {
         let mut reader = Reader::new(encoded);
         let (mut key, mut value) = (None, None);
         let mut timestamp = 0;
+        let mut delete_after = None;
         let mut delta = self.index;
         while !reader.is_empty() {
             match reader.tag()? {
@@ -81,13 +84,16 @@ impl<'a> Records<'a> {
                 (2, WireType::Length) => value = Some(reader.bytes()?),
                 (4, WireType::Varint) => timestamp = reader.varint()? as i64,
                 (5, WireType::Varint) => delta = reader.varint()?,
+                (6, WireType::Fixed64) => {
+                    delete_after = Some(Timestamp::from_millis(reader.fixed64()? as i64));
+                }
                 (_, wire_type) => reader.skip(wire_type)?,
             }
         }
         let timestamp =
             if timestamp == 0 { self.append_time } else { Timestamp::from_millis(timestamp) };
         let offset = self.base_offset.advance(delta);
-        Ok(RecordView { offset, timestamp, key, value, encoded })
+        Ok(RecordView { offset, timestamp, key, value, delete_after, encoded })
     }
 }
 

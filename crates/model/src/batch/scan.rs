@@ -17,6 +17,8 @@ pub struct ScanSummary {
     pub max_timestamp: Option<Timestamp>,
     /// Whether some record states none, and so gets the append time.
     pub has_unstamped: bool,
+    /// Number of records without a key.
+    pub keyless_count: u32,
 }
 
 /// Why a payload is refused.
@@ -40,10 +42,12 @@ pub enum ScanError {
         record: u32,
     },
     /// A producer set what only compaction sets.
-    #[error("record {record} sets offset_delta, which is the broker's: leave it out")]
-    OffsetDelta {
+    #[error("record {record} sets {field}, which is the broker's: leave it out")]
+    BrokersOwn {
         /// The record's index in the batch.
         record: u32,
+        /// The field.
+        field: &'static str,
     },
 }
 
@@ -52,15 +56,22 @@ pub enum ScanError {
 /// # Errors
 /// On the first thing that a decoder in some language, or the format, would not take.
 pub fn scan(payload: &[u8]) -> Result<ScanSummary, ScanError> {
-    let mut summary = ScanSummary { record_count: 0, max_timestamp: None, has_unstamped: false };
+    let mut summary = ScanSummary {
+        record_count: 0,
+        max_timestamp: None,
+        has_unstamped: false,
+        keyless_count: 0,
+    };
     let mut reader = Reader::new(payload);
     while !reader.is_empty() {
         let record = summary.record_count;
         let at = |cause| ScanError::Wire { record, cause };
         match reader.tag().map_err(at)? {
             (1, WireType::Length) => {
-                let timestamp = scan_record(record, reader.bytes().map_err(at)?)?;
+                let Scanned { timestamp, has_key } =
+                    scan_record(record, reader.bytes().map_err(at)?)?;
                 summary.record_count += 1;
+                summary.keyless_count += u32::from(!has_key);
                 if timestamp == 0 {
                     summary.has_unstamped = true;
                 } else {
@@ -75,23 +86,34 @@ pub fn scan(payload: &[u8]) -> Result<ScanSummary, ScanError> {
     if summary.record_count == 0 { Err(ScanError::Empty) } else { Ok(summary) }
 }
 
-/// Checks one record and returns its timestamp, 0 if it states none.
+/// What one record says.
+struct Scanned {
+    /// 0 if it states none.
+    timestamp: i64,
+    has_key: bool,
+}
+
+/// Checks one record.
 #[inline]
-fn scan_record(record: u32, encoded: &[u8]) -> Result<i64, ScanError> {
+fn scan_record(record: u32, encoded: &[u8]) -> Result<Scanned, ScanError> {
     let at = |cause| ScanError::Wire { record, cause };
     let mut reader = Reader::new(encoded);
-    let mut timestamp = 0;
+    let mut scanned = Scanned { timestamp: 0, has_key: false };
     while !reader.is_empty() {
         match reader.tag().map_err(at)? {
-            (1 | 2, WireType::Length) => drop(reader.bytes().map_err(at)?),
+            (field @ (1 | 2), WireType::Length) => {
+                reader.bytes().map_err(at)?;
+                scanned.has_key |= field == 1;
+            }
             (3, WireType::Length) => scan_header(record, reader.bytes().map_err(at)?)?,
-            (4, WireType::Varint) => timestamp = reader.varint().map_err(at)? as i64,
-            (5, _) => return Err(ScanError::OffsetDelta { record }),
+            (4, WireType::Varint) => scanned.timestamp = reader.varint().map_err(at)? as i64,
+            (5, _) => return Err(ScanError::BrokersOwn { record, field: "offset_delta" }),
+            (6, _) => return Err(ScanError::BrokersOwn { record, field: "delete_after_ms" }),
             (field @ 1..=4, _) => return Err(at(WireError::Mismatch { field })),
             (_, wire_type) => reader.skip(wire_type).map_err(at)?,
         }
     }
-    Ok(timestamp)
+    Ok(scanned)
 }
 
 fn scan_header(record: u32, encoded: &[u8]) -> Result<(), ScanError> {

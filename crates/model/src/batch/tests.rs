@@ -183,7 +183,9 @@ fn payloads_that_some_decoder_would_refuse_are_refused() {
     check_scan(&[0x0a, 2, 0x22, 0], wire(0, WireError::Mismatch { field: 4 }));
     check_scan(&[0x0a, 4, 0x1a, 2, 0x10, 0], wire(0, WireError::Mismatch { field: 2 }));
     // What only the broker sets, and a header's name that is not text.
-    check_scan(&[0x0a, 2, 0x28, 0], Err(ScanError::OffsetDelta { record: 0 }));
+    let own = |field| Err(ScanError::BrokersOwn { record: 0, field });
+    check_scan(&[0x0a, 2, 0x28, 0], own("offset_delta"));
+    check_scan(&[0x0a, 9, 0x31, 0, 0, 0, 0, 0, 0, 0, 0], own("delete_after_ms"));
     let name = [0x0a, 5, 0x1a, 3, 0x0a, 1, 0xff];
     check_scan(&name, Err(ScanError::HeaderName { record: 0 }));
 }

@@ -41,26 +41,32 @@ pub struct SegmentHeader {
     /// Salt that every CRC of a batch header in this file starts with.
     #[prost(fixed32, tag = "3")]
     pub salt: u32,
-    /// 1 if the segment was rewritten by compaction, else 0.
-    #[prost(fixed32, tag = "4")]
-    pub compacted: u32,
+    /// If compaction wrote the segment: it stands for all offsets below this, whether or not their
+    /// records are left. Else 0.
+    #[prost(fixed64, tag = "4")]
+    pub compacted_end: u64,
+    /// When compaction may remove the first of the tombstones in it, in Unix milliseconds; 0: it has none
+    /// that compaction has seen.
+    #[prost(sfixed64, tag = "5")]
+    pub compaction_due_ms: i64,
     /// Offset of the first record that can be in this segment; also the file's name.
-    #[prost(fixed64, tag = "5")]
+    #[prost(fixed64, tag = "6")]
     pub base_offset: u64,
     /// Where the log ended before this segment; differs from `base_offset` only if a gap precedes.
-    #[prost(fixed64, tag = "6")]
+    #[prost(fixed64, tag = "7")]
     pub previous_end: u64,
     /// Why offsets are missing between `previous_end` and `base_offset`: a `GapReason`.
-    #[prost(fixed32, tag = "7")]
+    #[prost(fixed32, tag = "8")]
     pub gap_reason: u32,
-    /// The broker's clock when the segment was made, in Unix milliseconds.
-    #[prost(sfixed64, tag = "8")]
+    /// The broker's clock when the segment was made, in Unix milliseconds; of a compacted one, when the
+    /// first of those was made that it stands for.
+    #[prost(sfixed64, tag = "9")]
     pub created_ms: i64,
     /// Identity of the log, 16 bytes, opaque: 12 of the topic id, 4 of the partition.
-    #[prost(bytes = "bytes", tag = "9")]
+    #[prost(bytes = "bytes", tag = "10")]
     pub log_id: ::prost::bytes::Bytes,
     /// For people: topic and partition, as `name/partition`, when the segment was made.
-    #[prost(string, tag = "10")]
+    #[prost(string, tag = "11")]
     pub label: ::prost::alloc::string::String,
 }
 /// A slice of a segment file: zero or more whole batches.
@@ -169,6 +175,10 @@ pub struct Record {
     /// leave it out.
     #[prost(uint32, optional, tag = "5")]
     pub offset_delta: ::core::option::Option<u32>,
+    /// Only in tombstones that compaction has seen: when it may remove them, Unix milliseconds. Producers
+    /// leave it out.
+    #[prost(sfixed64, optional, tag = "6")]
+    pub delete_after_ms: ::core::option::Option<i64>,
 }
 /// A name and a value beside a record.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

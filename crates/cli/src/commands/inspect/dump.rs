@@ -109,7 +109,7 @@ fn segment_fields(header: &SegmentHeader) -> Value {
         "base_offset": header.base_offset.get(),
         "previous_end": header.previous_end.get(),
         "gap": header.gap_reason.map(|reason| format!("{reason:?}")),
-        "compacted": header.compacted,
+        "compacted_end": header.compacted.map(|compacted| compacted.end.get()),
         "created": header.created.as_millis(),
         "salt": header.salt.get(),
     })

@@ -1,0 +1,347 @@
+//! Compacts a log by key: of each key the latest record stays, in the segments that no longer grow.
+//!
+//! Two passes. The first reads the keys and finds out which records are the last of theirs; the second
+//! writes what stays into new segments, each in the place of one or several that follow one another.
+//! Offsets and order stay. A record without a key stays, and so do the broker's own batches.
+//!
+//! A tombstone stays for a while after a compaction that has seen it: whoever has read an older record of
+//! its key has that long to come to it. When it may go stands in the record itself.
+//!
+//! A run is done in small steps, so that whoever does it can pause, share the thread, or give up: nothing
+//! is changed before a new segment is whole and on disk, and then one rename changes it. Whoever appends
+//! or reads never waits. Memory is bounded however many keys there are.
+//! Deliberately absent: when to compact, and how fast.
+
+mod keys;
+mod plan;
+mod rewrite;
+mod switch;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use taffrail_model::batch::{Batch, BatchKind, Compression};
+use taffrail_model::{Timestamp, limits};
+
+use crate::log::Log;
+use crate::reader::LogReader;
+use crate::segment::{Hole, Scanned, Scanner, SealedSegment};
+use crate::shared::Shared;
+use crate::spare::is_full;
+
+pub(crate) use keys::is_key_file;
+use keys::{Keys, Room};
+use plan::{Group, Span, plan_groups};
+use rewrite::Rewrite;
+
+/// How a log is compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactionConfig {
+    /// Bytes that a segment which it writes has at the most; one that it takes over may have more.
+    pub segment_bytes: u64,
+    /// How long a tombstone stays after the first compaction that has seen it.
+    pub tombstone_age: Duration,
+    /// Keys that are in memory at once.
+    pub keys_max: usize,
+}
+
+impl Default for CompactionConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: limits::COMPACTED_SEGMENT_BYTES,
+            tombstone_age: limits::TOMBSTONE_AGE_DEFAULT,
+            keys_max: limits::COMPACTION_KEYS_MAX,
+        }
+    }
+}
+
+/// What there is to compact in a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dirt {
+    /// Bytes of sealed segments that no compaction has seen.
+    pub dirty_bytes: u64,
+    /// Bytes of all sealed segments.
+    pub sealed_bytes: u64,
+    /// When the first tombstone may go that a compaction has seen.
+    pub due: Option<Timestamp>,
+}
+
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompactionReport {
+    /// Bytes that were read, those included that were read twice.
+    pub read_bytes: u64,
+    /// Bytes of new segments.
+    pub written_bytes: u64,
+    /// Segments that were replaced, and by how many.
+    pub segments_before: usize,
+    /// See there.
+    pub segments_after: usize,
+    /// Records that went.
+    pub removed_records: u64,
+}
+
+/// Why a compaction ended before its end. What it has done by then stays done.
+#[derive(Debug, thiserror::Error)]
+pub enum CompactionError {
+    /// What is damaged may hold the latest record of a key, or an older one: a person has to look at it.
+    #[error("{path} is damaged at byte {position}: {cause}; a log with damage is not compacted")]
+    Damaged {
+        /// The segment.
+        path: PathBuf,
+        /// Where.
+        position: u64,
+        /// What is wrong.
+        cause: String,
+    },
+    /// There is no room for what stays beside what there is.
+    #[error("the disk is full: {path} cannot grow; free some space, and it is compacted later")]
+    StorageFull {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The disk refused.
+    #[error("cannot compact {path}: {source}")]
+    Io {
+        /// The file, or the log's directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Segments were deleted meanwhile.
+    #[error("segments were deleted while they were compacted: it is done again later")]
+    Outrun,
+}
+
+/// What a step of a compaction did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It read and wrote so many bytes, and there is more to do.
+    Worked {
+        /// Bytes that were read or written.
+        bytes: u64,
+    },
+    /// That was all.
+    Done(CompactionReport),
+}
+
+/// A compaction that is going on. Dropped, it leaves the log as it is by then.
+#[derive(Debug)]
+pub struct Compaction {
+    shared: Arc<Shared>,
+    config: CompactionConfig,
+    /// When it began; tombstones that it sees for the first time stay from here on.
+    now: Timestamp,
+    /// Tombstones go whose time is over by this, if the time is believed.
+    expired: Option<Timestamp>,
+    segments: Vec<Arc<SealedSegment>>,
+    keys: Keys,
+    /// Which records each segment has, by their number in the first pass.
+    spans: Vec<Span>,
+    phase: Phase,
+    done: CompactionReport,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Reads the keys of a segment; those before it are read.
+    Reading { at: usize, scanner: Option<Scanner> },
+    /// Finds out which records are the last of their keys.
+    Sorting,
+    /// Writes what stays, a group at a time.
+    Writing { groups: std::vec::IntoIter<Group>, rewrite: Option<Box<Rewrite>> },
+}
+
+impl LogReader {
+    /// What there is to compact.
+    pub fn dirt(&self) -> Dirt {
+        let mut dirt = Dirt::default();
+        for segment in &self.segments().sealed {
+            dirt.sealed_bytes += segment.length;
+            match segment.header.compacted {
+                None => dirt.dirty_bytes += segment.length,
+                Some(compacted) => dirt.due = dirt.due.into_iter().chain(compacted.due).min(),
+            }
+        }
+        dirt
+    }
+}
+
+impl Log {
+    /// Begins to compact the segments that no longer grow. It goes on without the log, beside whoever
+    /// appends. `now` is clamped so that it is not before what was appended; without `is_believed` no
+    /// tombstone is old enough to go.
+    pub fn begin_compaction(
+        &self,
+        config: CompactionConfig,
+        now: Timestamp,
+        is_believed: bool,
+    ) -> Compaction {
+        let shared = Arc::clone(&self.shared);
+        let segments = shared.segments.load().sealed.clone();
+        Compaction {
+            keys: Keys::in_memory(config.keys_max),
+            now: self.append_time(now),
+            expired: is_believed.then_some(now),
+            shared,
+            config,
+            segments,
+            spans: Vec::new(),
+            phase: Phase::Reading { at: 0, scanner: None },
+            done: CompactionReport::default(),
+        }
+    }
+}
+
+impl Compaction {
+    /// Does a little: some MiB at the most, or one sync.
+    ///
+    /// # Errors
+    /// If it cannot go on: then it is over.
+    pub fn step(&mut self) -> Result<Step, CompactionError> {
+        match &mut self.phase {
+            Phase::Reading { .. } => self.read(),
+            Phase::Sorting => self.sort(),
+            Phase::Writing { .. } => self.write(),
+        }
+    }
+
+    /// Reads some keys.
+    fn read(&mut self) -> Result<Step, CompactionError> {
+        let Phase::Reading { at, scanner } = &mut self.phase else { unreachable!("in this phase") };
+        let Some(segment) = self.segments.get(*at) else {
+            self.phase = Phase::Sorting;
+            return Ok(Step::Worked { bytes: 0 });
+        };
+        let failed = |source| failed(&segment.path, source);
+        let scanner = match scanner {
+            Some(scanner) => scanner,
+            None => {
+                self.spans.push(Span { first: self.keys.count(), count: 0 });
+                scanner.insert(scan(segment).map_err(failed)?)
+            }
+        };
+        let mut bytes = 0;
+        while bytes < limits::COMPACTION_STEP_BYTES {
+            let batch = match scanner.next().map_err(failed)? {
+                Some(Scanned::Batch { header, payload, .. }) => Batch { header, payload },
+                Some(Scanned::Hole(hole)) => return Err(damaged(segment, hole)),
+                None => {
+                    let span = self.spans.last_mut().expect("each segment has one");
+                    span.count = self.keys.count() - span.first;
+                    self.phase = Phase::Reading { at: *at + 1, scanner: None };
+                    break;
+                }
+            };
+            bytes += batch.header.total_bytes() as u64;
+            if !is_thinned(&batch) {
+                continue;
+            }
+            for record in batch.records() {
+                let record = record.map_err(|cause| damaged_records(segment, &batch, &cause))?;
+                match self.keys.note(record.key).map_err(|error| self.keys.failed(error))? {
+                    Room::Enough => {}
+                    Room::TooManyKeys => return self.begin_anew(),
+                    Room::TooManyRecords => {
+                        // What supersedes something here is there all the same.
+                        self.spans.pop();
+                        self.phase = Phase::Sorting;
+                        return Ok(Step::Worked { bytes });
+                    }
+                }
+            }
+        }
+        self.done.read_bytes += bytes;
+        Ok(Step::Worked { bytes })
+    }
+
+    /// Reads the keys once more, sorted into files: there are too many to have them in memory at once.
+    fn begin_anew(&mut self) -> Result<Step, CompactionError> {
+        let bytes: u64 = self.segments.iter().map(|segment| segment.length).sum();
+        let offsets = self.segments.iter().map(|it| it.end_offset.since(it.header.base_offset));
+        let records_max = offsets.sum::<u64>().min(bytes / limits::RECORD_BYTES_FLOOR);
+        let vfs = Arc::clone(&self.shared.vfs);
+        let keys = Keys::in_files(vfs, &self.shared.path, self.config.keys_max, records_max);
+        self.keys = keys.map_err(|source| failed(&self.shared.path, source))?;
+        self.spans.clear();
+        self.phase = Phase::Reading { at: 0, scanner: None };
+        Ok(Step::Worked { bytes: 0 })
+    }
+
+    /// Sorts out some of the keys, and plans what to do once all are.
+    fn sort(&mut self) -> Result<Step, CompactionError> {
+        if let Some(bytes) = self.keys.sort().map_err(|error| self.keys.failed(error))? {
+            return Ok(Step::Worked { bytes });
+        }
+        let groups = plan_groups(
+            &self.segments,
+            &self.spans,
+            |span| self.keys.count_last(span),
+            self.config.segment_bytes,
+            self.expired,
+        );
+        self.phase = Phase::Writing { groups: groups.into_iter(), rewrite: None };
+        Ok(Step::Worked { bytes: 0 })
+    }
+
+    /// Writes some of what stays.
+    fn write(&mut self) -> Result<Step, CompactionError> {
+        let Phase::Writing { groups, rewrite } = &mut self.phase else {
+            unreachable!("in this phase")
+        };
+        let Some(going_on) = rewrite else {
+            let Some(group) = groups.next() else { return Ok(Step::Done(self.done)) };
+            let horizon = self.now.plus(self.config.tombstone_age);
+            let begun = Rewrite::begin(&self.shared, group, self.expired, horizon)?;
+            *rewrite = Some(Box::new(begun));
+            return Ok(Step::Worked { bytes: 0 });
+        };
+        if let Some(bytes) = going_on.step(&self.keys)? {
+            return Ok(Step::Worked { bytes });
+        }
+        let rewrite = rewrite.take().expect("it was there");
+        let written = rewrite.finish(&self.shared)?;
+        self.done.read_bytes += written.read_bytes;
+        self.done.written_bytes += written.written_bytes;
+        self.done.segments_before += written.segments_before;
+        self.done.segments_after += 1;
+        self.done.removed_records += written.removed_records;
+        Ok(Step::Worked { bytes: 0 })
+    }
+}
+
+/// Whether records may be taken out of a batch: not of the broker's own, and of none that is closed.
+fn is_thinned(batch: &Batch) -> bool {
+    batch.header.kind == BatchKind::Data && batch.header.compression == Compression::None
+}
+
+/// Reads a segment from its first batch on.
+fn scan(segment: &SealedSegment) -> io::Result<Scanner> {
+    let (header, base) = (&segment.header, segment.header.base_offset);
+    Ok(Scanner::new(segment.open()?, header, segment.length, segment.header_bytes, base))
+}
+
+fn failed(path: &std::path::Path, source: io::Error) -> CompactionError {
+    let path = path.to_owned();
+    match source.kind() {
+        // Retention has taken it.
+        io::ErrorKind::NotFound => CompactionError::Outrun,
+        _ if is_full(&source) => CompactionError::StorageFull { path },
+        _ => CompactionError::Io { path, source },
+    }
+}
+
+fn damaged(segment: &SealedSegment, Hole { position, cause, .. }: Hole) -> CompactionError {
+    CompactionError::Damaged { path: segment.path.clone(), position, cause }
+}
+
+fn damaged_records(
+    segment: &SealedSegment,
+    batch: &Batch,
+    cause: &taffrail_model::batch::WireError,
+) -> CompactionError {
+    let cause = format!("the batch at offset {}: {cause}", batch.header.base_offset);
+    CompactionError::Damaged { path: segment.path.clone(), position: 0, cause }
+}
