@@ -26,6 +26,7 @@ fn full_record() -> v1::Record {
         headers: vec![header("a", b"1"), header("a", b"\xff\xfe"), header("ümlaut", b"")],
         timestamp_ms: 1_517_788_800_123,
         offset_delta: None,
+        delete_after_ms: None,
     }
 }
 

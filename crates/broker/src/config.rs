@@ -23,6 +23,8 @@ pub struct BrokerConfig {
     pub committer_threads: usize,
     /// Threads that read from logs what is not in memory.
     pub reader_threads: usize,
+    /// Bytes that compaction reads and writes in a second, over all partitions.
+    pub compaction_bytes_per_second: u64,
     /// How far in the future a record's timestamp may lie.
     pub timestamp_ahead: Duration,
     /// How long a group is remembered that nobody is in and nobody commits to; zero: for ever.
@@ -40,6 +42,7 @@ impl Default for BrokerConfig {
             writer_threads: 2,
             committer_threads: 8,
             reader_threads: 4,
+            compaction_bytes_per_second: limits::COMPACTION_BYTES_PER_SECOND_DEFAULT,
             timestamp_ahead: limits::TIMESTAMP_AHEAD_DEFAULT,
             group_retention: limits::GROUP_RETENTION_DEFAULT,
         }

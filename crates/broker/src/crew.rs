@@ -84,6 +84,11 @@ impl Crew {
         }
     }
 
+    /// Whether somebody takes turns: then no work takes long.
+    pub(crate) fn takes_turns(&self) -> bool {
+        matches!(self, Self::Turns(_))
+    }
+
     /// Lets a while pass; where turns are taken, the one who takes them has chosen when.
     pub(crate) fn pause(&self, time: Duration) {
         if matches!(self, Self::Threads) {

@@ -65,4 +65,4 @@ pub use produce::{
 };
 pub use producers::{InitProducer, InitProducerError, ProducerIdentity};
 pub use start::{Machine, StartError};
-pub use taffrail_log::SequenceError;
+pub use taffrail_log::{Dirt, SequenceError};

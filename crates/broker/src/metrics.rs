@@ -39,6 +39,18 @@ pub struct Metrics {
     pub deleted_bytes: AtomicU64,
     /// 1 while nothing is deleted for its age, because the clock leapt ahead.
     pub retention_paused: AtomicU64,
+    /// Compactions that came to their end.
+    pub compactions: AtomicU64,
+    /// Compactions that did not.
+    pub failed_compactions: AtomicU64,
+    /// Bytes that compactions have read.
+    pub compaction_read_bytes: AtomicU64,
+    /// Bytes of segments that compactions have written.
+    pub compaction_written_bytes: AtomicU64,
+    /// Records that compactions have removed.
+    pub compacted_records: AtomicU64,
+    /// Partitions that are being compacted, or wait for that.
+    pub compactions_waiting: AtomicU64,
     /// Consumers' streams that are open.
     pub consume_streams: AtomicU64,
     /// Producers' streams and unary requests since the start.

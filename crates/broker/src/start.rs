@@ -98,6 +98,7 @@ impl Broker {
             committers: config.committer_threads,
             readers: config.reader_threads,
             tail_bytes: config.tail_bytes,
+            compaction_bytes_per_second: config.compaction_bytes_per_second,
             last_seen: directory.last_seen(),
             crew: crew.clone(),
             clock: Arc::clone(&clock),

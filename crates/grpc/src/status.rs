@@ -156,6 +156,9 @@ impl Explain for ProduceError {
             Self::CorruptBatch { found, computed } => new("CORRUPT_BATCH", Code::InvalidArgument)
                 .with("found", found)
                 .with("computed", computed),
+            Self::KeyMissing { count, .. } => {
+                new("KEY_MISSING", Code::InvalidArgument).with("records", count)
+            }
             Self::InvalidRecords(_) => new("INVALID_RECORDS", Code::InvalidArgument),
             Self::TimestampAhead { found, now, ahead_ms } => {
                 new("TIMESTAMP_AHEAD", Code::InvalidArgument)

@@ -47,6 +47,9 @@ pub const COMPACTION_KEYS_MAX: usize = 1_800_000;
 /// Records that a compaction looks at; there is a bit in memory for each.
 pub const COMPACTION_RECORDS_MAX: u32 = 400_000_000;
 
+/// Bytes that compaction reads and writes in a second.
+pub const COMPACTION_BYTES_PER_SECOND_DEFAULT: u64 = 64 << 20;
+
 /// Bytes that a compaction reads before it lets others do something.
 pub const COMPACTION_STEP_BYTES: u64 = 1 << 20;
 

@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use taffrail_broker::{Broker, GroupDescription, Histogram, PartitionLag, PartitionStatus};
+use taffrail_broker::{Broker, Dirt, GroupDescription, Histogram, PartitionLag, PartitionStatus};
 
 use crate::accept::Connections;
 
@@ -52,6 +52,7 @@ impl Collector for Snapshot {
         self.gauges(out)?;
         self.histograms(out)?;
         self.partitions(out)?;
+        self.dirt(out)?;
         self.members(out)?;
         self.lags(out)
     }
@@ -60,7 +61,7 @@ impl Collector for Snapshot {
 impl Snapshot {
     fn counters(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = self.broker.metrics();
-        let counters: [(&str, &str, &AtomicU64); 11] = [
+        let counters: [(&str, &str, &AtomicU64); 16] = [
             ("produced_batches", "Batches that were appended", &metrics.produced_batches),
             ("produced_records", "Records that were appended", &metrics.produced_records),
             ("produced_bytes", "Bytes of records that were appended", &metrics.produced_bytes),
@@ -69,6 +70,23 @@ impl Snapshot {
                 "duplicate_batches",
                 "Batches of idempotent producers that were there already",
                 &metrics.duplicate_batches,
+            ),
+            ("compactions", "Compactions that came to their end", &metrics.compactions),
+            ("failed_compactions", "Compactions that did not", &metrics.failed_compactions),
+            (
+                "compaction_read_bytes",
+                "Bytes that compactions have read",
+                &metrics.compaction_read_bytes,
+            ),
+            (
+                "compaction_written_bytes",
+                "Bytes of segments that compactions have written",
+                &metrics.compaction_written_bytes,
+            ),
+            (
+                "compacted_records",
+                "Records that compactions have removed",
+                &metrics.compacted_records,
             ),
             ("deleted_segments", "Segments that were deleted", &metrics.deleted_segments),
             ("deleted_bytes", "Bytes of segments that were deleted", &metrics.deleted_bytes),
@@ -105,6 +123,11 @@ impl Snapshot {
             ("read_memory_used_bytes", "Bytes of answers in memory", answers.used_bytes()),
             ("read_memory_bytes", "Bytes of answers at the most", answers.bytes_max()),
             ("process_resident_memory_bytes", "Memory of the process", resident_bytes()),
+            (
+                "compactions_waiting",
+                "Partitions that are being compacted, or wait for that",
+                load(&metrics.compactions_waiting),
+            ),
             (
                 "retention_paused",
                 "1 while nothing is deleted for its age, because the clock leapt ahead",
@@ -175,6 +198,33 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// How far compaction is behind, of the topics that are compacted.
+    fn dirt(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Value = fn(&Dirt) -> f64;
+        let gauges: [(&str, &str, Value); 2] = [
+            ("log_dirty_bytes", "Bytes of sealed segments that no compaction has seen", |dirt| {
+                dirt.dirty_bytes as f64
+            }),
+            ("log_dirty_ratio", "The part of all sealed segments that these are", |dirt| {
+                dirt.dirty_bytes as f64 / dirt.sealed_bytes.max(1) as f64
+            }),
+        ];
+        let topics = self.broker.describe_all();
+        for (name, help, value) in gauges {
+            let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for topic in &topics {
+                for partition in &topic.partitions {
+                    let Some(dirt) = &partition.dirt else { continue };
+                    let (topic, partition) = (&topic.topic.name, partition.partition);
+                    let labels =
+                        [("topic", topic.to_string()), ("partition", partition.to_string())];
+                    ConstGauge::new(value(dirt)).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn members(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Members of a consumer group";
         let mut family = out.encode_descriptor("group_members", help, None, MetricType::Gauge)?;

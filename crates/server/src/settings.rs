@@ -120,7 +120,7 @@ pub enum SettingsError {
 }
 
 /// Every setting.
-pub const SETTINGS: [SettingInfo; 18] = [
+pub const SETTINGS: [SettingInfo; 19] = [
     setting(
         "allow_unauthenticated",
         "true | false",
@@ -136,6 +136,15 @@ pub const SETTINGS: [SettingInfo; 18] = [
         "Threads that sync logs; so many syncs may hang before others wait (8).",
         |s, v| {
             s.broker.committer_threads = v.parse().ok()?;
+            Some(())
+        },
+    ),
+    setting(
+        "compaction_bytes_per_second",
+        "bytes, at least 64KiB",
+        "What compaction reads and writes in a second, over all topics (64MiB).",
+        |s, v| {
+            s.broker.compaction_bytes_per_second = bytes(v).filter(|bytes| *bytes >= 64 << 10)?;
             Some(())
         },
     ),

@@ -47,6 +47,28 @@ pub struct TopicSettings {
     pub cleanup: Cleanup,
     /// How long, and how much, retention keeps.
     pub retention: Retention,
+    /// How long a tombstone stays after the first compaction that has seen it.
+    pub tombstone_age: Duration,
+    /// Of all that could be compacted, the part that must be new before it is.
+    pub dirty_ratio_min: Ratio,
+}
+
+/// A part of a whole, in thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ratio(u16);
+
+impl Ratio {
+    /// From 0 to 1.
+    pub fn get(self) -> f64 {
+        f64::from(self.0) / 1_000.0
+    }
+}
+
+impl Cleanup {
+    /// Whether records go that a later one of their key supersedes.
+    pub const fn compacts(self) -> bool {
+        matches!(self, Self::Compact | Self::Both)
+    }
 }
 
 /// A setting, for people.
@@ -149,7 +171,7 @@ pub enum SettingError {
 const REQUEST_ENVELOPE_BYTES: u64 = 1 << 10;
 
 /// Every setting that a topic can have, ascending by name.
-pub const SETTINGS: [SettingInfo; 7] = [
+pub const SETTINGS: [SettingInfo; 9] = [
     SettingInfo {
         name: "cleanup",
         kind: "delete | compact | both",
@@ -164,6 +186,17 @@ pub const SETTINGS: [SettingInfo; 7] = [
                 "both" => Cleanup::Both,
                 _ => return None,
             };
+            Some(())
+        },
+    },
+    SettingInfo {
+        name: "delete.retention.ms",
+        kind: "a duration such as 90s, 12h, 7d, or milliseconds",
+        default: "1d",
+        description: "How long a tombstone stays after the first compaction that has seen it, so \
+                      that whoever has read an older record of its key comes to it.",
+        set: |settings, value| {
+            settings.tombstone_age = duration(value)?;
             Some(())
         },
     },
@@ -191,6 +224,19 @@ pub const SETTINGS: [SettingInfo; 7] = [
         set: |settings, value| {
             let range = u64::from(limits::BATCH_BYTES_FLOOR)..=u64::from(limits::BATCH_BYTES_MAX);
             settings.batch_bytes_max = u32::try_from(bytes(value, &range)?).ok()?;
+            Some(())
+        },
+    },
+    SettingInfo {
+        name: "min.cleanable.dirty.ratio",
+        kind: "0 to 1",
+        default: "0.5",
+        description: "The part of a partition's sealed segments that no compaction has seen, by \
+                      bytes, at which it is compacted. Less keeps the log smaller, and reads and \
+                      writes more.",
+        set: |settings, value| {
+            let ratio: f64 = value.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))?;
+            settings.dirty_ratio_min = Ratio((ratio * 1_000.0).round() as u16);
             Some(())
         },
     },
@@ -255,6 +301,8 @@ impl Default for TopicSettings {
             segment_age: None,
             cleanup: Cleanup::Delete,
             retention: Retention::default(),
+            tombstone_age: limits::TOMBSTONE_AGE_DEFAULT,
+            dirty_ratio_min: Ratio(500),
         }
     }
 }
@@ -281,7 +329,7 @@ impl TopicSettings {
     /// Sizes segments by what is to be done with them, where the topic does not say.
     fn derive(&mut self, overrides: &BTreeMap<String, String>) {
         if !overrides.contains_key("segment.bytes") {
-            if self.cleanup != Cleanup::Delete {
+            if self.cleanup.compacts() {
                 self.segment_bytes = limits::COMPACTED_SEGMENT_BYTES;
             }
             if let Some(bytes) = self.retention.bytes {

@@ -60,7 +60,8 @@ impl Partition {
         let due = match self.look_after(&open, now, doubt.is_none()) {
             Ok(due) => {
                 let due = due.map(|due| instant + due.since(now).min(limits::UPKEEP_INTERVAL));
-                due.into_iter().chain(doubt).min()
+                let compaction = self.compact_if_due(&open, now, doubt.is_none());
+                due.into_iter().chain(doubt).chain(compaction).min()
             }
             // Nothing is to be kept in order any more.
             Err(_) if open.syncer.is_poisoned() => None,
@@ -111,7 +112,8 @@ impl Partition {
 
     /// Whether anything becomes old here.
     fn has_ages(&self) -> bool {
-        self.settings.load().retention.age.is_some()
+        let settings = self.settings.load();
+        settings.retention.age.is_some() || settings.cleanup.compacts()
     }
 
     /// Deletes the segments whose records all lie before an offset.

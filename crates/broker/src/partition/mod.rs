@@ -12,6 +12,7 @@
 
 mod appender;
 mod committer;
+mod compactor;
 mod fetcher;
 mod keeper;
 mod threads;
@@ -21,9 +22,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use taffrail_log::{Log, LogConfig, LogReader, LogSyncer};
+use taffrail_log::{Dirt, Log, LogConfig, LogReader, LogSyncer};
 use taffrail_model::{LogId, Offset, PartitionIndex, TopicName};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::catalog::{Durability, TopicSettings};
 use crate::produce::ProduceError;
@@ -52,6 +54,10 @@ pub(crate) struct Partition {
     deleted: AtomicBool,
     /// Whether somebody is going to look whether there is something to keep in order.
     upkeep_is_due: AtomicBool,
+    /// Whether it is being compacted, or waits for that.
+    is_compacting: AtomicBool,
+    /// Before when it is not compacted again, because that failed.
+    compaction_blocked: Mutex<Option<Instant>>,
     watermark: watch::Sender<Offset>,
     threads: Arc<LogThreads>,
 }
@@ -134,6 +140,8 @@ pub struct PartitionDescription {
     pub damaged: Vec<Range<Offset>>,
     /// Number of this opening of the log.
     pub leader_epoch: u32,
+    /// What there is to compact, where that is done.
+    pub dirt: Option<Dirt>,
 }
 
 impl Partition {
@@ -157,6 +165,8 @@ impl Partition {
             lazy_sync: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
             upkeep_is_due: AtomicBool::new(false),
+            is_compacting: AtomicBool::new(false),
+            compaction_blocked: Mutex::new(None),
             watermark: watch::Sender::new(Offset::ZERO),
             threads,
         }
@@ -327,6 +337,7 @@ impl Partition {
             segments: 0,
             damaged: Vec::new(),
             leader_epoch: 0,
+            dirt: None,
         };
         if let LogState::Unopened(Unopened { lost, .. }, _) = &**self.log.load() {
             description.damaged.extend((!lost.is_empty()).then(|| lost.clone()));
@@ -339,6 +350,8 @@ impl Partition {
             description.segments = segments as u32;
             description.damaged = log.reader.damage();
             description.leader_epoch = log.leader_epoch;
+            let compacts = self.settings.load().cleanup.compacts();
+            description.dirt = compacts.then(|| log.reader.dirt());
         }
         description
     }
@@ -408,6 +421,10 @@ impl Partition {
     /// Whether a log is the one that the partition has now.
     fn has(&self, open: &Arc<OpenLog>) -> bool {
         self.open_log().is_some_and(|now| Arc::ptr_eq(&now, open))
+    }
+
+    fn compaction_blocked(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.compaction_blocked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open_log(&self) -> Option<Arc<OpenLog>> {

@@ -1,14 +1,16 @@
 //! The threads that do the log's I/O: a few writers, committers and readers for all partitions.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use taffrail_model::{Timestamp, limits};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Partition;
+use super::compactor::CompactionWork;
 use crate::clock::{self, Clock};
 use crate::crew::Crew;
 use crate::metrics::Metrics;
@@ -24,6 +26,7 @@ pub(crate) struct ThreadsConfig {
     pub(crate) committers: usize,
     pub(crate) readers: usize,
     pub(crate) tail_bytes: u64,
+    pub(crate) compaction_bytes_per_second: u64,
     /// When the clock was last seen before this start, if that is known.
     pub(crate) last_seen: Option<Timestamp>,
     pub(crate) crew: Crew,
@@ -45,6 +48,12 @@ pub(crate) struct LogThreads {
     /// Partitions that may have something to keep in order.
     pub(super) keepers: WorkQueue<Arc<Partition>>,
     pub(super) agenda: Agenda,
+    /// Partitions that are compacted, one at a time.
+    pub(super) compactors: WorkQueue<CompactionWork>,
+    /// What a compaction may read and write.
+    compaction_bytes_per_second: u64,
+    pub(super) crew: Crew,
+    is_stopping: AtomicBool,
     leaps: Mutex<Leaps>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
@@ -64,6 +73,10 @@ impl LogThreads {
             admins: WorkQueue::new(),
             keepers: WorkQueue::new(),
             agenda: Agenda::default(),
+            compactors: WorkQueue::new(),
+            compaction_bytes_per_second: config.compaction_bytes_per_second,
+            crew: config.crew.clone(),
+            is_stopping: AtomicBool::new(false),
             leaps: Mutex::new(leaps),
             clock: config.clock,
             metrics: config.metrics,
@@ -91,7 +104,27 @@ impl LogThreads {
         threads
             .keepers
             .start(&crew, "log-keeper", 1, |partition: Arc<Partition>| partition.keep())?;
+        let compact = {
+            let threads: Weak<Self> = Arc::downgrade(&threads);
+            move |work: CompactionWork| {
+                if let Some(threads) = threads.upgrade() {
+                    work.run(&threads);
+                }
+            }
+        };
+        threads.compactors.start(&crew, "log-compactor", 1, compact)?;
         Ok(threads)
+    }
+
+    /// Whether all threads are about to end.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+
+    /// Waits as long as a compaction has to that read and wrote so many bytes.
+    pub(super) fn pace(&self, bytes: u64) {
+        let seconds = bytes as f64 / self.compaction_bytes_per_second.max(1) as f64;
+        self.crew.pause(Duration::from_secs_f64(seconds));
     }
 
     /// Opens a log, some time.
@@ -172,11 +205,14 @@ impl LogThreads {
     /// Lets all threads end once their queues are empty, and waits for them. What comes later is
     /// refused by its partition.
     pub(crate) fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
         self.openers.drain();
         self.openers.stop();
         self.admins.stop();
         self.keepers.drain();
         self.keepers.stop();
+        self.compactors.drain();
+        self.compactors.stop();
         self.lazy.stop();
         self.writers.stop();
         self.committers.stop();

@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use taffrail_log::NewBatch;
 use taffrail_model::Timestamp;
-use taffrail_model::batch::{BatchKind, Compression, HEADER_BYTES, records_crc, scan};
+use taffrail_model::batch::{BatchKind, Compression, HEADER_BYTES, keyless, records_crc, scan};
 
 use super::{IncomingBatch, ProduceError};
+
+/// Records that an error names, at the most.
+const NAMED_MAX: usize = 10;
 
 /// What batches must keep to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchRules {
     pub(crate) bytes_max: u32,
+    /// Whether each record must have a key.
+    pub(crate) needs_keys: bool,
     pub(crate) timestamp_ahead: Duration,
     pub(crate) now: Timestamp,
 }
@@ -33,6 +38,10 @@ pub(crate) fn check(batch: &IncomingBatch, rules: &BatchRules) -> Result<NewBatc
         return Err(ProduceError::CorruptBatch { found, computed });
     }
     let summary = scan(&batch.payload)?;
+    if rules.needs_keys && summary.keyless_count > 0 {
+        let records = keyless(&batch.payload).take(NAMED_MAX).collect();
+        return Err(ProduceError::KeyMissing { records, count: summary.keyless_count });
+    }
     let latest = rules.now.plus(rules.timestamp_ahead);
     if let Some(found) = summary.max_timestamp.filter(|found| *found > latest) {
         let ahead_ms = u64::try_from(rules.timestamp_ahead.as_millis()).unwrap_or(u64::MAX);

@@ -91,6 +91,18 @@ pub enum ProduceError {
     /// Its records cannot be stored.
     #[error(transparent)]
     InvalidRecords(#[from] ScanError),
+    /// Records without a key, where of each key the latest is kept.
+    #[error(
+        "the topic is compacted, and {count} of the batch's records have no key, at index {}: give \
+         each a key, or set the topic's cleanup=delete",
+        named(.records, *.count)
+    )]
+    KeyMissing {
+        /// The first of them, by their place in the batch.
+        records: Vec<u32>,
+        /// How many there are.
+        count: u32,
+    },
     /// A record from the future.
     #[error(
         "the batch has a timestamp of {found} ms; the broker's clock says {now} ms and takes at \
@@ -176,4 +188,12 @@ pub enum ProduceError {
     /// The broker is going away.
     #[error("the broker is stopping: connect again in a moment")]
     Stopping,
+}
+
+/// Some of `count` records, by their places.
+fn named(records: &[u32], count: u32) -> String {
+    let places: Vec<_> = records.iter().map(u32::to_string).collect();
+    let rest = count as usize - records.len().min(count as usize);
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    format!("{}{more}", places.join(", "))
 }

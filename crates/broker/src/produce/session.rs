@@ -119,8 +119,10 @@ impl ProduceSession {
             Some(stamp) => self.shared.producers.fence(stamp.id)?,
             None => None,
         };
+        let settings = **partition.settings.load();
         let rules = BatchRules {
-            bytes_max: partition.settings.load().batch_bytes_max,
+            bytes_max: settings.batch_bytes_max,
+            needs_keys: settings.cleanup.compacts(),
             timestamp_ahead: self.shared.config.timestamp_ahead,
             now: self.shared.now(),
         };

@@ -42,7 +42,7 @@ type LastOf = HashMap<Fingerprint, u32, BuildHasherDefault<FirstBits>>;
 #[derive(Debug)]
 pub(super) struct Keys {
     secrets: [RandomState; 2],
-    keys_max: usize,
+    in_memory_max: usize,
     last_of: LastOf,
     files: Option<Files>,
     /// For each record, whether it is the last of its key, as far as is known.
@@ -62,7 +62,7 @@ pub(super) enum Room {
 #[derive(Debug)]
 struct Files {
     vfs: Arc<dyn Vfs>,
-    files: Vec<KeyFile>,
+    all: Vec<KeyFile>,
     /// Which one is looked at.
     at: usize,
     /// How much of it was.
@@ -82,7 +82,7 @@ impl Keys {
     pub(super) fn in_memory(keys_max: usize) -> Self {
         Self {
             secrets: [RandomState::new(), RandomState::new()],
-            keys_max,
+            in_memory_max: keys_max,
             last_of: LastOf::default(),
             files: None,
             is_last: Vec::new(),
@@ -101,13 +101,13 @@ impl Keys {
         // Fingerprints are spread evenly, but not exactly so.
         let spread = (keys_max as u64 - keys_max as u64 / 8).max(1);
         let count = records_max.div_ceil(spread).clamp(1, FILES_MAX);
-        let mut files = Files { vfs, files: Vec::new(), at: 0, position: 0 };
+        let mut files = Files { vfs, all: Vec::new(), at: 0, position: 0 };
         for index in 0..count {
             let path = directory.join(format!("{PREFIX}{index:03}{ENDING}"));
             // What an earlier run left.
             let _ = files.vfs.remove_file(&path);
             let file = files.vfs.create(&path)?;
-            files.files.push(KeyFile { path, file, length: 0, buffer: Vec::new() });
+            files.all.push(KeyFile { path, file, length: 0, buffer: Vec::new() });
         }
         Ok(Self { files: Some(files), ..Self::in_memory(keys_max) })
     }
@@ -178,7 +178,7 @@ impl Keys {
 
     /// What to say of an error of the files.
     pub(super) fn failed(&self, error: io::Error) -> CompactionError {
-        let path = self.files.as_ref().and_then(|files| files.files.first());
+        let path = self.files.as_ref().and_then(|files| files.all.first());
         failed(path.map_or(Path::new("keys"), |file| &file.path), error)
     }
 
@@ -189,7 +189,7 @@ impl Keys {
             self.set(before, false);
             return true;
         }
-        if self.last_of.len() >= self.keys_max {
+        if self.last_of.len() >= self.in_memory_max {
             return false;
         }
         self.last_of.insert(fingerprint, number);
@@ -221,8 +221,8 @@ pub(crate) fn is_key_file(name: &str) -> bool {
 impl Files {
     fn put(&mut self, Fingerprint(parts): Fingerprint, number: u32) -> io::Result<()> {
         // Not the bits that a map looks at first.
-        let at = (u64::from(parts[3]) * self.files.len() as u64 >> 32) as usize;
-        let file = self.files.get_mut(at).expect("the product is below the number of files");
+        let at = ((u64::from(parts[3]) * self.all.len() as u64) >> 32) as usize;
+        let file = self.all.get_mut(at).expect("the product is below the number of files");
         for field in parts.into_iter().chain([number]) {
             file.buffer.extend_from_slice(&field.to_le_bytes());
         }
@@ -231,7 +231,7 @@ impl Files {
 
     /// The next entries; `None` behind the last file.
     fn take(&mut self) -> io::Result<Option<bytes::Bytes>> {
-        while let Some(file) = self.files.get_mut(self.at) {
+        while let Some(file) = self.all.get_mut(self.at) {
             file.flush()?;
             if self.position == 0 && file.length > 0 || self.position < file.length {
                 let wanted = (file.length - self.position).min(READ_BYTES as u64);
@@ -260,7 +260,7 @@ impl KeyFile {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        for file in &self.files {
+        for file in &self.all {
             // If it stays, the next opening of the log removes it.
             let _ = self.vfs.remove_file(&file.path);
         }

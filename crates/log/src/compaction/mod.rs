@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use taffrail_model::batch::{Batch, BatchKind, Compression};
+use taffrail_model::batch::{Batch, BatchKind, Compression, WireError};
 use taffrail_model::{Timestamp, limits};
 
 use crate::log::Log;
@@ -240,7 +240,7 @@ impl Compaction {
                 continue;
             }
             for record in batch.records() {
-                let record = record.map_err(|cause| damaged_records(segment, &batch, &cause))?;
+                let record = record.map_err(|cause| damaged_records(segment, &batch, cause))?;
                 match self.keys.note(record.key).map_err(|error| self.keys.failed(error))? {
                     Room::Enough => {}
                     Room::TooManyKeys => return self.begin_anew(),
@@ -325,23 +325,21 @@ fn scan(segment: &SealedSegment) -> io::Result<Scanner> {
 
 fn failed(path: &std::path::Path, source: io::Error) -> CompactionError {
     let path = path.to_owned();
-    match source.kind() {
+    if source.kind() == io::ErrorKind::NotFound {
         // Retention has taken it.
-        io::ErrorKind::NotFound => CompactionError::Outrun,
-        _ if is_full(&source) => CompactionError::StorageFull { path },
-        _ => CompactionError::Io { path, source },
+        return CompactionError::Outrun;
     }
+    if is_full(&source) {
+        return CompactionError::StorageFull { path };
+    }
+    CompactionError::Io { path, source }
 }
 
 fn damaged(segment: &SealedSegment, Hole { position, cause, .. }: Hole) -> CompactionError {
     CompactionError::Damaged { path: segment.path.clone(), position, cause }
 }
 
-fn damaged_records(
-    segment: &SealedSegment,
-    batch: &Batch,
-    cause: &taffrail_model::batch::WireError,
-) -> CompactionError {
+fn damaged_records(segment: &SealedSegment, batch: &Batch, cause: WireError) -> CompactionError {
     let cause = format!("the batch at offset {}: {cause}", batch.header.base_offset);
     CompactionError::Damaged { path: segment.path.clone(), position: 0, cause }
 }

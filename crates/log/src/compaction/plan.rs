@@ -78,7 +78,7 @@ impl Group {
         let offsets = next.end_offset.since(self.base_offset());
         self.segments.len() < GROUP_SEGMENTS_MAX
             && self.bytes + bytes <= bytes_max
-            && offsets <= u64::from(u32::MAX)
+            && u32::try_from(offsets).is_ok()
             // A gap, or what is lost, stays between two segments.
             && next.header.previous_end == next.header.base_offset
             && self.end_offset() == next.header.base_offset

@@ -148,7 +148,7 @@ impl Rewrite {
         }
         let mut fates = Vec::new();
         for record in batch.records() {
-            let record = record.map_err(|cause| damaged_records(segment, &batch, &cause))?;
+            let record = record.map_err(|cause| damaged_records(segment, &batch, cause))?;
             let is_tombstone = record.key.is_some() && record.value.is_none();
             fates.push(match record.delete_after {
                 _ if !keys.is_last(self.number) => Fate::Goes,
@@ -164,7 +164,7 @@ impl Rewrite {
             return self.put(batch);
         }
         let thinned = thin(&batch, &fates);
-        let thinned = thinned.map_err(|cause| damaged_records(segment, &batch, &cause))?;
+        let thinned = thinned.map_err(|cause| damaged_records(segment, &batch, cause))?;
         let grown = thinned.payload.len().saturating_sub(batch.payload.len()) as u64;
         let is_too_large = HEADER_BYTES + thinned.payload.len() > limits::BATCH_BYTES_MAX as usize
             || grown > 0 && self.position + self.rest_bytes + grown > FILE_BYTES_MAX;

@@ -46,8 +46,7 @@ impl History {
     #[track_caller]
     fn append(&mut self, log: &mut Log, keys: &[Option<u64>], is_tombstone: impl Fn(u64) -> bool) {
         let mut builder = RecordSetBuilder::default();
-        let mut offset = self.end();
-        for key in keys {
+        for (offset, key) in (self.end()..).zip(keys) {
             let name = key.map(|key| format!("key {key}").into_bytes());
             let value = (!is_tombstone(offset)).then(|| format!("value {offset}"));
             let fields = RecordFields {
@@ -57,7 +56,6 @@ impl History {
             };
             builder.push(&fields);
             self.entries.push(Entry { offset, key: name, value });
-            offset += 1;
         }
         let (appended, error) = log.append(&[checked(builder.finish())], NOW);
         assert!(error.is_none() && appended.len() == 1, "{error:?}");
@@ -183,16 +181,16 @@ fn active_base(memory: &Memory) -> u64 {
 
 #[test]
 fn the_latest_record_of_each_key_stays_at_its_offset() {
-    for seed in seeds(60) {
+    for seed in seeds(25) {
         let mut numbers = Numbers::new(seed);
         let mut given = Given::new(700);
         let mut history = History::default();
         let keys_max = [2, 10, 1_000][numbers.below(3) as usize];
         let bytes_max = [400, 5_000, 1 << 20][numbers.below(3) as usize];
         let key_count = 1 + numbers.below(40);
-        for _ in 0..1 + numbers.below(4) {
+        for _ in 0..=numbers.below(4) {
             for _ in 0..numbers.below(30) {
-                let keys: Vec<_> = (0..1 + numbers.below(6))
+                let keys: Vec<_> = (0..=numbers.below(6))
                     .map(|_| (!numbers.once_in(12)).then(|| numbers.below(key_count)))
                     .collect();
                 let rest = numbers.below(7);

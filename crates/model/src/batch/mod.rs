@@ -26,7 +26,7 @@ pub use header::{
     BatchHeader, BatchKind, Compression, HEADER_BYTES, HeaderBytes, HeaderError, Salt,
 };
 pub use records::{HeaderView, Headers, RecordView, Records};
-pub use scan::{ScanError, ScanSummary, scan};
+pub use scan::{ScanError, ScanSummary, keyless, scan};
 pub use thin::{Fate, Thinned, thin};
 pub use walk::{Batch, Batches, WalkError, find_header};
 

@@ -86,6 +86,22 @@ pub fn scan(payload: &[u8]) -> Result<ScanSummary, ScanError> {
     if summary.record_count == 0 { Err(ScanError::Empty) } else { Ok(summary) }
 }
 
+/// The places of the records without a key in a payload that was scanned.
+pub fn keyless(payload: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    let mut reader = Reader::new(payload);
+    let mut next = move || {
+        while !reader.is_empty() {
+            match reader.tag().ok()? {
+                (1, WireType::Length) => return scan_record(0, reader.bytes().ok()?).ok(),
+                (_, wire_type) => reader.skip(wire_type).ok()?,
+            }
+        }
+        None
+    };
+    let records = (0..).map_while(move |place| next().map(|scanned| (place, scanned)));
+    records.filter(|(_, scanned)| !scanned.has_key).map(|(place, _)| place)
+}
+
 /// What one record says.
 struct Scanned {
     /// 0 if it states none.
