@@ -25,6 +25,10 @@ pub struct BrokerConfig {
     pub reader_threads: usize,
     /// Bytes that compaction reads and writes in a second, over all partitions.
     pub compaction_bytes_per_second: u64,
+    /// Bytes of sealed segments that are looked at again in a second.
+    pub scrub_bytes_per_second: u64,
+    /// How often all sealed segments are looked at again; zero: never.
+    pub scrub_interval: Duration,
     /// How far in the future a record's timestamp may lie.
     pub timestamp_ahead: Duration,
     /// How long a group is remembered that nobody is in and nobody commits to; zero: for ever.
@@ -43,6 +47,8 @@ impl Default for BrokerConfig {
             committer_threads: 8,
             reader_threads: 4,
             compaction_bytes_per_second: limits::COMPACTION_BYTES_PER_SECOND_DEFAULT,
+            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND_DEFAULT,
+            scrub_interval: limits::SCRUB_INTERVAL_DEFAULT,
             timestamp_ahead: limits::TIMESTAMP_AHEAD_DEFAULT,
             group_retention: limits::GROUP_RETENTION_DEFAULT,
         }

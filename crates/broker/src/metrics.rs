@@ -51,6 +51,12 @@ pub struct Metrics {
     pub compacted_records: AtomicU64,
     /// Partitions that are being compacted, or wait for that.
     pub compactions_waiting: AtomicU64,
+    /// Bytes of sealed segments that were looked at again, and are sound.
+    pub scrubbed_bytes: AtomicU64,
+    /// Places that the scrub that is going on, or else the last one, has found damaged.
+    pub scrub_damaged: AtomicU64,
+    /// When the last scrub ended, in Unix seconds; 0 before that.
+    pub scrub_ended_seconds: AtomicU64,
     /// Consumers' streams that are open.
     pub consume_streams: AtomicU64,
     /// Producers' streams and unary requests since the start.

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use taffrail_log::vfs::Vfs;
-use taffrail_log::{Directory, DirectoryError, DirectoryOptions, LogConfig};
+use taffrail_log::{Directory, DirectoryError, DirectoryOptions, LogConfig, ScrubPass, ScrubState};
 use taffrail_model::{LogId, PartitionIndex, ProducerId, Timestamp, TopicId, TopicName, limits};
 use tokio::sync::Mutex;
 
@@ -20,7 +20,7 @@ use crate::group::{self, Groups};
 use crate::internal::{self, CATALOG, GROUPS, Internal, PRODUCERS};
 use crate::metrics::Metrics;
 use crate::opening::open_partition;
-use crate::partition::{LogThreads, Partition, PartitionStatus, ThreadsConfig};
+use crate::partition::{LogThreads, Partition, PartitionStatus, ScrubWork, ThreadsConfig};
 use crate::producers::Producers;
 use crate::shared::Shared;
 use crate::topics::{ServedTopic, Topics};
@@ -93,12 +93,16 @@ impl Broker {
         let has_spare = keep_spare(&directory, config.spare_bytes, true);
         make_groups(&directory, clock.now());
         let metrics = Arc::<Metrics>::default();
+        let scrubbed = directory.scrub_state();
+        note_last_scrub(&metrics, &scrubbed);
         let threads = LogThreads::start(ThreadsConfig {
             writers: config.writer_threads,
             committers: config.committer_threads,
             readers: config.reader_threads,
             tail_bytes: config.tail_bytes,
             compaction_bytes_per_second: config.compaction_bytes_per_second,
+            scrub_bytes_per_second: config.scrub_bytes_per_second,
+            last_scrub: scrubbed.last.map(|pass| pass.ended).filter(|_| scrubbed.current.is_none()),
             last_seen: directory.last_seen(),
             crew: crew.clone(),
             clock: Arc::clone(&clock),
@@ -173,6 +177,19 @@ impl Broker {
         Ok(())
     }
 
+    /// Lets all sealed segments be looked at again if it is time.
+    fn scrub_if_due(&self) {
+        let interval = self.shared.config.scrub_interval;
+        if interval.is_zero() {
+            return;
+        }
+        self.threads.scrub_if_due(interval, || {
+            let topics = self.shared.topics.load();
+            let partitions = topics.all().flat_map(|served| served.partitions.iter().cloned());
+            ScrubWork::new(Arc::clone(&self.directory), partitions.collect(), &self.threads)
+        });
+    }
+
     /// Says which logs lie in the directory that no topic names. Nothing is deleted.
     fn report_unnamed(&self, named: &[LogId]) {
         let on_disk = match self.directory.logs() {
@@ -190,6 +207,15 @@ impl Broker {
         for log in half_deleted {
             tracing::warn!(%log, "files of a deleted log are still there; nobody reads them");
         }
+    }
+}
+
+/// Says what the last scrub of an earlier process has found.
+fn note_last_scrub(metrics: &Metrics, ScrubState { last, .. }: &ScrubState) {
+    if let Some(ScrubPass { ended, damaged, .. }) = last {
+        let seconds = u64::try_from(ended.as_millis() / 1_000).unwrap_or(0);
+        metrics.scrub_ended_seconds.store(seconds, Ordering::Relaxed);
+        metrics.scrub_damaged.store(*damaged, Ordering::Relaxed);
     }
 }
 
@@ -279,6 +305,7 @@ fn keep_points(broker: &Arc<Broker>, crew: &Crew, mut has_spare: bool) -> Result
             broker.reopen_where_room_was_wanting();
         }
         broker.threads.wake_due();
+        broker.scrub_if_due();
         true
     };
     let kept = crew.repeat("log-points", limits::RECOVERY_POINT_INTERVAL, keep);

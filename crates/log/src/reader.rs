@@ -92,6 +92,10 @@ impl LogReader {
         Self { shared }
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// The files as they are now. Whoever asks for the log's start behind it gets one that is not before
     /// that of the list.
     pub(crate) fn segments(&self) -> Arc<Segments> {

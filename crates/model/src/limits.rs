@@ -59,6 +59,18 @@ pub const COMPACTION_ROOM_BYTES: u64 = SPARE_BYTES;
 /// Bytes of a record with its key, at the least.
 pub const RECORD_BYTES_FLOOR: u64 = 4;
 
+/// Bytes that a scrub reads before it lets others do something.
+pub const SCRUB_STEP_BYTES: u64 = 1 << 20;
+
+/// Bytes that a scrub reads in a second.
+pub const SCRUB_BYTES_PER_SECOND_DEFAULT: u64 = 16 << 20;
+
+/// How often everything is scrubbed.
+pub const SCRUB_INTERVAL_DEFAULT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// How often it is written down how far a scrub has come.
+pub const SCRUB_NOTE_INTERVAL: Duration = Duration::from_secs(60);
+
 /// What the wall clock may be ahead of what it should say, by the monotonic one, before it is doubted.
 pub const CLOCK_LEAP: Duration = Duration::from_secs(60);
 

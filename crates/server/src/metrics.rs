@@ -61,7 +61,7 @@ impl Collector for Snapshot {
 impl Snapshot {
     fn counters(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = self.broker.metrics();
-        let counters: [(&str, &str, &AtomicU64); 16] = [
+        let counters: [(&str, &str, &AtomicU64); 17] = [
             ("produced_batches", "Batches that were appended", &metrics.produced_batches),
             ("produced_records", "Records that were appended", &metrics.produced_records),
             ("produced_bytes", "Bytes of records that were appended", &metrics.produced_bytes),
@@ -87,6 +87,11 @@ impl Snapshot {
                 "compacted_records",
                 "Records that compactions have removed",
                 &metrics.compacted_records,
+            ),
+            (
+                "scrubbed_bytes",
+                "Bytes of sealed segments that were looked at again, and are sound",
+                &metrics.scrubbed_bytes,
             ),
             ("deleted_segments", "Segments that were deleted", &metrics.deleted_segments),
             ("deleted_bytes", "Bytes of segments that were deleted", &metrics.deleted_bytes),
@@ -127,6 +132,16 @@ impl Snapshot {
                 "compactions_waiting",
                 "Partitions that are being compacted, or wait for that",
                 load(&metrics.compactions_waiting),
+            ),
+            (
+                "scrub_damaged",
+                "Places that the scrub that is going on, or else the last one, has found damaged",
+                load(&metrics.scrub_damaged),
+            ),
+            (
+                "scrub_ended_timestamp_seconds",
+                "When the last scrub ended; 0 before that",
+                load(&metrics.scrub_ended_seconds),
             ),
             (
                 "retention_paused",

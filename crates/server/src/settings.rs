@@ -120,7 +120,7 @@ pub enum SettingsError {
 }
 
 /// Every setting.
-pub const SETTINGS: [SettingInfo; 19] = [
+pub const SETTINGS: [SettingInfo; 21] = [
     setting(
         "allow_unauthenticated",
         "true | false",
@@ -276,6 +276,24 @@ pub const SETTINGS: [SettingInfo; 19] = [
         "Threads that serve connections (half the cores).",
         |s, v| {
             s.runtime_threads = v.parse().ok().filter(|threads| (1..=256).contains(threads))?;
+            Some(())
+        },
+    ),
+    setting(
+        "scrub_bytes_per_second",
+        "bytes, at least 64KiB",
+        "How fast sealed segments are read again to find rot, over all topics (16MiB).",
+        |s, v| {
+            s.broker.scrub_bytes_per_second = bytes(v).filter(|bytes| *bytes >= 64 << 10)?;
+            Some(())
+        },
+    ),
+    setting(
+        "scrub_interval",
+        "a duration such as 12h or 7d, or 0s for never",
+        "How often all sealed segments are read again to find rot (7d).",
+        |s, v| {
+            s.broker.scrub_interval = duration(v)?;
             Some(())
         },
     ),

@@ -77,7 +77,9 @@ impl CompactionWork {
                     threads.compactors.push(self);
                     return;
                 }
-                Progress::Worked { bytes } => threads.pace(bytes),
+                Progress::Worked { bytes } => {
+                    threads.pace(bytes, threads.compaction_bytes_per_second)
+                }
                 Progress::Over => {
                     threads.metrics.compactions_waiting.fetch_sub(1, Ordering::Relaxed);
                     self.partition.is_compacting.store(false, Ordering::Release);

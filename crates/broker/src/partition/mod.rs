@@ -15,6 +15,7 @@ mod committer;
 mod compactor;
 mod fetcher;
 mod keeper;
+mod scrubber;
 mod threads;
 
 use std::ops::Range;
@@ -33,6 +34,7 @@ use crate::produce::ProduceError;
 pub(crate) use appender::{AppendRequest, Order};
 pub(crate) use fetcher::PartitionReadError;
 pub use keeper::DeleteRecordsError;
+pub(crate) use scrubber::ScrubWork;
 pub(crate) use threads::{LogThreads, ThreadsConfig};
 
 /// A partition. It is there from the moment its topic is known; its log may still be opening.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Partition;
 use super::compactor::CompactionWork;
+use super::scrubber::ScrubWork;
 use crate::clock::{self, Clock};
 use crate::crew::Crew;
 use crate::metrics::Metrics;
@@ -27,6 +28,9 @@ pub(crate) struct ThreadsConfig {
     pub(crate) readers: usize,
     pub(crate) tail_bytes: u64,
     pub(crate) compaction_bytes_per_second: u64,
+    pub(crate) scrub_bytes_per_second: u64,
+    /// When everything was last looked at, if that is known.
+    pub(crate) last_scrub: Option<Timestamp>,
     /// When the clock was last seen before this start, if that is known.
     pub(crate) last_seen: Option<Timestamp>,
     pub(crate) crew: Crew,
@@ -51,7 +55,11 @@ pub(crate) struct LogThreads {
     /// Partitions that are compacted, one at a time.
     pub(super) compactors: WorkQueue<CompactionWork>,
     /// What a compaction may read and write.
-    compaction_bytes_per_second: u64,
+    pub(super) compaction_bytes_per_second: u64,
+    /// What looks at all sealed segments now and then.
+    pub(super) scrubbers: WorkQueue<ScrubWork>,
+    pub(super) scrub_bytes_per_second: u64,
+    scrub: Mutex<ScrubTurn>,
     pub(super) crew: Crew,
     is_stopping: AtomicBool,
     leaps: Mutex<Leaps>,
@@ -59,6 +67,13 @@ pub(crate) struct LogThreads {
     pub(super) metrics: Arc<Metrics>,
     tail_bytes: u64,
     tail_bytes_max: AtomicUsize,
+}
+
+/// Whether everything is being looked at, and when that was last done.
+#[derive(Debug)]
+struct ScrubTurn {
+    is_on: bool,
+    last: Option<Timestamp>,
 }
 
 impl LogThreads {
@@ -75,6 +90,9 @@ impl LogThreads {
             agenda: Agenda::default(),
             compactors: WorkQueue::new(),
             compaction_bytes_per_second: config.compaction_bytes_per_second,
+            scrubbers: WorkQueue::new(),
+            scrub_bytes_per_second: config.scrub_bytes_per_second,
+            scrub: Mutex::new(ScrubTurn { is_on: false, last: config.last_scrub }),
             crew: config.crew.clone(),
             is_stopping: AtomicBool::new(false),
             leaps: Mutex::new(leaps),
@@ -113,6 +131,15 @@ impl LogThreads {
             }
         };
         threads.compactors.start(&crew, "log-compactor", 1, compact)?;
+        let scrub = {
+            let threads: Weak<Self> = Arc::downgrade(&threads);
+            move |work: ScrubWork| {
+                if let Some(threads) = threads.upgrade() {
+                    work.run(&threads);
+                }
+            }
+        };
+        threads.scrubbers.start(&crew, "log-scrubber", 1, scrub)?;
         Ok(threads)
     }
 
@@ -121,9 +148,30 @@ impl LogThreads {
         self.is_stopping.load(Ordering::Acquire)
     }
 
-    /// Waits as long as a compaction has to that read and wrote so many bytes.
-    pub(super) fn pace(&self, bytes: u64) {
-        let seconds = bytes as f64 / self.compaction_bytes_per_second.max(1) as f64;
+    /// Lets everything be looked at if it is time; `work` says what there is.
+    pub(crate) fn scrub_if_due(&self, interval: Duration, work: impl FnOnce() -> ScrubWork) {
+        let now = self.clock.now();
+        {
+            let mut turn = self.scrub.lock().unwrap_or_else(PoisonError::into_inner);
+            if turn.is_on || turn.last.is_some_and(|last| now.since(last) < interval) {
+                return;
+            }
+            turn.is_on = true;
+        }
+        self.scrubbers.push(work());
+    }
+
+    /// Everything was looked at.
+    pub(super) fn scrub_is_over(&self, ended: Timestamp) {
+        let mut turn = self.scrub.lock().unwrap_or_else(PoisonError::into_inner);
+        *turn = ScrubTurn { is_on: false, last: Some(ended) };
+        let seconds = u64::try_from(ended.as_millis() / 1_000).unwrap_or(0);
+        self.metrics.scrub_ended_seconds.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Waits as long as somebody has to who read or wrote so many bytes, and may do so many in a second.
+    pub(super) fn pace(&self, bytes: u64, bytes_per_second: u64) {
+        let seconds = bytes as f64 / bytes_per_second.max(1) as f64;
         self.crew.pause(Duration::from_secs_f64(seconds));
     }
 
@@ -213,6 +261,9 @@ impl LogThreads {
         self.keepers.stop();
         self.compactors.drain();
         self.compactors.stop();
+        // What waits has written nothing down that it could lose.
+        self.scrubbers.drain();
+        self.scrubbers.stop();
         self.lazy.stop();
         self.writers.stop();
         self.committers.stop();

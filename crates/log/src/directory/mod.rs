@@ -5,6 +5,7 @@
 //! lock                         held by the one process that uses it
 //! recovery-points.a, .b        what is durably known of each log
 //! spare                        room for what must be written on a full disk
+//! scrub                        how far looking at everything has come
 //! logs/<id>/<offset>.log       segments        .index beside sealed ones
 //! logs/<id>/producers.a, .b    what is remembered of idempotent producers, as of some offset
 //! logs/<id>/*.aside            what recovery cut off; nothing reads it, nothing deletes it
@@ -30,11 +31,13 @@ use crate::points::{Point, Points};
 use crate::producers::Crowd;
 use crate::progress::Progress;
 use crate::recovery::{OpenError, Recovery, RecoveryReport, recover};
+use crate::scrub::{self, ScrubState};
 use crate::segment::{SegmentCache, SegmentHeader, create_segment, random_salt, segment_path};
 use crate::shared::{Segments, Shared};
 use crate::spare::{Spare, is_full};
-use crate::vfs::{Lock, Vfs, read_file};
+use crate::vfs::{Lock, Vfs, read_file, replace_file};
 
+pub(crate) use crate::scrub::NAME as SCRUB;
 pub(crate) use crate::spare::NAME as SPARE;
 pub(crate) use identity::{Identity, NAME as IDENTITY, read as read_identity};
 
@@ -325,6 +328,20 @@ impl Directory {
             has_leftovers,
         ));
         Ok(Opened { log: Log::new(shared, config, state), report })
+    }
+
+    /// How far looking at everything has come.
+    pub fn scrub_state(&self) -> ScrubState {
+        scrub::load(self.vfs.as_ref(), &self.path)
+    }
+
+    /// Writes down how far looking at everything has come.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn store_scrub_state(&self, state: &ScrubState) -> io::Result<()> {
+        let path = self.path.join(scrub::NAME);
+        replace_file(self.vfs.as_ref(), &path, &state.encode())
     }
 
     /// When the broker was last seen before this opening, to within an hour, if that is known.

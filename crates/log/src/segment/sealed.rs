@@ -106,6 +106,13 @@ impl SealedSegment {
         self.held.get().map_or(opened, |held| Ok(Arc::clone(held)))
     }
 
+    /// Opens its file so that reading goes past the page cache, where that can be.
+    pub(crate) fn open_uncached(&self) -> io::Result<Arc<dyn File>> {
+        let opened = self.vfs.open_uncached(&self.path);
+        // Of one that has lost its name nobody wants to know what the disk has.
+        if self.held.get().is_some() { Err(io::ErrorKind::NotFound.into()) } else { opened }
+    }
+
     /// Keeps the file open for whoever still reads it: it is about to lose its name.
     pub(crate) fn hold_open(&self) -> io::Result<()> {
         let file = self.open()?;

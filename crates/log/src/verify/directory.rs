@@ -11,10 +11,11 @@ use super::{
     Severity,
 };
 use crate::directory::{
-    DELETED, IDENTITY, Identity, LOCK, LOGS, QUARANTINE, REMOVED, REPAIRED, REPAIRING, SPARE,
-    read_identity,
+    DELETED, IDENTITY, Identity, LOCK, LOGS, QUARANTINE, REMOVED, REPAIRED, REPAIRING, SCRUB,
+    SPARE, read_identity,
 };
 use crate::points::COPIES;
+use crate::scrub;
 use crate::vfs::{Entry, Vfs};
 
 pub(super) fn inspect_directory(vfs: &dyn Vfs, path: &Path, entries: &[Entry]) -> Report {
@@ -23,6 +24,7 @@ pub(super) fn inspect_directory(vfs: &dyn Vfs, path: &Path, entries: &[Entry]) -
         identity: identity(vfs, path),
         usage: usage(vfs, path),
         points: points.copies.clone(),
+        scrub: scrub::load(vfs, path),
         kept: kept_in(vfs, &path.join(REMOVED)),
         unknown: Vec::new(),
         findings: Vec::new(),
@@ -162,7 +164,8 @@ fn judge_points(path: &Path, directory: &mut DirectoryReport) {
 /// Whether an entry of a data directory may stand there.
 fn is_ours(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
-    [IDENTITY, LOCK, LOGS, REMOVED, SPARE, "lost+found"].contains(&name) || COPIES.contains(&name)
+    [IDENTITY, LOCK, LOGS, REMOVED, SCRUB, SPARE, "lost+found"].contains(&name)
+        || COPIES.contains(&name)
 }
 
 fn finding(severity: Severity, path: PathBuf, what: impl Into<String>, advice: &str) -> Finding {

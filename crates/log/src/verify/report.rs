@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use taffrail_model::{LogId, Offset};
 
 use crate::points::Point;
+use crate::scrub::ScrubState;
 use crate::segment::SegmentHeader;
 
 /// What an inspection found.
@@ -98,6 +99,8 @@ pub struct DirectoryReport {
     pub usage: Usage,
     /// The two copies of the recovery points.
     pub points: Vec<PointsCopy>,
+    /// How far a broker that looks at everything now and then has come.
+    pub scrub: ScrubState,
     /// What repairs have put aside.
     pub kept: Vec<Kept>,
     /// Files and directories that are not ours.

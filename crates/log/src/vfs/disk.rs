@@ -34,6 +34,11 @@ impl Vfs for Disk {
         Ok(DiskFile::shared(fs::File::open(path)?, path))
     }
 
+    fn open_uncached(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        // Not every file system can.
+        UncachedFile::open(path).or_else(|_| self.open_read_only(path))
+    }
+
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(directory)? {
@@ -164,6 +169,66 @@ impl File for DiskFile {
         let map = unsafe { memmap2::MmapOptions::new().len(length as usize).map(&self.file)? };
         let map = Arc::new(Mapped::new(map, &self.path));
         Ok(Arc::new(DiskMap { bytes: Bytes::from_owner(SharedMap(Arc::clone(&map))), map }))
+    }
+}
+
+/// A file that is read past the page cache, in whole blocks.
+#[derive(Debug)]
+struct UncachedFile(DiskFile);
+
+impl UncachedFile {
+    /// What every disk's blocks fit into.
+    const BLOCK_BYTES: usize = 4096;
+
+    #[cfg(target_os = "linux")]
+    fn open(path: &Path) -> io::Result<Arc<dyn File>> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+
+        let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+        let file = fs::File::options().read(true).custom_flags(direct).open(path)?;
+        let file = Self(DiskFile { file, path: path.to_owned() });
+        // Some refuse only now.
+        file.read_at(0, &mut [0])?;
+        Ok(Arc::new(file))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn open(_: &Path) -> io::Result<Arc<dyn File>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+impl File for UncachedFile {
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let skip = (position % Self::BLOCK_BYTES as u64) as usize;
+        let wanted = (skip + buffer.len()).next_multiple_of(Self::BLOCK_BYTES);
+        let mut space = vec![0; wanted + Self::BLOCK_BYTES];
+        let shift = space.as_ptr().align_offset(Self::BLOCK_BYTES);
+        let blocks = &mut space[shift..shift + wanted];
+        let read = self.0.read_at(position - skip as u64, blocks)?;
+        let found = read.saturating_sub(skip).min(buffer.len());
+        buffer[..found].copy_from_slice(&blocks[skip..skip + found]);
+        Ok(found)
+    }
+
+    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn set_length(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn map(&self, length: u64) -> io::Result<Arc<dyn Map>> {
+        self.0.map(length)
     }
 }
 

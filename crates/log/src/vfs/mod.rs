@@ -25,6 +25,10 @@ pub trait Vfs: Debug + Send + Sync {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// Opens a file for reading.
     fn open_read_only(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// Opens a file for reading what the disk returns, not what is in memory of it, where that can be.
+    fn open_uncached(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.open_read_only(path)
+    }
     /// Lists a directory, ascending by name.
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>>;
     /// Creates a directory that must not exist yet, in one that does.

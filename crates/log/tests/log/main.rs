@@ -20,6 +20,7 @@ mod property;
 mod repair;
 mod reserved;
 mod salvage;
+mod scrub;
 mod spare;
 mod torn;
 mod unread;

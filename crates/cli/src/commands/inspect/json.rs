@@ -1,14 +1,15 @@
 //! A report for programs.
 
 use serde_json::{Value, json};
-use taffrail_log::Point;
 use taffrail_log::verify::{
     CheckpointReport, CheckpointState, DirectoryReport, Finding, IdentityState, IndexState, Kept,
     LogReport, PointsState, Report, SegmentReport, Usage,
 };
+use taffrail_log::{Point, ScrubPass};
 
 use super::text::severity;
 use crate::commands::remedy::command;
+use crate::figures;
 
 pub(super) fn render(report: &Report) -> Value {
     json!({
@@ -47,7 +48,20 @@ fn directory(directory: &DirectoryReport) -> Value {
         "usage": usage,
         "holder": holder,
         "recovery_points": points.collect::<Vec<_>>(),
+        "last_scrub": directory.scrub.last.as_ref().map(scrub_pass),
+        "scrub": directory.scrub.current.as_ref().map(|(pass, _)| scrub_pass(pass)),
         "unknown": directory.unknown,
+    })
+}
+
+fn scrub_pass(pass: &ScrubPass) -> Value {
+    let ended = (pass.ended.as_millis() != 0).then(|| figures::moment(pass.ended.as_millis()));
+    json!({
+        "began": figures::moment(pass.began.as_millis()),
+        "ended": ended,
+        "segments": pass.segments,
+        "bytes": pass.bytes,
+        "damaged": pass.damaged,
     })
 }
 

@@ -6,6 +6,7 @@ use taffrail_log::verify::{
     DirectoryReport, Finding, IdentityState, IndexState, Kept, LogReport, PointsState, Report,
     Severity, Usage,
 };
+use taffrail_log::{ScrubPass, ScrubState};
 
 use crate::commands::remedy::command;
 use crate::figures;
@@ -47,7 +48,38 @@ fn render_directory(report: &Report, directory: &DirectoryReport) -> String {
     });
     let points: Vec<_> = points.collect();
     let path = report.path.display();
-    format!("{path}: {identity}\n  {usage}; recovery points: {}\n\n", points.join(", "))
+    let scrub = render_scrub(&directory.scrub);
+    format!("{path}: {identity}\n  {usage}; recovery points: {}\n  {scrub}\n\n", points.join(", "))
+}
+
+/// When the broker has last read everything again to find rot.
+fn render_scrub(ScrubState { current, last }: &ScrubState) -> String {
+    let looked = |pass: &ScrubPass| {
+        let bytes = figures::bytes(pass.bytes as f64);
+        let damaged = match pass.damaged {
+            0 => "all sound".to_owned(),
+            1 => "damage in 1 place".to_owned(),
+            places => format!("damage in {places} places"),
+        };
+        format!("{} segments, {bytes}, {damaged}", figures::count(pass.segments))
+    };
+    let last = match last {
+        Some(pass) => {
+            format!(
+                "last scrub ended {}: {}",
+                figures::moment(pass.ended.as_millis()),
+                looked(pass)
+            )
+        }
+        None => "no scrub has come to its end".to_owned(),
+    };
+    match current {
+        Some((pass, _)) => {
+            let began = figures::moment(pass.began.as_millis());
+            format!("{last}; one began {began}: {}", looked(pass))
+        }
+        None => last,
+    }
 }
 
 fn render_logs(logs: &[LogReport]) -> String {
