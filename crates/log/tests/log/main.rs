@@ -18,6 +18,7 @@ mod mutations;
 mod property;
 mod repair;
 mod reserved;
+mod retention;
 mod salvage;
 mod spare;
 mod torn;
