@@ -305,13 +305,14 @@ async fn what_is_sent_twice_is_known_when_its_records_are_deleted() {
         assert_eq!(error.reason, "SEQUENCE_GAP");
     };
     check(&door).await;
-    let mut broker = broker.restart().await;
+    // Killed first: what is remembered at a stop in order would help.
+    let home = broker.home.clone();
+    drop(broker);
+    let broker = home.start(&[]);
     door = Door::open(&broker).await;
     door.online("t").await;
     check(&door).await;
-    let home = broker.home.clone();
-    drop(broker);
-    broker = home.start(&[]);
+    let broker = broker.restart().await;
     door = Door::open(&broker).await;
     door.online("t").await;
     check(&door).await;
