@@ -259,7 +259,7 @@ async fn follow(door: Door, end: u64) -> u64 {
                     next += 1;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(3)).await;
-                feed.say(Command::Grant(v1::Grant { bytes: delivery.charged_bytes.into() }));
+                feed.say(Command::Grant(v1::Grant { bytes: delivery.charged_bytes }));
             }
             Event::Gap(v1::SubscriptionGap { gap: Some(gap), .. }) => {
                 assert_eq!((gap.from, gap.reason), (next, RETENTION));

@@ -5,6 +5,9 @@ use tonic::Code;
 use crate::broker::Broker;
 use crate::door::{Door, check_status};
 
+/// What a topic says itself, and two words about it.
+type Case = (&'static [(&'static str, &'static str)], &'static str, &'static str);
+
 /// A setting of topic `t`, and whether it is not the topic's own.
 async fn setting(door: &Door, name: &str) -> (String, bool) {
     let settings = door.describe("t").await.topic.expect("a topic").settings;
@@ -17,7 +20,7 @@ async fn segments_are_an_eighth_of_what_is_kept_where_the_topic_does_not_say() {
     let broker = Broker::new();
     let door = Door::open(&broker).await;
     door.create("t", 1).await;
-    let cases: &[(&[(&str, &str)], &str, &str)] = &[
+    let cases: &[Case] = &[
         (&[], "1GiB", "none"),
         (&[("retention.bytes", "800MiB")], "100MiB", "none"),
         (&[("retention.bytes", "1TiB")], "1GiB", "none"),
@@ -58,7 +61,7 @@ async fn settings_that_contradict_each_other_are_refused_by_name_and_change_noth
     let kept = [("retention.ms", "1h"), ("retention.bytes", "4MiB")];
     door.create_with("t", 1, &kept).await;
     let before = door.describe("t").await.topic;
-    let cases: &[(&[(&str, &str)], &str, &str)] = &[
+    let cases: &[Case] = &[
         (&[("segment.bytes", "5MiB")], "segment.bytes", "(5242880) is larger than retention.bytes"),
         (&[("segment.ms", "2h")], "segment.ms", "(7200000) is longer than retention.ms (3600000)"),
         (&[("cleanup", "compact")], "retention.ms", "cleanup=both"),
