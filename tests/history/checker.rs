@@ -5,7 +5,7 @@
 //! in a place, but for what a producer that waits for no answers has sent over several connections. Offsets are contiguous, used once, and behind those that were acknowledged before the
 //! record was sent, or skipped by a gap that readers are told of. What anybody has read is still
 //! there in the end. But for what a place may have lost: then it lies in such a gap, and nothing else
-//! stands there.
+//! stands there. And but for what may be deleted: that, and nothing above it.
 
 use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
 
@@ -34,6 +34,8 @@ pub(crate) enum Rule {
     Hole,
     /// Read by somebody, and not there in the end.
     TakenBack,
+    /// Said to be deleted, and not to be.
+    Overcut,
     /// A place that nobody read in the end.
     Unread,
 }
@@ -83,6 +85,10 @@ struct Place {
     lossy_below: u64,
     /// The gaps that there are in the end.
     gaps: Vec<(u64, u64)>,
+    /// What lies below this may be deleted.
+    deletable_below: u64,
+    /// What is deleted in the end, as far as that is allowed.
+    cuts: Vec<(u64, u64)>,
     bounds: Option<(u64, u64)>,
 }
 
@@ -95,8 +101,9 @@ impl Place {
 
     /// Whether what was at an offset may be gone, and is.
     fn may_lack(&self, offset: u64) -> bool {
-        let is_gap = |(from, to): &(u64, u64)| (*from..*to).contains(&offset);
-        offset < self.lossy_below && self.gaps.iter().any(is_gap)
+        let holds = |(from, to): &(u64, u64)| (*from..*to).contains(&offset);
+        let is_lost = offset < self.lossy_below && self.gaps.iter().any(holds);
+        is_lost || self.cuts.iter().any(holds)
     }
 }
 
@@ -127,6 +134,11 @@ impl<'a> Judge<'a> {
                 self.take_read(*reader, place, *offset, *record, *digest);
             }
             Event::Gap { reader, place, from, to } => self.take_gap(*reader, place, *from, *to),
+            Event::Deletable { place, before } => {
+                let place = self.places.entry(place).or_default();
+                place.deletable_below = place.deletable_below.max(*before);
+            }
+            Event::Cut { reader, place, from, to } => self.take_cut(*reader, place, *from, *to),
             Event::End { place, start, end } => {
                 let next = self.next.get(&(LAST_READER, place.as_str())).copied();
                 if next.unwrap_or(*start) != *end {
@@ -152,7 +164,8 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn take_gap(&mut self, reader: u32, name: &'a str, from: u64, to: u64) {
+    /// A reader goes on behind what is not there.
+    fn skip(&mut self, reader: u32, name: &'a str, from: u64, to: u64) {
         let next = self.next.insert((reader, name), to);
         if let Some(next) = next.filter(|next| *next != from) {
             self.add(
@@ -160,6 +173,23 @@ impl<'a> Judge<'a> {
                 format!("{name}: reader {reader} got a gap at {from} behind {next}"),
             );
         }
+    }
+
+    fn take_cut(&mut self, reader: u32, name: &'a str, from: u64, to: u64) {
+        self.skip(reader, name, from, to);
+        let place = self.places.entry(name).or_default();
+        let allowed = place.deletable_below;
+        if reader == LAST_READER {
+            place.cuts.push((from, to.min(allowed)));
+        }
+        if allowed < to {
+            let what = format!("{name}: deleted up to {to}, where {allowed} was allowed");
+            self.add(Rule::Overcut, what);
+        }
+    }
+
+    fn take_gap(&mut self, reader: u32, name: &'a str, from: u64, to: u64) {
+        self.skip(reader, name, from, to);
         let place = self.places.entry(name).or_default();
         if reader == LAST_READER {
             place.gaps.push((from, to));

@@ -65,6 +65,25 @@ fn a_gap_is_no_hole_and_what_it_takes_is_lost() {
 }
 
 #[test]
+fn what_is_deleted_is_no_loss_as_far_as_it_may_be() {
+    let cut = |reader, to| Event::Cut { reader, place: PLACE.into(), from: 0, to };
+    let deletable = |before| Event::Deletable { place: PLACE.into(), before };
+    let sent = [invoke(1), invoke(2), ok(1, 0), ok(2, 1), read(1, 0, 1)];
+    let check_ends = |ends: &[Event], expected: &[Rule]| {
+        check(&sent.iter().chain(ends).cloned().collect::<Vec<_>>(), expected);
+    };
+    let last_cut = |to| cut(LAST_READER, to);
+    check_ends(&[deletable(1), cut(2, 1), read(2, 1, 2), last_cut(1), last(1, 2), end(2)], &[]);
+    check_ends(&[deletable(2), last_cut(2), end(2)], &[]);
+    check_ends(&[deletable(2), last(0, 1), last(1, 2), end(2)], &[]);
+    check_ends(&[deletable(1), last_cut(2), end(2)], &[Rule::Overcut, Rule::Lost]);
+    check_ends(&[cut(2, 1), last(0, 1), last(1, 2), end(2)], &[Rule::Overcut]);
+    check_ends(&[cut(2, 1), deletable(1), last_cut(1), last(1, 2), end(2)], &[Rule::Overcut]);
+    check_ends(&[deletable(2), last_cut(1), end(1)], &[Rule::Lost]);
+    check_ends(&[deletable(2), last(1, 2), end(2)], &[Rule::Lost]);
+}
+
+#[test]
 fn what_a_place_may_have_lost_lies_in_a_gap() {
     let gap = |reader| Event::Gap { reader, place: PLACE.into(), from: 1, to: 9 };
     let loss = Event::Loss { place: PLACE.into() };

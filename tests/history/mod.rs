@@ -39,6 +39,10 @@ pub(crate) enum Event {
     Read { reader: u32, place: String, offset: u64, record: Option<RecordId>, digest: u32 },
     /// A reader was told that offsets hold no records.
     Gap { reader: u32, place: String, from: u64, to: u64 },
+    /// Records below an offset may be deleted from here on.
+    Deletable { place: String, before: u64 },
+    /// A reader was told that offsets were deleted.
+    Cut { reader: u32, place: String, from: u64, to: u64 },
     /// The last reader has read all of a place.
     End { place: String, start: u64, end: u64 },
     /// What was acknowledged or read in a place, and not synced, may be gone: readers are told of a

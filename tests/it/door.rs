@@ -108,6 +108,18 @@ impl Door {
         Ok(reopened.into_inner().partition.expect("a partition"))
     }
 
+    /// Deletes records of a partition, and returns where it stands then.
+    pub(crate) async fn delete_records(
+        &self,
+        topic: &str,
+        partition: u32,
+        before: Option<u64>,
+    ) -> Result<v1::Partition, Status> {
+        let request = v1::DeleteRecordsRequest { topic: topic.to_owned(), partition, before };
+        let deleted = soon(self.admin.clone().delete_records(request)).await?;
+        Ok(deleted.into_inner().partition.expect("a partition"))
+    }
+
     /// Waits until every partition of a topic reads and writes; after a start that takes a moment.
     pub(crate) async fn online(&self, name: &str) -> v1::DescribeTopicResponse {
         let online = v1::PartitionStatus::Online as i32;

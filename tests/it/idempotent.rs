@@ -282,3 +282,40 @@ async fn a_producer_of_the_rust_client_ends_when_its_name_is_taken() {
     soon(send(&second, b"e")).await.expect("it still has the name");
     assert_eq!(door.values("t").await, ["a", "b", "e"]);
 }
+
+#[tokio::test]
+async fn what_is_sent_twice_is_known_when_its_records_are_deleted() {
+    let broker = Broker::new();
+    let mut door = Door::open(&broker).await;
+    door.create("t", 1).await;
+    let producer = Producer::new(&door).await;
+    for sequence in 0..4_u32 {
+        let sent = producer.send(&door, sequence, &["x"]).await;
+        assert_eq!(sent, (Some(u64::from(sequence)), false));
+    }
+    // All goes: also the file that held them.
+    let deleted = door.delete_records("t", 0, None).await.expect("it can");
+    assert_eq!((deleted.log_start, deleted.segments), (4, 1));
+    let check = async |door: &Door| {
+        for sequence in 0..4_u32 {
+            let sent = producer.send(door, sequence, &["x"]).await;
+            assert_eq!(sent, (Some(u64::from(sequence)), true), "it was there, and is known");
+        }
+        let error = producer.refused(door, 9, &["x"]).await;
+        assert_eq!(error.reason, "SEQUENCE_GAP");
+    };
+    check(&door).await;
+    // Killed first: what is remembered at a stop in order would help.
+    let home = broker.home.clone();
+    drop(broker);
+    let broker = home.start(&[]);
+    door = Door::open(&broker).await;
+    door.online("t").await;
+    check(&door).await;
+    let broker = broker.restart().await;
+    door = Door::open(&broker).await;
+    door.online("t").await;
+    check(&door).await;
+    assert_eq!(producer.send(&door, 4, &["y"]).await, (Some(4), false));
+    assert_eq!(door.read("t", 0, 4).await.len(), 1);
+}

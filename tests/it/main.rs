@@ -28,6 +28,7 @@ mod program;
 mod published;
 mod refusals;
 mod restart;
+mod retention;
 mod scrub;
 mod segments;
 mod store;

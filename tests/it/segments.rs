@@ -94,7 +94,8 @@ async fn a_segment_file_is_named_by_its_first_offset_and_grows_no_larger_than_it
     drop(home);
 }
 
-fn segments(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+/// The segment files of a partition, in order.
+pub(crate) fn segments(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let files = std::fs::read_dir(folder).expect("a folder");
     let files = files.map(|entry| entry.expect("an entry").path());
     let mut found: Vec<_> =

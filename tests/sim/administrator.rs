@@ -1,4 +1,5 @@
-//! Creates, grows, alters and deletes topics, and knows which ones must be there; opens what fails anew.
+//! Creates, grows, alters and deletes topics, and knows which ones must be there; deletes records, and
+//! knows where partitions may begin; opens what fails anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -6,14 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taffrail_broker::{
-    Broker, CatalogError, PartitionDescription, PartitionStatus, ProduceError, TopicDescription,
+    Broker, CatalogError, DeleteRecordsError, PartitionDescription, PartitionStatus, ProduceError,
+    TopicDescription,
 };
-use taffrail_model::PartitionIndex;
+use taffrail_model::{Offset, PartitionIndex};
 use tokio::time::sleep;
 
 use crate::history::Event;
 use crate::producer::place_of;
+use crate::refusals::check_produce;
 use crate::world::{State, Topic, World};
+
+/// What retention is told to keep, and how much that is.
+const RETENTION: [(&str, Option<u64>); 4] = [
+    ("64KiB", Some(64 << 10)),
+    ("100KiB", Some(100 << 10)),
+    ("200KiB", Some(200 << 10)),
+    ("none", None),
+];
 
 /// Topics that there are at a time.
 const TOPICS_MAX: usize = 3;
@@ -35,6 +46,7 @@ pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>) {
         {
             reopen(&world, &broker, place).await;
         }
+        look(&world, &broker);
         match world.dice.pick(&there) {
             None => create(&world, &broker).await,
             Some(_) if there.len() < TOPICS_MAX && world.dice.once_in(6) => {
@@ -43,7 +55,8 @@ pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>) {
             Some(name) => match world.dice.below(60) {
                 0 if there.len() > 1 => delete(&world, &broker, name).await,
                 1..4 => grow(&world, &broker, name).await,
-                4..8 => alter(&world, &broker, name).await,
+                4..12 => alter(&world, &broker, name).await,
+                12..16 => delete_records(&world, &broker, name).await,
                 _ => {}
             },
         }
@@ -54,7 +67,7 @@ async fn create(world: &World, broker: &Arc<Broker>) {
     let is_cached = world.dice.once_in(2);
     let name = format!("{}{}", if is_cached { "cached" } else { "synced" }, world.number());
     let partitions = 1 + world.dice.below(2) as u32;
-    let topic = Topic { partitions, is_cached, state: State::Creating };
+    let topic = Topic { partitions, is_cached, least_bytes: None, state: State::Creating };
     world.topics.borrow_mut().insert(name.clone(), topic);
     let durability = if is_cached { "page_cache" } else { "fsync" };
     let settings =
@@ -86,15 +99,23 @@ async fn grow(world: &World, broker: &Arc<Broker>, name: &str) {
 
 async fn alter(world: &World, broker: &Arc<Broker>, name: &str) {
     let dice = &world.dice;
-    let (setting, value) = match dice.below(8) {
-        0 => ("durability", ["fsync", "page_cache"][dice.below(2) as usize]),
-        1..3 => ("segment.ms", ["1s", "2s", "none"][dice.below(3) as usize]),
+    let (setting, value) = match dice.below(12) {
+        0..4 => ("retention.bytes", RETENTION[dice.below(4) as usize].0),
+        4 => ("durability", ["fsync", "page_cache"][dice.below(2) as usize]),
+        5..7 => ("segment.ms", ["1s", "2s", "none"][dice.below(3) as usize]),
         _ => ("segment.bytes", ["64KiB", "100KiB", "200KiB"][dice.below(3) as usize]),
     };
     if value == "page_cache"
         && let Some(topic) = world.topics.borrow_mut().get_mut(name)
     {
         topic.is_cached = true;
+    }
+    let least = RETENTION.iter().find(|(name, _)| *name == value).and_then(|(_, bytes)| *bytes);
+    if setting == "retention.bytes"
+        && let Some(topic) = world.topics.borrow_mut().get_mut(name)
+    {
+        // Whether or not it is answered.
+        topic.least_bytes = topic.least_bytes.into_iter().chain(least).min();
     }
     let settings = BTreeMap::from([(setting.to_owned(), value.to_owned())]);
     if broker.alter_topic(name, settings).await.is_ok() {
@@ -103,6 +124,66 @@ async fn alter(world: &World, broker: &Arc<Broker>, name: &str) {
         } else {
             "altered topics"
         });
+    }
+}
+
+/// Deletes records below an offset, or all that there are.
+async fn delete_records(world: &World, broker: &Arc<Broker>, name: &str) {
+    let partitions = world.topics.borrow().get(name).map_or(1, |topic| topic.partitions);
+    let place = (name.to_owned(), world.dice.below(partitions.into()) as u32);
+    let index = PartitionIndex::new(place.1);
+    let Ok(described) = broker.describe_topic(name) else { return };
+    let end = described.partitions.get(place.1 as usize).map_or(0, |it| it.high_watermark.get());
+    // Sometimes all, sometimes one that nobody knows of yet.
+    let before = (!world.dice.once_in(4)).then(|| world.dice.below(end + 2));
+    {
+        let mut starts = world.starts.borrow_mut();
+        let start = starts.entry(place.clone()).or_default();
+        match before {
+            Some(before) => start.asked = start.asked.max(before),
+            None => start.asked_for_all = true,
+        }
+    }
+    world.history.note(format!("{place:?}: records below {before:?} are deleted"));
+    match broker.delete_records(name, index, before.map(Offset::new)).await {
+        Ok(PartitionDescription { log_start, .. }) => {
+            world.reach(if before.is_some() { "deleted records" } else { "deletions of all" });
+            let start = log_start.get();
+            assert!(before.unwrap_or(end) <= start, "{place:?} begins at {start}, not {before:?}");
+            world.note_start(&place, start);
+            if let Some(known) = world.starts.borrow_mut().get_mut(&place)
+                && before.is_none()
+            {
+                (known.asked, known.asked_for_all) = (known.asked.max(start), false);
+            }
+        }
+        Err(DeleteRecordsError::OutOfRange { .. }) => {
+            let is_known = before.is_none_or(|before| before <= end);
+            assert!(!is_known || world.is_faulty.get(), "{place:?} has {end} and not {before:?}");
+            world.reach("deletions out of range");
+        }
+        Err(DeleteRecordsError::Partition(error)) => check_produce(world, &place, &error),
+        Err(DeleteRecordsError::Storage { cause }) => {
+            assert!(world.is_faulty.get(), "{place:?}: {cause}");
+            world.reach("deletions that failed");
+        }
+        Err(DeleteRecordsError::Topic(error)) => {
+            assert!(!world.is_there(name), "{place:?}: {error}");
+        }
+    }
+}
+
+/// Looks where all partitions begin.
+pub(crate) fn look(world: &World, broker: &Broker) {
+    for TopicDescription { topic, partitions } in broker.describe_all() {
+        let name = topic.name.to_string();
+        if !world.is_there(&name) {
+            continue;
+        }
+        for it in partitions.iter().filter(|it| matches!(it.status, PartitionStatus::Online)) {
+            let place = (name.clone(), it.partition.get());
+            world.look_at_start(&place, it.log_start.get(), it.size_bytes);
+        }
     }
 }
 

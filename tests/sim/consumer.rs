@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use taffrail_broker::{
-    Broker, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, Fetched, Message, Position,
-    SubscriptionError,
+    Broker, ConsumeCommand, ConsumeEvent, FetchError, FetchPartition, FetchRequest, Fetched,
+    Message, Position, SubscriptionError,
 };
 use taffrail_model::batch::Batches;
-use taffrail_model::{Gap, Offset, PartitionIndex};
+use taffrail_model::{Gap, GapReason, Offset, PartitionIndex};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -61,11 +61,25 @@ impl Consumer {
     }
 
     fn take_gap(&mut self, world: &World, place: &(String, u32), gap: Gap) {
+        if gap.reason == GapReason::Retention {
+            assert_eq!(gap.from.get(), self.next(place), "{place:?}: {gap:?}");
+            return self.take_cut(world, place, gap.to.get());
+        }
         assert!(world.is_cached(&place.0), "{place:?}: {gap:?}");
         world.reach("gaps");
         let (from, to) = (gap.from.get(), gap.to.get());
         let reader = self.number;
         world.history.add(Event::Gap { reader, place: place_of(place), from, to });
+        self.next.insert(place.clone(), to);
+    }
+
+    /// Goes on where the partition begins now.
+    fn take_cut(&mut self, world: &World, place: &(String, u32), to: u64) {
+        world.note_start(place, to);
+        world.reach("cuts");
+        let (reader, from) = (self.number, self.next(place));
+        assert!(from < to, "{place:?} is cut from {from} to {to}");
+        world.history.add(Event::Cut { reader, place: place_of(place), from, to });
         self.next.insert(place.clone(), to);
     }
 }
@@ -127,6 +141,10 @@ async fn fetch(
         Ok(Fetched::Batches(bytes)) => consumer.borrow_mut().take_batches(world, place, bytes),
         Ok(Fetched::Gap(gap)) => consumer.borrow_mut().take_gap(world, place, gap),
         Ok(Fetched::Nothing) => {}
+        Err(FetchError::OffsetOutOfRange { offset, start, .. }) if offset < start => {
+            consumer.borrow_mut().take_cut(world, place, start.get());
+            return None;
+        }
         Err(error) => {
             check_fetch(world, place, &error);
             sleep(Duration::from_millis(5)).await;

@@ -49,6 +49,7 @@ pub(crate) fn live(world: &Rc<World>, people: &People, end: End, may_fail: bool)
     world.is_faulty.set(false);
     world.has_lost.set(false);
     world.stands_still.set(false);
+    world.life.set(world.life.get() + 1);
     let has_ended_well = run(world, async {
         let Some(broker) = begin(world, may_fail).await else { return false };
         join(world, &broker, people);
@@ -87,6 +88,7 @@ pub(crate) fn live(world: &Rc<World>, people: &People, end: End, may_fail: bool)
 /// Lets a broker live until everything is settled and read back, on a disk that does not fail.
 pub(crate) fn conclude(world: &Rc<World>, people: &People) {
     world.is_faulty.set(false);
+    world.life.set(world.life.get() + 1);
     run(world, async {
         let broker = begin(world, false).await.expect("nothing fails");
         join(world, &broker, people);

@@ -85,6 +85,8 @@ fn of_places_that_are_there(world: &World) -> Vec<Event> {
         Event::Invoke { place, .. }
         | Event::Read { place, .. }
         | Event::Gap { place, .. }
+        | Event::Deletable { place, .. }
+        | Event::Cut { place, .. }
         | Event::End { place, .. }
         | Event::Loss { place } => is_there(place),
         Event::Ok { record, .. } | Event::Fail { record } | Event::Unknown { record } => {

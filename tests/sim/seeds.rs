@@ -12,7 +12,7 @@ use crate::run::{Reached, run};
 const FOUND: &[u64] = &[3841];
 
 /// What the seeds of a quick run must come upon, or they prove little.
-const MUST_REACH: [&str; 30] = [
+const MUST_REACH: [&str; 35] = [
     "all healed",
     "a full disk",
     "a machine that stands still",
@@ -21,7 +21,11 @@ const MUST_REACH: [&str; 30] = [
     "conditional appends",
     "conditional appends refused",
     "consumers' streams",
+    "cuts",
+    "deleted records",
     "deleted topics",
+    "deletions of all",
+    "deletions that failed",
     "duplicates",
     "failing reads",
     "failing syncs",
@@ -40,6 +44,7 @@ const MUST_REACH: [&str; 30] = [
     "power losses",
     "probes",
     "refused for a full disk",
+    "retention",
     "rolls",
     "short writes",
     "unknown results",

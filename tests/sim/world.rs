@@ -34,6 +34,10 @@ pub(crate) struct World {
     pub(crate) is_closing: Cell<bool>,
     /// Of the former holders of a name: behind which offset of a place nothing of theirs may be.
     pub(crate) fenced: RefCell<Vec<Fenced>>,
+    /// Where partitions begin, and may begin.
+    pub(crate) starts: RefCell<BTreeMap<(String, u32), Start>>,
+    /// How many lives the broker has had.
+    pub(crate) life: Cell<u32>,
     /// Who has a name: its epoch, and the number of the producer.
     pub(crate) holders: RefCell<BTreeMap<String, (ProducerEpoch, u32)>>,
     /// How often each kind of thing happened.
@@ -55,7 +59,22 @@ pub(crate) struct Topic {
     pub(crate) partitions: u32,
     /// Whether it acknowledges before it syncs, or may have done so.
     pub(crate) is_cached: bool,
+    /// The least of each partition that retention was ever to keep, if it was.
+    pub(crate) least_bytes: Option<u64>,
     pub(crate) state: State,
+}
+
+/// Where a partition begins, and may begin.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Start {
+    /// The highest one that anybody asked for.
+    pub(crate) asked: u64,
+    /// Somebody asked for all to be deleted, and was not answered.
+    pub(crate) asked_for_all: bool,
+    /// The highest one that was seen.
+    seen: u64,
+    /// In which life of the broker it was looked at.
+    life: u32,
 }
 
 /// What is known of a topic.
@@ -92,6 +111,8 @@ impl World {
             is_closing: Cell::new(false),
             fenced: RefCell::default(),
             holders: RefCell::default(),
+            starts: RefCell::default(),
+            life: Cell::new(0),
             reached: RefCell::default(),
             turns: RefCell::default(),
             panic: RefCell::default(),
@@ -133,6 +154,43 @@ impl World {
     /// Whether what a topic acknowledges may be gone after a loss.
     pub(crate) fn is_cached(&self, topic: &str) -> bool {
         self.topics.borrow().get(topic).is_some_and(|topic| topic.is_cached)
+    }
+
+    /// Somebody has seen where a partition begins: it may.
+    #[track_caller]
+    pub(crate) fn note_start(&self, place: &(String, u32), start: u64) {
+        let may_retain = self.least_bytes(&place.0).is_some();
+        let mut starts = self.starts.borrow_mut();
+        let known = starts.entry(place.clone()).or_default();
+        let may_begin = start <= known.asked || known.asked_for_all || may_retain;
+        assert!(may_begin, "{place:?} begins at {start}, {known:?}");
+        if known.seen < start {
+            known.seen = start;
+            let place = format!("{}/{}", place.0, place.1);
+            self.history.add(Event::Deletable { place, before: start });
+        }
+    }
+
+    /// The broker says where a partition begins, and how much there is of it: it never begins further in
+    /// front, and retention leaves as much as it must.
+    pub(crate) fn look_at_start(&self, place: &(String, u32), start: u64, bytes: u64) {
+        let known = self.starts.borrow().get(place).copied().unwrap_or_default();
+        assert!(known.seen <= start, "{place:?} begins at {start} again, {known:?}");
+        let is_asked = start <= known.asked || known.asked_for_all;
+        let has_moved = known.seen < start && known.life == self.life.get();
+        if let Some(least) = self.least_bytes(&place.0).filter(|_| has_moved && !is_asked) {
+            self.reach("retention");
+            let is_sure = !self.is_faulty.get();
+            assert!(!is_sure || least <= bytes, "{place:?}: {bytes} bytes left of {least}");
+        }
+        self.note_start(place, start);
+        if let Some(known) = self.starts.borrow_mut().get_mut(place) {
+            known.life = self.life.get();
+        }
+    }
+
+    fn least_bytes(&self, topic: &str) -> Option<u64> {
+        self.topics.borrow().get(topic).and_then(|topic| topic.least_bytes)
     }
 
     /// Whether a topic is surely there.

@@ -69,9 +69,12 @@ impl LogReader {
     ) -> Result<(usize, Option<Timestamp>), ReadError> {
         while let Some(sealed) = segments.sealed.get(count) {
             // Whatever follows was made when, or after, its last batch was appended.
-            let next = segments.sealed.get(count + 1).map(|it| it.header.created);
-            let latest = next.unwrap_or(segments.active.header.created);
+            let next = segments.sealed.get(count + 1).map(|it| &it.header);
+            let next = next.unwrap_or(&segments.active.header);
+            let latest = next.created;
             let last_append = match sealed.known_last_append() {
+                // What cannot be read between them goes with it.
+                _ if sealed.end_offset < next.base_offset => latest,
                 Some(last_append) => last_append,
                 None if latest.plus(age) <= now => latest,
                 None if now < sealed.header.created.plus(age) => sealed.header.created,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::taffrail;
+use super::{create, records, taffrail, taffrail_fed};
 use crate::broker::Broker;
 
 /// Checks that a command prints these words.
@@ -69,4 +69,47 @@ fn topics_are_made_shown_changed_and_deleted_in_json() {
     assert_eq!((&grown["id"], &grown["partitions"]), (&created["id"], &json!(6)));
     assert_eq!(json_of(&broker, &["delete", "quakes"]), json!({ "deleted": "quakes" }));
     assert_eq!(json_of(&broker, &["list"]), json!([]));
+}
+
+#[test]
+fn the_oldest_records_of_a_partition_are_deleted_by_offset_or_all_of_them() {
+    let broker = Broker::new();
+    create(&broker, "t", 2);
+    taffrail_fed(&broker, &["produce", "t", "--partition", "1"], "a\nb\nc\nd\n").success();
+    let delete = ["delete-records", "t", "--partition", "1", "--before"];
+    check(&broker, &[&delete[..], &["3"]].concat(), &["t/1 has offsets 3 to 4 now"]);
+    let left: Vec<_> = records(&broker, "t").iter().map(|it| it["offset"].clone()).collect();
+    assert_eq!(left, [json!(3)]);
+    let deleted = json_of(&broker, &[&delete[..], &["latest"]].concat());
+    let stands = (&deleted["partition"], &deleted["log_start"], &deleted["high_watermark"]);
+    assert_eq!(stands, (&json!(1), &json!(4), &json!(4)));
+    assert!(records(&broker, "t").is_empty());
+    for (before, code, says) in [
+        ("5", 3, "OFFSET_OUT_OF_RANGE"),
+        ("some", 2, "\"some\" is neither an offset nor `latest`"),
+        ("-1", 2, "--before"),
+    ] {
+        let arguments = [&["topic"], &delete[..], &[before]].concat();
+        taffrail(&broker, &arguments).check(code, &[says]);
+    }
+    let without = taffrail(&broker, &["topic", "delete-records", "t", "--partition", "1"]);
+    without.check(2, &["--before"]);
+}
+
+#[test]
+fn describe_shows_how_segments_are_sized_by_what_is_kept() {
+    let broker = Broker::new();
+    let kept = ["--set", "retention.bytes=800MiB", "--set", "retention.ms=8d"];
+    taffrail(&broker, &[&["topic", "create", "t"], &kept[..]].concat()).success();
+    let described = taffrail(&broker, &["topic", "describe", "t"]).success();
+    let row = |name: &str| {
+        let row = described.lines().find(|line| line.trim_start().starts_with(name));
+        row.expect("a row").split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(row("segment.bytes"), "segment.bytes 100MiB default");
+    assert_eq!(row("segment.ms"), "segment.ms 1d default");
+    assert_eq!(row("retention.ms"), "retention.ms 8d");
+    let settings = json_of(&broker, &["describe", "t"])["settings"].clone();
+    assert_eq!(settings["segment.bytes"], json!({ "value": "100MiB", "is_default": true }));
+    assert_eq!(settings["retention.bytes"], json!({ "value": "800MiB", "is_default": false }));
 }

@@ -2,6 +2,7 @@
 
 mod consumer;
 mod crowd;
+mod deleted;
 mod describe;
 mod fencing;
 mod many;

@@ -50,19 +50,20 @@ impl Partition {
         }
     }
 
-    /// Keeps the log in order, and says when to look again; called by a keeper thread.
+    /// Seals what is old enough, deletes what is too old, and says when to look again; called by a keeper
+    /// thread. Where the time is not believed, nothing is too old.
     pub(super) fn keep(self: &Arc<Self>) {
         self.upkeep_is_due.store(false, Ordering::Release);
         let Some(open) = self.open_log().filter(|open| open.read_only.is_none()) else { return };
         let instant = clock::instant();
         let now = self.threads.clock.now();
         let doubt = if self.has_ages() { self.threads.doubt(now, instant) } else { None };
-        let due = match self.look_after(&open, now, doubt.is_none()) {
-            Ok(due) => {
-                let due = due.map(|due| instant + due.since(now).min(limits::UPKEEP_INTERVAL));
-                let compaction = self.compact_if_due(&open, now, doubt.is_none());
-                due.into_iter().chain(doubt).chain(compaction).min()
-            }
+        // What is deleted makes room where no segment could be begun: one does not wait for the other.
+        let rolled = open.lock().as_mut().map(|log| log.roll_if_old(now));
+        let rolled = rolled.transpose().map(Option::flatten).map_err(|error| error.to_string());
+        let expired = self.expire(&open, doubt.is_none().then_some(now));
+        let due = [rolled, expired].into_iter().filter_map(|done| match done {
+            Ok(due) => due.map(|due| instant + due.since(now).min(limits::UPKEEP_INTERVAL)),
             // Nothing is to be kept in order any more.
             Err(_) if open.syncer.is_poisoned() => None,
             Err(error) => {
@@ -70,22 +71,10 @@ impl Partition {
                 tracing::warn!(%topic, %partition, error, "the log could not be kept in order; this is tried again");
                 Some(instant + limits::UPKEEP_RETRY)
             }
-        };
+        });
+        let compaction = self.compact_if_due(&open, now, doubt.is_none());
+        let due = due.chain(doubt).chain(compaction).min();
         self.threads.agenda.set(self, due);
-    }
-
-    /// Seals what is old enough, deletes what is too old, and says when to look again. Where the time is
-    /// not believed, nothing is too old.
-    fn look_after(
-        &self,
-        open: &OpenLog,
-        now: Timestamp,
-        is_believed: bool,
-    ) -> Result<Option<Timestamp>, String> {
-        let rolled = open.lock().as_mut().map(|log| log.roll_if_old(now));
-        let due = rolled.transpose().map_err(|error| error.to_string())?.flatten();
-        let next = self.expire(open, is_believed.then_some(now))?;
-        Ok(due.into_iter().chain(next).min())
     }
 
     /// Deletes what retention does not keep; without a time, ages are not looked at. When the next

@@ -219,6 +219,47 @@ fn a_deletion_that_stops_anywhere_loses_nothing_else() {
 }
 
 #[test]
+fn a_deletion_of_records_that_stops_anywhere_loses_nothing_else() {
+    // In the middle of a batch, of a segment, at a segment's start, and all of them.
+    for before in [4, 15, 18, 22, 24] {
+        let delete = |log: &mut Log| log.delete_records_before(Offset::new(before))?.finish();
+        for power_lost in std::iter::once(None).chain((0..6).map(Some)) {
+            for changes_left in 0.. {
+                let (mut given, mut model) = given(4);
+                given.memory.set_fault(Some(Fault::Stops { changes_left }));
+                let deleted = delete(&mut given.log);
+                let memory = given.kill();
+                memory.set_fault(None);
+                let memory = power_lost.map_or(memory.clone(), |seed| memory.crash(seed));
+                let notes = findings(&memory);
+                assert!(notes.iter().all(|it| it.severity == Severity::Note), "{notes:?}");
+                let (mut given, report) = Given::open(&memory, 1 << 20);
+                assert!(report.damage.is_empty() && report.skipped.is_none(), "{report:?}");
+                let start = given.log.reader().start().get();
+                assert!(start == before || start == 0 && deleted.is_err(), "{start} of {before}");
+                model.begin_at(start);
+                check_reads(&given.log.reader(), &model);
+                let has_first = |base: &u64| *base <= start && start < base + 6;
+                assert!(has_first(&bases(&memory, "log")[0]), "what was on its way out is gone");
+                // And it can be done again.
+                assert_eq!(delete(&mut given.log).expect("it can").start.get(), before);
+                model.begin_at(before);
+                append(&mut given.log, &mut model, [batch(90, 3)]);
+                check_reads(&given.log.reader(), &model);
+                assert_eq!(bases(&memory, "log")[0], before / 6 * 6);
+                let (given, report) = Given::open(&given.kill(), 1 << 20);
+                assert!(is_sound(&report), "{report:?}");
+                check_reads(&given.log.reader(), &model);
+                if deleted.is_ok() {
+                    assert!(changes_left > 5, "it did something");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn what_a_deletion_left_is_told_from_damage_by_a_repair() {
     at_each_stop(
         |_| {},

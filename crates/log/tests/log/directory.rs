@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use taffrail_log::vfs::{Disk, Fault, Memory, Vfs};
 use taffrail_log::{Directory, DirectoryError, DirectoryOptions};
@@ -275,4 +276,31 @@ fn a_log_that_should_be_there_is_never_made_anew() {
     let missing = taffrail_model::LogId::new(*b"nobody knows me.");
     let opened = directory.open_log(missing, config(700), NO_PRODUCERS);
     assert!(matches!(opened, Err(taffrail_log::OpenError::Missing { .. })));
+}
+
+#[test]
+fn when_the_broker_was_last_seen_is_known_to_within_an_hour() {
+    let memory = Memory::new(1);
+    let minute = |number: u64| NOW.plus(Duration::from_secs(60 * number));
+    let seen = || open(&memory, false).expect("it opens").last_seen();
+    assert_eq!(seen(), None, "nobody was here before");
+    assert_eq!(seen(), None, "nobody told the time");
+    // What is told, and what the next one hears, who opens the directory after a kill.
+    let lives = [(600, 600), (659, 600), (660, 660), (601, 660), (600, 600), (9_000, 9_000)];
+    for (told, heard) in lives {
+        let directory = open(&memory, false).expect("it opens");
+        directory.tell_time(minute(told));
+        directory.persist_points().expect("the points are written");
+        drop(directory);
+        assert_eq!(seen(), Some(minute(heard)), "{told}");
+    }
+    // With anything else that is written the time is, too.
+    let mut given = Given::new(1 << 20);
+    given.directory.tell_time(minute(0));
+    given.directory.persist_points().expect("the points are written");
+    given.directory.tell_time(minute(3));
+    let (_, error) = given.log.append(&[batch(1, 3)], NOW);
+    assert!(error.is_none(), "{error:?}");
+    let memory = given.close();
+    assert_eq!(open(&memory, false).expect("it opens").last_seen(), Some(minute(3)));
 }

@@ -19,6 +19,7 @@ mod mutations;
 mod property;
 mod repair;
 mod reserved;
+mod retention;
 mod salvage;
 mod scrub;
 mod spare;
