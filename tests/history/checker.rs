@@ -5,11 +5,12 @@
 //! in a place, but for what a producer that waits for no answers has sent over several connections. Offsets are contiguous, used once, and behind those that were acknowledged before the
 //! record was sent, or skipped by a gap that readers are told of. What anybody has read is still
 //! there in the end. But for what a place may have lost: then it lies in such a gap, and nothing else
-//! stands there. And but for what may be deleted: that, and nothing above it.
+//! stands there. And but for what may be deleted: that, and nothing above it. And but for what compaction
+//! removes: then a later record of the same key is there.
 
 use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
 
-use super::{Event, LAST_READER, RecordId};
+use super::{Event, LAST_READER, RecordId, key_of};
 
 /// A rule that a history breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +90,8 @@ struct Place {
     deletable_below: u64,
     /// What is deleted in the end, as far as that is allowed.
     cuts: Vec<(u64, u64)>,
+    /// What compaction has removed in the end.
+    superseded: Vec<(u64, u64)>,
     bounds: Option<(u64, u64)>,
 }
 
@@ -104,6 +107,13 @@ impl Place {
         let holds = |(from, to): &(u64, u64)| (*from..*to).contains(&offset);
         let is_lost = offset < self.lossy_below && self.gaps.iter().any(holds);
         is_lost || self.cuts.iter().any(holds)
+    }
+
+    /// Whether compaction has removed a record, and may have: a later one of its key is there.
+    fn is_superseded(&self, offset: u64, record: RecordId) -> bool {
+        let holds = |(from, to): &(u64, u64)| (*from..*to).contains(&offset);
+        let mut later = self.last.range(offset + 1..);
+        self.superseded.iter().any(holds) && later.any(|(_, it)| key_of(*it) == key_of(record))
     }
 }
 
@@ -134,6 +144,12 @@ impl<'a> Judge<'a> {
                 self.take_read(*reader, place, *offset, *record, *digest);
             }
             Event::Gap { reader, place, from, to } => self.take_gap(*reader, place, *from, *to),
+            Event::Superseded { reader, place, from, to } => {
+                self.skip(*reader, place, *from, *to);
+                if *reader == LAST_READER {
+                    self.places.entry(place).or_default().superseded.push((*from, *to));
+                }
+            }
             Event::Deletable { place, before } => {
                 let place = self.places.entry(place).or_default();
                 place.deletable_below = place.deletable_below.max(*before);
@@ -248,11 +264,22 @@ impl<'a> Judge<'a> {
             }));
             found.extend(judge_order(name, place, &self.unordered));
             for (offset, record) in place.acknowledged.iter().filter(|(at, _)| start <= **at) {
-                if place.last.get(offset) != Some(record) && !place.may_lack(*offset) {
+                let is_there = place.last.get(offset) == Some(record);
+                let may_lack = place.may_lack(*offset) || place.is_superseded(*offset, *record);
+                if !is_there && !may_lack {
                     let there = place.last.get(offset);
                     let what = format!("{name}: {record:?} at {offset}, where there is {there:?}");
                     found.push((Rule::Lost, what));
                 }
+            }
+            for (from, to) in &place.superseded {
+                let seen = place.seen.range(*from..*to);
+                let seen = seen.filter_map(|(at, (record, _))| Some((*at, (*record)?)));
+                let lost = seen.filter(|(at, it)| start <= *at && !place.is_superseded(*at, *it));
+                found.extend(lost.map(|(offset, record)| {
+                    let what = format!("{name}: {record:?} was read at {offset}, and no later one of its key is there");
+                    (Rule::Lost, what)
+                }));
             }
             let refused =
                 |record| self.sent.get(&record).is_some_and(|sent| sent.outcome == Outcome::Fail);

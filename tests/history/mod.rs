@@ -39,6 +39,8 @@ pub(crate) enum Event {
     Read { reader: u32, place: String, offset: u64, record: Option<RecordId>, digest: u32 },
     /// A reader was told that offsets hold no records.
     Gap { reader: u32, place: String, from: u64, to: u64 },
+    /// A reader passed over offsets whose records compaction has removed: of each key a later one stays.
+    Superseded { reader: u32, place: String, from: u64, to: u64 },
     /// Records below an offset may be deleted from here on.
     Deletable { place: String, before: u64 },
     /// A reader was told that offsets were deleted.
@@ -95,6 +97,14 @@ pub(crate) fn write(path: &Path, events: &[Event]) -> io::Result<()> {
 pub(crate) fn read(path: &Path) -> io::Result<Vec<Event>> {
     let text = std::fs::read_to_string(path)?;
     text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+/// Keys that records have, where they have one.
+const KEYS: u64 = 30;
+
+/// The key of a record, where it has one.
+pub(crate) fn key_of(record: RecordId) -> u64 {
+    record.sequence % KEYS
 }
 
 /// The value of a record: who it is, and a filling that follows from that.

@@ -67,11 +67,18 @@ async fn create(world: &World, broker: &Arc<Broker>) {
     let is_cached = world.dice.once_in(2);
     let name = format!("{}{}", if is_cached { "cached" } else { "synced" }, world.number());
     let partitions = 1 + world.dice.below(2) as u32;
-    let topic = Topic { partitions, is_cached, least_bytes: None, state: State::Creating };
+    let is_compacted = world.dice.once_in(3);
+    let topic =
+        Topic { partitions, is_cached, is_compacted, least_bytes: None, state: State::Creating };
     world.topics.borrow_mut().insert(name.clone(), topic);
     let durability = if is_cached { "page_cache" } else { "fsync" };
-    let settings =
-        [("durability", durability), ("segment.bytes", "64KiB"), ("max.batch.bytes", "64KiB")];
+    let settings = [
+        ("durability", durability),
+        ("segment.bytes", "64KiB"),
+        ("max.batch.bytes", "64KiB"),
+        ("cleanup", if is_compacted { "both" } else { "delete" }),
+        ("min.cleanable.dirty.ratio", "0.1"),
+    ];
     let settings: BTreeMap<_, _> =
         settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let created = broker.create_topic(&name, partitions, settings).await.map(drop);
@@ -99,7 +106,8 @@ async fn grow(world: &World, broker: &Arc<Broker>, name: &str) {
 
 async fn alter(world: &World, broker: &Arc<Broker>, name: &str) {
     let dice = &world.dice;
-    let (setting, value) = match dice.below(12) {
+    let (setting, value) = match dice.below(14) {
+        12.. => ("cleanup", ["delete", "both"][dice.below(2) as usize]),
         0..4 => ("retention.bytes", RETENTION[dice.below(4) as usize].0),
         4 => ("durability", ["fsync", "page_cache"][dice.below(2) as usize]),
         5..7 => ("segment.ms", ["1s", "2s", "none"][dice.below(3) as usize]),
@@ -109,6 +117,11 @@ async fn alter(world: &World, broker: &Arc<Broker>, name: &str) {
         && let Some(topic) = world.topics.borrow_mut().get_mut(name)
     {
         topic.is_cached = true;
+    }
+    if value == "both"
+        && let Some(topic) = world.topics.borrow_mut().get_mut(name)
+    {
+        topic.is_compacted = true;
     }
     let least = RETENTION.iter().find(|(name, _)| *name == value).and_then(|(_, bytes)| *bytes);
     if setting == "retention.bytes"

@@ -51,12 +51,25 @@ impl Consumer {
             assert!(batch.is_sound(), "{place:?}: damage at {}", batch.header.base_offset);
             for record in batch.records() {
                 let record = record.expect("sound records");
+                self.pass(world, place, record.offset.get());
                 let (offset, value) = (record.offset.get(), record.value.unwrap_or_default());
                 if from <= offset {
                     world.history.add(read_event(self.number, place_of(place), offset, value));
+                    self.next.insert(place.clone(), offset + 1);
                 }
             }
-            self.next.insert(place.clone(), batch.header.end_offset().get());
+            self.pass(world, place, batch.header.end_offset().get());
+        }
+    }
+
+    /// Passes over what compaction has removed in front of an offset.
+    fn pass(&mut self, world: &World, place: &(String, u32), to: u64) {
+        let (reader, from) = (self.number, self.next(place));
+        if from < to {
+            assert!(world.is_compacted(&place.0), "{place:?}: nothing at {from} to {to}");
+            world.reach("superseded");
+            world.history.add(Event::Superseded { reader, place: place_of(place), from, to });
+            self.next.insert(place.clone(), to);
         }
     }
 
@@ -64,6 +77,10 @@ impl Consumer {
         if gap.reason == GapReason::Retention {
             assert_eq!(gap.from.get(), self.next(place), "{place:?}: {gap:?}");
             return self.take_cut(world, place, gap.to.get());
+        }
+        if gap.reason == GapReason::Compaction {
+            assert_eq!(gap.from.get(), self.next(place), "{place:?}: {gap:?}");
+            return self.pass(world, place, gap.to.get());
         }
         assert!(world.is_cached(&place.0), "{place:?}: {gap:?}");
         world.reach("gaps");

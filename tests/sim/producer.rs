@@ -16,7 +16,7 @@ use taffrail_model::batch::{RecordFields, RecordSetBuilder, records_crc};
 use taffrail_model::{Offset, PartitionIndex, ProducerId, ProducerStamp, Sequence};
 use tokio::time::sleep;
 
-use crate::history::{Event, RecordId, value_of};
+use crate::history::{Event, RecordId, key_of, value_of};
 use crate::lane::{Batch, Lane};
 use crate::refusals::check_produce;
 use crate::world::{Fenced, World};
@@ -116,7 +116,9 @@ impl Producer {
             let value = value_of(record, bytes as usize);
             let digest = crc32fast::hash(&value);
             world.history.add(Event::Invoke { record, place: place_of(place), digest });
-            builder.push(&RecordFields { value: Some(&value), ..RecordFields::default() });
+            let key = key_of(record).to_string();
+            let key = Some(key.as_bytes());
+            builder.push(&RecordFields { key, value: Some(&value), ..RecordFields::default() });
             records.push(record);
         }
         let lane = self.lanes.entry(place.clone()).or_default();

@@ -85,6 +85,7 @@ fn of_places_that_are_there(world: &World) -> Vec<Event> {
         Event::Invoke { place, .. }
         | Event::Read { place, .. }
         | Event::Gap { place, .. }
+        | Event::Superseded { place, .. }
         | Event::Deletable { place, .. }
         | Event::Cut { place, .. }
         | Event::End { place, .. }

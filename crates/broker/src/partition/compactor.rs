@@ -78,7 +78,7 @@ impl CompactionWork {
                     return;
                 }
                 Progress::Worked { bytes } => {
-                    threads.pace(bytes, threads.compaction_bytes_per_second)
+                    threads.pace(bytes, threads.compaction_bytes_per_second);
                 }
                 Progress::Over => {
                     threads.metrics.compactions_waiting.fetch_sub(1, Ordering::Relaxed);
