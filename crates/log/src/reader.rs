@@ -374,10 +374,6 @@ impl Source {
                         let verified = position + range.start as u64..position + range.end as u64;
                         known.mark_verified(verified);
                     }
-                    let is_last = position + range.end as u64 == length;
-                    let is_over = is_last && self.is_compacted();
-                    // Behind its last record there may be offsets that hold none any more.
-                    let next = if is_over { next.max(self.end().min(request.limit)) } else { next };
                     return Ok(Some(Read::Batches { bytes: bytes.slice(range), next }));
                 }
                 // What is wanted is not wholly in the window: move there, and read all of it.
