@@ -8,6 +8,7 @@
 
 mod append;
 mod atomic;
+mod backup;
 mod batch;
 mod compaction;
 mod config;
@@ -35,6 +36,7 @@ pub mod verify;
 pub mod vfs;
 
 pub use append::Append;
+pub use backup::{Backup, BackupError, BackupReport, Manifest};
 pub use batch::{Appended, NewBatch};
 pub use compaction::{
     Compaction, CompactionConfig, CompactionError, CompactionReport, Dirt, Step as CompactionStep,

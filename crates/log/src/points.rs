@@ -302,6 +302,17 @@ impl Points {
     }
 }
 
+/// Writes the points of logs that nobody has opened in this directory, durably.
+pub(crate) fn write_points(
+    vfs: &dyn Vfs,
+    directory: &Path,
+    entries: &BTreeMap<LogId, Point>,
+    now: Timestamp,
+) -> io::Result<()> {
+    let bytes = encode(1, UNKNOWN_BOOT_ID, now, entries);
+    COPIES.iter().try_for_each(|name| replace_file(vfs, &directory.join(name), &bytes))
+}
+
 /// The newest sound copy. Each copy holds all that was promised to be durable, so one is enough;
 /// without one, a copy that is there and cannot be read or understood is an error, and not the same as
 /// none.

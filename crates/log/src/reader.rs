@@ -288,7 +288,7 @@ impl Source {
         self.header().compacted.is_some()
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         match self {
             Self::Sealed(segment) => segment.path.clone(),
             Self::Active(segment) => segment.path.clone(),

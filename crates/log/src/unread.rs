@@ -167,7 +167,7 @@ impl Source {
     }
 
     /// Where the batches end that begin before `limit`.
-    fn position_of(&self, limit: Offset) -> Result<u64, ReadError> {
+    pub(crate) fn position_of(&self, limit: Offset) -> Result<u64, ReadError> {
         if self.end() <= limit {
             return Ok(self.length());
         }

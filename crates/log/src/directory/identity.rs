@@ -37,7 +37,7 @@ pub(crate) fn read(vfs: &dyn Vfs, directory: &Path) -> io::Result<Option<Identit
     }
 }
 
-pub(super) fn write(vfs: &dyn Vfs, directory: &Path) -> io::Result<()> {
+pub(crate) fn write(vfs: &dyn Vfs, directory: &Path) -> io::Result<()> {
     let mut text = format!("{TITLE}\nformat {FORMAT_VERSION}\nid ");
     for byte in vfs.random() {
         let _ = write!(text, "{byte:02x}");

@@ -6,6 +6,7 @@
 //! recovery-points.a, .b        what is durably known of each log
 //! spare                        room for what must be written on a full disk
 //! scrub                        how far looking at everything has come
+//! backup, restored             says that it is a backup, or was one before it was served
 //! logs/<id>/<offset>.log       segments        .index beside sealed ones
 //! logs/<id>/producers.a, .b    what is remembered of idempotent producers, as of some offset
 //! logs/<id>/*.aside            what recovery cut off; nothing reads it, nothing deletes it
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use taffrail_model::{LogId, Offset, ProducerId, Timestamp, limits};
 
+use crate::backup::{Manifest, take_over};
 use crate::config::LogConfig;
 use crate::log::{Log, LogState};
 use crate::points::{Point, Points};
@@ -37,9 +39,12 @@ use crate::shared::{Segments, Shared};
 use crate::spare::{Spare, is_full};
 use crate::vfs::{Lock, Vfs, read_file, replace_file};
 
+pub(crate) use crate::backup::{MANIFEST, RESTORED};
 pub(crate) use crate::scrub::NAME as SCRUB;
 pub(crate) use crate::spare::NAME as SPARE;
-pub(crate) use identity::{Identity, NAME as IDENTITY, read as read_identity};
+pub(crate) use identity::{
+    Identity, NAME as IDENTITY, read as read_identity, write as write_identity,
+};
 
 pub(crate) const LOGS: &str = "logs";
 pub(crate) const LOCK: &str = "lock";
@@ -84,6 +89,8 @@ pub struct Directory {
     crowd: Crowd,
     /// Logs that could not be opened, or only read-only, for want of room, and how much they want.
     wanting: Mutex<BTreeMap<LogId, u64>>,
+    /// Of what it was a backup, if it was one.
+    restored: Option<Manifest>,
     _lock: Box<dyn Lock>,
 }
 
@@ -172,6 +179,7 @@ impl Directory {
                 return Err(DirectoryError::Identity { path: path.join(IDENTITY) });
             }
         };
+        let restored = take_over(vfs.as_ref(), path).map_err(io)?;
         let spare = Arc::new(Spare::new(Arc::clone(&vfs), path));
         let points = Arc::new(
             Points::open(Arc::clone(&vfs), spare, path)
@@ -185,6 +193,7 @@ impl Directory {
             cache: Arc::default(),
             crowd: Crowd::default(),
             wanting: Mutex::default(),
+            restored,
             _lock: lock,
         })
     }
@@ -197,6 +206,15 @@ impl Directory {
     /// Its identity, 32 hexadecimal digits.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    pub(crate) fn vfs(&self) -> &Arc<dyn Vfs> {
+        &self.vfs
+    }
+
+    /// Of what it was a backup before it was served, and when that was taken, if it was one.
+    pub fn restored(&self) -> Option<&Manifest> {
+        self.restored.as_ref()
     }
 
     /// Random bytes for the identity of something new in it.

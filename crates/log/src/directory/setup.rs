@@ -8,8 +8,8 @@ use std::sync::Arc;
 use taffrail_model::{LogId, Offset};
 
 use super::{
-    DirectoryError, DirectoryOptions, IDENTITY, LOCK, LOGS, REMOVED, SPARE, create_log_files,
-    identity, take_lock,
+    DirectoryError, DirectoryOptions, IDENTITY, LOCK, LOGS, MANIFEST, REMOVED, RESTORED, SCRUB,
+    SPARE, create_log_files, identity, take_lock,
 };
 use crate::segment::{HEADER_BYTES_MAX, decode_header, segment_path};
 use crate::vfs::{Entry, Vfs, parent, read_bytes};
@@ -17,7 +17,7 @@ use crate::vfs::{Entry, Vfs, parent, read_bytes};
 /// Entries that an interrupted set-up may leave.
 const OURS: [&str; 3] = [LOGS, LOCK, "identity.new"];
 /// Entries that only a directory has that was used.
-const LATER: [&str; 2] = [SPARE, REMOVED];
+const LATER: [&str; 5] = [SPARE, REMOVED, SCRUB, MANIFEST, RESTORED];
 /// An entry that an empty file system has.
 const LOST_AND_FOUND: &str = "lost+found";
 /// What the name of a directory that is being set up has behind the one it will get, before some digits.

@@ -11,8 +11,8 @@ use super::{
     Severity,
 };
 use crate::directory::{
-    DELETED, IDENTITY, Identity, LOCK, LOGS, QUARANTINE, REMOVED, REPAIRED, REPAIRING, SCRUB,
-    SPARE, read_identity,
+    DELETED, IDENTITY, Identity, LOCK, LOGS, MANIFEST, QUARANTINE, REMOVED, REPAIRED, REPAIRING,
+    RESTORED, SCRUB, SPARE, read_identity,
 };
 use crate::points::COPIES;
 use crate::scrub;
@@ -164,7 +164,7 @@ fn judge_points(path: &Path, directory: &mut DirectoryReport) {
 /// Whether an entry of a data directory may stand there.
 fn is_ours(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
-    [IDENTITY, LOCK, LOGS, REMOVED, SCRUB, SPARE, "lost+found"].contains(&name)
+    [IDENTITY, LOCK, LOGS, MANIFEST, REMOVED, RESTORED, SCRUB, SPARE, "lost+found"].contains(&name)
         || COPIES.contains(&name)
 }
 

@@ -1,6 +1,7 @@
 //! The log through its public door: what it promises, on a disk in memory and on a real one.
 
 mod arbitrary;
+mod backup;
 mod beside;
 mod clean;
 mod compaction;

@@ -1,0 +1,278 @@
+//! Copies the segments of one log, up to what is durable of it.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use taffrail_model::Offset;
+
+use super::{BackupError, failed};
+use crate::points::Point;
+use crate::producers::CHECKPOINTS;
+use crate::reader::{ReadError, Source};
+use crate::segment::{HEADER_BYTES_MAX, Scanned, Scanner, decode_header, segment_path};
+use crate::shared::{Segments, Shared};
+use crate::vfs::{File, read_bytes, read_file, write_full};
+
+/// Bytes that are copied at once.
+const COPY_BYTES: u64 = 1 << 20;
+/// Bytes that are written before they are synced: little, so that no sync takes long.
+const SYNC_BYTES: u64 = 8 << 20;
+
+/// What was copied of a log.
+pub(super) struct Copied {
+    pub(super) point: Point,
+    pub(super) segments: u64,
+    pub(super) bytes: u64,
+    pub(super) copied_bytes: u64,
+    pub(super) verified_bytes: u64,
+    pub(super) damaged: u64,
+}
+
+/// How often a log is copied anew because segments have gone meanwhile, before they may not.
+const ATTEMPTS: usize = 3;
+
+/// Copies a log into the directory `to`, which is empty; `before` is where an earlier backup has it.
+pub(super) fn copy(
+    shared: &Arc<Shared>,
+    before: Option<&Path>,
+    to: &Path,
+    pace: &mut dyn FnMut(u64) -> bool,
+) -> Result<Copied, BackupError> {
+    let vfs = shared.vfs.as_ref();
+    for _ in 0..ATTEMPTS {
+        if let Some(copied) = (Copying { shared, before, to, pace, holds: false }).log()? {
+            return Ok(copied);
+        }
+        vfs.remove_directory(to).map_err(|source| failed(to, source))?;
+        vfs.create_directory(to).map_err(|source| failed(to, source))?;
+    }
+    // Nobody takes segments away meanwhile, or puts others in their place.
+    let _one = shared.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+    let copied = Copying { shared, before, to, pace, holds: true }.log()?;
+    Ok(copied.expect("nobody has taken anything away"))
+}
+
+fn copy_checkpoints(shared: &Shared, to: &Path) -> Result<(), BackupError> {
+    for name in CHECKPOINTS {
+        let (from, to) = (shared.path.join(name), to.join(name));
+        match read_file(shared.vfs.as_ref(), &from, u64::from(u32::MAX)) {
+            Ok(bytes) => {
+                let write = || {
+                    let file = shared.vfs.create(&to)?;
+                    write_full(file.as_ref(), 0, &bytes).map_err(|(_, error)| error)?;
+                    file.sync_data()
+                };
+                write().map_err(|source| failed(&to, source))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(failed(&from, source)),
+        }
+    }
+    Ok(())
+}
+
+fn read_failed(error: ReadError) -> BackupError {
+    let (path, source) = match error {
+        ReadError::Io { path, source } => (path, source),
+        error @ (ReadError::OutOfRange { .. } | ReadError::DataLoss { .. }) => {
+            (Path::new("").to_owned(), io::Error::other(error.to_string()))
+        }
+    };
+    failed(&path, source)
+}
+
+/// A log that is being copied.
+struct Copying<'a> {
+    shared: &'a Shared,
+    before: Option<&'a Path>,
+    to: &'a Path,
+    pace: &'a mut dyn FnMut(u64) -> bool,
+    /// Whether nobody takes segments away meanwhile.
+    holds: bool,
+}
+
+/// What is copied of a log.
+struct Picture {
+    segments: Arc<Segments>,
+    start: Offset,
+    end: Offset,
+}
+
+impl Copying<'_> {
+    /// Copies all of it; `None` if something has gone meanwhile.
+    fn log(mut self) -> Result<Option<Copied>, BackupError> {
+        // First what is remembered of producers: it must not know of more than the segments hold.
+        copy_checkpoints(self.shared, self.to)?;
+        let Picture { segments, start, end } = self.picture();
+        let first = Source::at(&segments, 0).header().base_offset;
+        let point = Point {
+            recovery_point: end,
+            leader_epoch: self.shared.epoch,
+            reserved_end: end,
+            log_start: start,
+            first_segment: first.min(start),
+            is_clean: true,
+            may_have_lost: false,
+        };
+        let mut copied =
+            Copied { point, segments: 0, bytes: 0, copied_bytes: 0, verified_bytes: 0, damaged: 0 };
+        for at in 0..=segments.sealed.len() {
+            let source = Source::at(&segments, at);
+            let length = match &source {
+                Source::Sealed(segment) => segment.length,
+                Source::Active(segment) if end <= segment.header.base_offset => {
+                    segment.header_bytes
+                }
+                Source::Active(_) => source.position_of(end).map_err(read_failed)?,
+            };
+            if !self.segment(&source, length, &mut copied)? {
+                return Ok(None);
+            }
+        }
+        let (vfs, to) = (self.shared.vfs.as_ref(), self.to);
+        vfs.sync_directory(to).map_err(|source| failed(to, source))?;
+        Ok(Some(copied))
+    }
+
+    /// The log as it is now, up to what is durable.
+    fn picture(&self) -> Picture {
+        let _one = self.hold();
+        let (start, end) = (self.shared.log_start(), self.shared.durable_end());
+        let segments = self.shared.segments.load_full();
+        // A segment may have been begun since: all before it is durable.
+        let end = end.max(segments.active.header.base_offset);
+        Picture { segments, start, end }
+    }
+
+    /// Lets nobody take segments away as long as this lives.
+    fn hold(&self) -> Option<MutexGuard<'_, ()>> {
+        let hold = || self.shared.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+        (!self.holds).then(hold)
+    }
+
+    /// Shares or copies the first `length` bytes of a segment, and reads them once more if they are new;
+    /// false if it has gone meanwhile.
+    fn segment(
+        &mut self,
+        source: &Source,
+        length: u64,
+        copied: &mut Copied,
+    ) -> Result<bool, BackupError> {
+        let to = segment_path(self.to, source.header().base_offset);
+        if let Source::Sealed(_) = source
+            && self.share_before(source, length, &to)
+        {
+            (copied.segments, copied.bytes) = (copied.segments + 1, copied.bytes + length);
+            return Ok(true);
+        }
+        let Some(file) = self.share(source, &to)? else { return Ok(false) };
+        if let Some(file) = file {
+            self.copy(source, file.as_ref(), length, &to)?;
+            copied.copied_bytes += length;
+        }
+        let (verified, damaged) = self.verify(source, length, &to)?;
+        (copied.segments, copied.bytes) = (copied.segments + 1, copied.bytes + length);
+        copied.verified_bytes += verified;
+        copied.damaged += damaged;
+        Ok(true)
+    }
+
+    /// Shares a segment that no longer changes where that can be, or else opens it to be copied; `None`
+    /// if it has gone.
+    fn share(
+        &self,
+        source: &Source,
+        to: &Path,
+    ) -> Result<Option<Option<Arc<dyn File>>>, BackupError> {
+        let Source::Sealed(segment) = source else {
+            return Ok(Some(Some(source.file().map_err(read_failed)?)));
+        };
+        let _one = self.hold();
+        let now = self.shared.segments.load();
+        if !now.sealed.iter().any(|it| Arc::ptr_eq(it, segment)) {
+            return Ok(None);
+        }
+        if self.shared.vfs.link(&segment.path, to).is_ok() {
+            return Ok(Some(None));
+        }
+        let file = segment.open().map_err(|source| failed(&segment.path, source))?;
+        Ok(Some(Some(file)))
+    }
+
+    /// Shares the segment of the backup before, if it is the same.
+    fn share_before(&self, source: &Source, length: u64, to: &Path) -> bool {
+        let Some(before) = self.before else { return false };
+        let from = segment_path(before, source.header().base_offset);
+        let is_same = || {
+            let file = self.shared.vfs.open_read_only(&from).ok()?;
+            let bytes = read_bytes(file.as_ref(), 0, HEADER_BYTES_MAX).ok()?;
+            // A salt is not made twice.
+            let (header, _) = decode_header(&bytes).ok()?;
+            Some(header == *source.header() && file.length().ok()? == length)
+        };
+        is_same() == Some(true) && self.shared.vfs.link(&from, to).is_ok()
+    }
+
+    fn copy(
+        &mut self,
+        source: &Source,
+        from: &dyn File,
+        length: u64,
+        to: &Path,
+    ) -> Result<(), BackupError> {
+        let at_source = |error| failed(&source.path(), error);
+        let at_copy = |error| failed(to, error);
+        let file = self.shared.vfs.create(to).map_err(at_copy)?;
+        let (mut position, mut unsynced) = (0, 0);
+        while position < length {
+            let wanted = COPY_BYTES.min(length - position) as usize;
+            let bytes = read_bytes(from, position, wanted).map_err(at_source)?;
+            if bytes.is_empty() {
+                // It ends too early: what is missing is found when it is read.
+                break;
+            }
+            write_full(file.as_ref(), position, &bytes).map_err(|(_, error)| at_copy(error))?;
+            position += bytes.len() as u64;
+            unsynced += bytes.len() as u64;
+            if unsynced >= SYNC_BYTES {
+                file.sync_data().map_err(at_copy)?;
+                unsynced = 0;
+            }
+            self.go_on(2 * bytes.len() as u64)?;
+        }
+        file.sync_data().map_err(at_copy)
+    }
+
+    /// Reads what was copied once more, past the page cache where that can be.
+    fn verify(
+        &mut self,
+        source: &Source,
+        length: u64,
+        to: &Path,
+    ) -> Result<(u64, u64), BackupError> {
+        let failed = |error| failed(to, error);
+        let file = self.shared.vfs.open_uncached(to).map_err(failed)?;
+        let (header, position) = (source.header(), source.header_bytes());
+        let mut scanner = Scanner::new(file, header, length, position, header.base_offset);
+        let (mut read, mut unpaced, mut damaged) = (0, 0, 0);
+        while let Some(scanned) = scanner.next().map_err(failed)? {
+            match scanned {
+                Scanned::Batch { header, .. } => {
+                    let bytes = header.total_bytes() as u64;
+                    (read, unpaced) = (read + bytes, unpaced + bytes);
+                }
+                Scanned::Hole(_) => damaged += 1,
+            }
+            if unpaced >= COPY_BYTES {
+                self.go_on(unpaced)?;
+                unpaced = 0;
+            }
+        }
+        Ok((read, damaged))
+    }
+
+    fn go_on(&mut self, bytes: u64) -> Result<(), BackupError> {
+        if (self.pace)(bytes) { Ok(()) } else { Err(BackupError::GivenUp) }
+    }
+}
