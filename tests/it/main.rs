@@ -9,6 +9,7 @@
     reason = "a test names what it expects, and fails on all else"
 )]
 
+mod backup;
 mod broker;
 mod commands;
 mod consume;

@@ -2,6 +2,7 @@
 //! meet.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use taffrail_log::Directory;
 use taffrail_model::{Offset, PartitionIndex, ProducerEpoch, Timestamp, TopicName};
 use tokio::sync::{Mutex, mpsc};
 
+use crate::backup::{BackupFailure, BackupProgress, BackupSummary};
 use crate::catalog::{Catalog, CatalogError, Topic};
 use crate::clock::Stopwatch;
 use crate::config::BrokerConfig;
@@ -305,6 +307,20 @@ impl Broker {
     }
 
     // -------------------------------------------------------------------------------- broker
+
+    /// Makes a backup of everything at a place on the broker's machine, while it is used. Durable and
+    /// verified on return.
+    ///
+    /// # Errors
+    /// If the place is not free, the disk refuses, or nobody wants it any more: then nothing is left of it.
+    pub async fn backup(
+        self: &Arc<Self>,
+        path: PathBuf,
+        progress: Arc<BackupProgress>,
+    ) -> Result<BackupSummary, BackupFailure> {
+        let backup = tokio::spawn(Arc::clone(self).backup_now(path, progress));
+        backup.await.unwrap_or(Err(BackupFailure::Stopping))
+    }
 
     /// What the broker counts.
     pub fn metrics(&self) -> &Metrics {

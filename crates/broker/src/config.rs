@@ -29,6 +29,8 @@ pub struct BrokerConfig {
     pub scrub_bytes_per_second: u64,
     /// How often all sealed segments are looked at again; zero: never.
     pub scrub_interval: Duration,
+    /// Bytes that a backup reads and writes in a second.
+    pub backup_bytes_per_second: u64,
     /// How far in the future a record's timestamp may lie.
     pub timestamp_ahead: Duration,
     /// How long a group is remembered that nobody is in and nobody commits to; zero: for ever.
@@ -49,6 +51,7 @@ impl Default for BrokerConfig {
             compaction_bytes_per_second: limits::COMPACTION_BYTES_PER_SECOND_DEFAULT,
             scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND_DEFAULT,
             scrub_interval: limits::SCRUB_INTERVAL_DEFAULT,
+            backup_bytes_per_second: limits::BACKUP_BYTES_PER_SECOND_DEFAULT,
             timestamp_ahead: limits::TIMESTAMP_AHEAD_DEFAULT,
             group_retention: limits::GROUP_RETENTION_DEFAULT,
         }

@@ -135,7 +135,7 @@ pub enum FetchError {
         partitions: u32,
     },
     /// There is no such offset.
-    #[error("offset {offset} is out of range: the partition has {start} to {end}")]
+    #[error("offset {offset} is out of range: the partition has {start} to {end}{}", since_then(*.restored))]
     OffsetOutOfRange {
         /// What was asked for.
         offset: Offset,
@@ -143,6 +143,8 @@ pub enum FetchError {
         start: Offset,
         /// End of what readers may see.
         end: Offset,
+        /// As of when the broker's data was a backup, if it was one and the offset lies behind the end.
+        restored: Option<Timestamp>,
     },
     /// The end of the partition is not certain, and the offset lies behind it.
     #[error("the partition is read-only and can be read up to {end}: {cause}")]
@@ -423,7 +425,8 @@ pub(crate) fn out_of_range(partition: &Partition, offset: Offset) -> FetchError 
             // Otherwise it was opened anew in between.
             let is_out = !(start..=end).contains(&offset);
             if is_out {
-                FetchError::OffsetOutOfRange { offset, start, end }
+                let restored = partition.restored().filter(|_| end < offset);
+                FetchError::OffsetOutOfRange { offset, start, end, restored }
             } else {
                 FetchError::Recovering
             }
@@ -462,4 +465,14 @@ fn read_error(partition: &Partition, error: PartitionReadError) -> FetchError {
             FetchError::Io { cause: error.to_string() }
         }
     }
+}
+
+/// What to say to whoever has read what a restored broker does not have.
+fn since_then(restored: Option<Timestamp>) -> String {
+    restored.map_or(String::new(), |taken| {
+        format!(
+            "; the broker was restored from a backup that was taken at {taken} (Unix milliseconds): \
+             what came later is not there, and its offsets are given out again"
+        )
+    })
 }

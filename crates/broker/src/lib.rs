@@ -14,6 +14,7 @@
 //! - `repair/`: builds the broker's own logs anew, without a broker
 
 mod administration;
+mod backup;
 mod broker;
 mod catalog;
 mod clock;
@@ -38,6 +39,7 @@ mod topics;
 mod upkeep;
 mod work;
 
+pub use backup::{BackupFailure, BackupProgress, BackupSummary};
 pub use broker::{Broker, TopicDescription};
 pub use catalog::{
     CatalogError, Durability, SETTINGS, SettingError, SettingInfo, SettingValue, Topic,
@@ -65,4 +67,4 @@ pub use produce::{
 };
 pub use producers::{InitProducer, InitProducerError, ProducerIdentity};
 pub use start::{Machine, StartError};
-pub use taffrail_log::{Dirt, SequenceError};
+pub use taffrail_log::{BackupError, Dirt, SequenceError};

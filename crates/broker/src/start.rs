@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use taffrail_log::vfs::Vfs;
-use taffrail_log::{Directory, DirectoryError, DirectoryOptions, LogConfig, ScrubPass, ScrubState};
+use taffrail_log::{
+    Directory, DirectoryError, DirectoryOptions, LogConfig, Manifest, ScrubPass, ScrubState,
+};
 use taffrail_model::{LogId, PartitionIndex, ProducerId, Timestamp, TopicId, TopicName, limits};
 use tokio::sync::Mutex;
 
@@ -90,6 +92,9 @@ impl Broker {
         let first_logs = internal::ALL.map(|internal| (internal.log(), internal.label));
         let options = DirectoryOptions { path, init, first_logs: &first_logs, now: clock.now() };
         let directory = Arc::new(Directory::open(vfs, &options)?);
+        if let Some(Manifest { source, taken }) = directory.restored() {
+            tracing::info!(%source, taken_ms = taken.as_millis(), "this directory was restored from a backup: what came later is not in it");
+        }
         let has_spare = keep_spare(&directory, config.spare_bytes, true);
         make_groups(&directory, clock.now());
         let metrics = Arc::<Metrics>::default();
@@ -102,6 +107,8 @@ impl Broker {
             tail_bytes: config.tail_bytes,
             compaction_bytes_per_second: config.compaction_bytes_per_second,
             scrub_bytes_per_second: config.scrub_bytes_per_second,
+            backup_bytes_per_second: config.backup_bytes_per_second,
+            restored: directory.restored().map(|manifest| manifest.taken),
             last_scrub: scrubbed.last.map(|pass| pass.ended).filter(|_| scrubbed.current.is_none()),
             last_seen: directory.last_seen(),
             crew: crew.clone(),

@@ -122,6 +122,27 @@ impl Admin {
         Ok(self.answer(answer)?.settings)
     }
 
+    /// Makes a backup of everything at a place on the broker's machine; `progress` hears of the bytes that
+    /// were read or written so far. Durable and verified on return; cancelled, nothing is left of it.
+    pub async fn backup(
+        &self,
+        directory: &str,
+        mut progress: impl FnMut(u64),
+    ) -> Result<v1::BackupSummary, CallError> {
+        let request = v1::BackupRequest { directory: directory.to_owned() };
+        let answer = self.service.clone().backup(request).await;
+        let mut answers = self.answer(answer)?;
+        loop {
+            let next = answers.message().await;
+            let next = next.map_err(|status| CallError::from_status(&self.server, &status))?;
+            let next = next.ok_or(CallError::Incomplete { field: "summary" })?;
+            progress(next.processed_bytes);
+            if let Some(summary) = next.summary {
+                return Ok(summary);
+            }
+        }
+    }
+
     /// Describes the broker: version, limits, uptime, data directory.
     pub async fn describe_broker(&self) -> Result<v1::DescribeBrokerResponse, CallError> {
         let answer = self.service.clone().describe_broker(v1::DescribeBrokerRequest {}).await;

@@ -1,16 +1,24 @@
 //! `taffrail.v1.AdminService`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use taffrail_broker::{Broker, SETTINGS, TopicDescription};
+use taffrail_broker::{BackupProgress, Broker, SETTINGS, TopicDescription};
 use taffrail_model::{Offset, PartitionIndex, limits};
 use taffrail_proto::v1;
 use taffrail_proto::v1::admin_service_server::AdminService;
+use tokio::sync::mpsc;
+use tokio::time::interval;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::convert;
 use crate::status::Explain;
+
+/// How often it is said how far a backup has come.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Serves `AdminService`.
 pub(crate) struct Service {
@@ -114,6 +122,18 @@ impl AdminService for Service {
         Ok(Response::new(v1::DescribeSettingsResponse { settings: settings.collect() }))
     }
 
+    type BackupStream = ReceiverStream<Result<v1::BackupResponse, Status>>;
+
+    async fn backup(
+        &self,
+        request: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let path = PathBuf::from(request.into_inner().directory);
+        let (answers, stream) = mpsc::channel(1);
+        tokio::spawn(back_up(Arc::clone(&self.broker), path, answers));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
     async fn describe_broker(
         &self,
         _: Request<v1::DescribeBrokerRequest>,
@@ -127,8 +147,48 @@ impl AdminService for Service {
             topics: topics.len() as u32,
             partitions: topics.iter().map(|topic| topic.partitions).sum(),
             limits: broker_limits(&self.broker),
+            restored_ms: self
+                .broker
+                .directory()
+                .restored()
+                .map_or(0, |manifest| manifest.taken.as_millis()),
         }))
     }
+}
+
+/// Makes a backup, and says how far it has come, as long as anybody listens.
+async fn back_up(
+    broker: Arc<Broker>,
+    path: PathBuf,
+    answers: mpsc::Sender<Result<v1::BackupResponse, Status>>,
+) {
+    let progress = Arc::<BackupProgress>::default();
+    let backup = broker.backup(path, Arc::clone(&progress));
+    tokio::pin!(backup);
+    let mut due = interval(PROGRESS_INTERVAL);
+    let made = loop {
+        tokio::select! {
+            biased;
+            made = &mut backup => break made,
+            () = answers.closed() => {
+                progress.give_up();
+                // Nothing is left of it when this is over.
+                drop(backup.await);
+                return;
+            }
+            _ = due.tick() => {
+                let processed_bytes = progress.bytes();
+                // Whoever does not listen hears the next one.
+                let answer = v1::BackupResponse { processed_bytes, summary: None };
+                drop(answers.try_send(Ok(answer)));
+            }
+        }
+    };
+    let answer = made.map_err(|error| error.explain().into_status()).map(|summary| {
+        let summary = Some(convert::backup_summary(summary));
+        v1::BackupResponse { processed_bytes: progress.bytes(), summary }
+    });
+    drop(answers.send(answer).await);
 }
 
 fn topic(description: &TopicDescription) -> v1::Topic {

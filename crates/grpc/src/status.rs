@@ -8,8 +8,8 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use taffrail_broker::{
-    CatalogError, DeleteRecordsError, FetchError, GroupError, GroupRefusal, InitProducerError,
-    ProduceError, SequenceError, SettingError, SubscriptionError,
+    BackupError, BackupFailure, CatalogError, DeleteRecordsError, FetchError, GroupError,
+    GroupRefusal, InitProducerError, ProduceError, SequenceError, SettingError, SubscriptionError,
 };
 use taffrail_proto::v1;
 use tonic::{Code, Status};
@@ -227,11 +227,15 @@ impl Explain for FetchError {
                     .with("partition", partition)
                     .with("partitions", partitions)
             }
-            Self::OffsetOutOfRange { offset, start, end } => {
-                new("OFFSET_OUT_OF_RANGE", Code::OutOfRange)
+            Self::OffsetOutOfRange { offset, start, end, restored } => {
+                let out = new("OFFSET_OUT_OF_RANGE", Code::OutOfRange)
                     .with("offset", offset)
                     .with("start", start)
-                    .with("end", end)
+                    .with("end", end);
+                match restored {
+                    Some(taken) => out.with("restored_ms", taken),
+                    None => out,
+                }
             }
             Self::DataLoss { topic, partition, from, to, .. } => new("DATA_LOSS", Code::DataLoss)
                 .with("topic", topic)
@@ -338,6 +342,37 @@ impl Explain for DeleteRecordsError {
                     .with("end", end)
             }
             Self::Storage { .. } => Explained::new("STORAGE_ERROR", Code::Internal, self),
+        }
+    }
+}
+
+impl Explain for BackupFailure {
+    fn explain(&self) -> Explained {
+        let new = |reason, code| Explained::new(reason, code, self);
+        match self {
+            Self::Backup(BackupError::Within { path } | BackupError::Relative { path }) => {
+                new("INVALID_DIRECTORY", Code::InvalidArgument).with("directory", path.display())
+            }
+            Self::Backup(
+                BackupError::NotEmpty { path }
+                | BackupError::OfAnother { path, .. }
+                | BackupError::Served { path },
+            ) => new("DIRECTORY_NOT_FREE", Code::FailedPrecondition)
+                .with("directory", path.display()),
+            Self::Backup(BackupError::StorageFull { path }) => {
+                new("STORAGE_FULL", Code::ResourceExhausted)
+                    .with("path", path.display())
+                    .retry(RETRY_LATER)
+            }
+            Self::Backup(BackupError::Io { path, .. }) => {
+                new("STORAGE_ERROR", Code::Internal).with("path", path.display())
+            }
+            Self::Recovering { topic, .. } => new("PARTITION_RECOVERING", Code::Unavailable)
+                .with("topic", topic)
+                .retry(RETRY_SOON),
+            Self::Backup(BackupError::GivenUp) | Self::Stopping => {
+                new("STOPPING", Code::Unavailable).retry(RETRY_LATER)
+            }
         }
     }
 }

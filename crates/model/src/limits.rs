@@ -59,6 +59,9 @@ pub const COMPACTION_ROOM_BYTES: u64 = SPARE_BYTES;
 /// Bytes of a record with its key, at the least.
 pub const RECORD_BYTES_FLOOR: u64 = 4;
 
+/// Bytes that a backup reads and writes in a second.
+pub const BACKUP_BYTES_PER_SECOND_DEFAULT: u64 = 128 << 20;
+
 /// Bytes that a scrub reads before it lets others do something.
 pub const SCRUB_STEP_BYTES: u64 = 1 << 20;
 

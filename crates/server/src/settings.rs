@@ -120,13 +120,22 @@ pub enum SettingsError {
 }
 
 /// Every setting.
-pub const SETTINGS: [SettingInfo; 21] = [
+pub const SETTINGS: [SettingInfo; 22] = [
     setting(
         "allow_unauthenticated",
         "true | false",
         "Listen on other addresses than loopback although anybody may do everything (false).",
         |s, v| {
             s.allow_unauthenticated = v.parse().ok()?;
+            Some(())
+        },
+    ),
+    setting(
+        "backup_bytes_per_second",
+        "bytes, at least 64KiB",
+        "What a backup reads and writes in a second (128MiB).",
+        |s, v| {
+            s.broker.backup_bytes_per_second = bytes(v).filter(|bytes| *bytes >= 64 << 10)?;
             Some(())
         },
     ),

@@ -65,6 +65,11 @@ impl Partition {
         Ok(self.on_reader_thread(move || reader.unread(from, limit)).await??)
     }
 
+    /// As of when what is served was a backup, if it was one.
+    pub(crate) fn restored(&self) -> Option<Timestamp> {
+        self.threads.restored
+    }
+
     /// Whether the partition can be read at all.
     pub(crate) fn readable(&self) -> Result<(), PartitionReadError> {
         self.reader().map(drop)

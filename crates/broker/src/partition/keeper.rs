@@ -6,11 +6,11 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use taffrail_log::{DeleteError, Deleted, Deletion, Expired, Log, Retention};
+use taffrail_log::{Backup, BackupError, DeleteError, Deleted, Deletion, Expired, Log, Retention};
 use taffrail_model::{Offset, Timestamp, limits};
 
 use super::{LogState, OpenLog, Partition, Unopened};
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, Durability};
 use crate::clock;
 use crate::metrics::add;
 use crate::produce::ProduceError;
@@ -150,6 +150,21 @@ impl Partition {
             }
             None => Err(DeleteRecordsError::Partition(self.gone())),
         }
+    }
+
+    /// Copies the log into a backup; false if there is none to be read. What was acknowledged by now is in
+    /// it.
+    pub(crate) fn back_up(
+        &self,
+        backup: &mut Backup,
+        pace: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<bool, BackupError> {
+        let Some(open) = self.view() else { return Ok(false) };
+        if self.settings.load().durability == Durability::PageCache {
+            // If it fails, what is durable is copied all the same.
+            let _ = open.syncer.sync();
+        }
+        backup.add(&open.reader, pace).map(|()| true)
     }
 
     /// Lets the log begin further on; `None` if there is none any more. Nobody lets go of it meanwhile.

@@ -29,6 +29,9 @@ pub(crate) struct ThreadsConfig {
     pub(crate) tail_bytes: u64,
     pub(crate) compaction_bytes_per_second: u64,
     pub(crate) scrub_bytes_per_second: u64,
+    pub(crate) backup_bytes_per_second: u64,
+    /// As of when what is served was a backup, if it was one.
+    pub(crate) restored: Option<Timestamp>,
     /// When everything was last looked at, if that is known.
     pub(crate) last_scrub: Option<Timestamp>,
     /// When the clock was last seen before this start, if that is known.
@@ -59,6 +62,9 @@ pub(crate) struct LogThreads {
     /// What looks at all sealed segments now and then.
     pub(super) scrubbers: WorkQueue<ScrubWork>,
     pub(super) scrub_bytes_per_second: u64,
+    backup_bytes_per_second: u64,
+    /// As of when what is served was a backup, if it was one.
+    pub(crate) restored: Option<Timestamp>,
     scrub: Mutex<ScrubTurn>,
     pub(super) crew: Crew,
     is_stopping: AtomicBool,
@@ -92,6 +98,8 @@ impl LogThreads {
             compaction_bytes_per_second: config.compaction_bytes_per_second,
             scrubbers: WorkQueue::new(),
             scrub_bytes_per_second: config.scrub_bytes_per_second,
+            backup_bytes_per_second: config.backup_bytes_per_second,
+            restored: config.restored,
             scrub: Mutex::new(ScrubTurn { is_on: false, last: config.last_scrub }),
             crew: config.crew.clone(),
             is_stopping: AtomicBool::new(false),
@@ -144,7 +152,7 @@ impl LogThreads {
     }
 
     /// Whether all threads are about to end.
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Acquire)
     }
 
@@ -167,6 +175,11 @@ impl LogThreads {
         *turn = ScrubTurn { is_on: false, last: Some(ended) };
         let seconds = u64::try_from(ended.as_millis() / 1_000).unwrap_or(0);
         self.metrics.scrub_ended_seconds.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Waits as long as a backup has to that read or wrote so many bytes.
+    pub(crate) fn pace_backup(&self, bytes: u64) {
+        self.pace(bytes, self.backup_bytes_per_second);
     }
 
     /// Waits as long as somebody has to who read or wrote so many bytes, and may do so many in a second.

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod backup;
 mod bench;
 mod completions;
 mod consume;
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     /// List, describe, reset and delete consumer groups
     #[command(subcommand)]
     Group(group::Command),
+    /// Back up a running broker
+    Backup(backup::Arguments),
     /// Show it: stream events, kill the broker in the middle, lose nothing
     Demo(demo::Arguments),
     /// Verify what lies on disk, without a broker
@@ -59,6 +62,7 @@ impl Command {
             Self::Demo(arguments) => block_on(demo::run(arguments, context)),
             Self::Topic(command) => client_block_on(context, topic::run(command, context)),
             Self::Group(command) => client_block_on(context, group::run(command, context)),
+            Self::Backup(arguments) => client_block_on(context, backup::run(arguments, context)),
             Self::Produce(arguments) => client_block_on(context, produce::run(arguments, context)),
             Self::Consume(arguments) => {
                 // A worker of its own answers the broker while this thread waits for a pipe.

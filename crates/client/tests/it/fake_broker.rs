@@ -427,6 +427,15 @@ impl AdminService for FakeBroker {
         Err(absent())
     }
 
+    type BackupStream = ReceiverStream<Result<v1::BackupResponse, Status>>;
+
+    async fn backup(
+        &self,
+        _: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        Err(absent())
+    }
+
     async fn delete_records(
         &self,
         _: Request<v1::DeleteRecordsRequest>,

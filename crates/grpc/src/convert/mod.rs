@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use taffrail_broker::{
-    Acks, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, FetchResult, Fetched,
-    IncomingBatch, InitProducer, Message, OffsetFound, Outcome, PartitionDescription,
+    Acks, BackupSummary, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, FetchResult,
+    Fetched, IncomingBatch, InitProducer, Message, OffsetFound, Outcome, PartitionDescription,
     PartitionStatus, Placement, Position, ProduceBatch, ProducerIdentity, Topic, TopicDescription,
     TopicSettings,
 };
@@ -324,4 +324,19 @@ fn message_bytes_max(asked: u32) -> usize {
 /// In proto3 a number that is not set is 0.
 fn or_default(value: u32, default: u32) -> usize {
     (if value == 0 { default } else { value }) as usize
+}
+
+/// What a backup holds.
+pub(crate) fn backup_summary(summary: BackupSummary) -> v1::BackupSummary {
+    let BackupSummary { report, taken, skipped } = summary;
+    v1::BackupSummary {
+        taken_ms: taken.as_millis(),
+        logs: report.logs,
+        segments: report.segments,
+        bytes: report.bytes,
+        copied_bytes: report.copied_bytes,
+        verified_bytes: report.verified_bytes,
+        damaged: report.damaged,
+        skipped,
+    }
 }

@@ -26,8 +26,7 @@ use crate::spare::is_full;
 use crate::vfs::{Vfs, parent};
 
 pub use manifest::Manifest;
-use manifest::read_manifest;
-pub(crate) use manifest::{MANIFEST, RESTORED, take_over};
+pub(crate) use manifest::{MANIFEST, RESTORED, read_manifest, take_over};
 
 /// What the name of a backup in the making has behind the one it will get.
 const MAKING: &str = ".making";
@@ -72,7 +71,7 @@ pub struct BackupReport {
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// It would be within what it is a backup of.
-    #[error("{path} is within the data directory: name a place outside of it")]
+    #[error("{path} lies within the data directory, or around it: name a place beside it")]
     Within {
         /// The place.
         path: PathBuf,

@@ -7,6 +7,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use taffrail_model::Offset;
 
 use super::{BackupError, failed};
+use crate::index::index_path;
 use crate::points::Point;
 use crate::producers::CHECKPOINTS;
 use crate::reader::{ReadError, Source};
@@ -163,6 +164,7 @@ impl Copying<'_> {
         if let Source::Sealed(_) = source
             && self.share_before(source, length, &to)
         {
+            self.share_index(source, &to);
             (copied.segments, copied.bytes) = (copied.segments + 1, copied.bytes + length);
             return Ok(true);
         }
@@ -171,6 +173,7 @@ impl Copying<'_> {
             self.copy(source, file.as_ref(), length, &to)?;
             copied.copied_bytes += length;
         }
+        self.share_index(source, &to);
         let (verified, damaged) = self.verify(source, length, &to)?;
         (copied.segments, copied.bytes) = (copied.segments + 1, copied.bytes + length);
         copied.verified_bytes += verified;
@@ -212,6 +215,19 @@ impl Copying<'_> {
             Some(header == *source.header() && file.length().ok()? == length)
         };
         is_same() == Some(true) && self.shared.vfs.link(&from, to).is_ok()
+    }
+
+    /// Shares or copies the index of a segment. It is a cache: without it, it is made anew.
+    fn share_index(&self, source: &Source, to: &Path) {
+        let (from, to) = (index_path(&source.path()), index_path(to));
+        let vfs = self.shared.vfs.as_ref();
+        if let Source::Sealed(segment) = source
+            && vfs.link(&from, &to).is_err()
+            && let Ok(bytes) = read_file(vfs, &from, segment.length)
+            && let Ok(file) = vfs.create(&to)
+        {
+            let _ = write_full(file.as_ref(), 0, &bytes);
+        }
     }
 
     fn copy(

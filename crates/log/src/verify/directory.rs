@@ -10,6 +10,7 @@ use super::{
     DirectoryReport, Finding, IdentityState, Kept, PointsCopy, PointsState, Remedy, Report,
     Severity,
 };
+use crate::backup::read_manifest;
 use crate::directory::{
     DELETED, IDENTITY, Identity, LOCK, LOGS, MANIFEST, QUARANTINE, REMOVED, REPAIRED, REPAIRING,
     RESTORED, SCRUB, SPARE, read_identity,
@@ -20,10 +21,14 @@ use crate::vfs::{Entry, Vfs};
 
 pub(super) fn inspect_directory(vfs: &dyn Vfs, path: &Path, entries: &[Entry]) -> Report {
     let points = find_points(vfs, path);
+    let manifest = |name: &str| read_manifest(vfs, &path.join(name)).ok().flatten();
+    let (restored, backup) = (manifest(RESTORED), manifest(MANIFEST));
     let mut directory = DirectoryReport {
         identity: identity(vfs, path),
         usage: usage(vfs, path),
         points: points.copies.clone(),
+        is_restored: restored.is_some(),
+        backup: restored.or(backup),
         scrub: scrub::load(vfs, path),
         kept: kept_in(vfs, &path.join(REMOVED)),
         unknown: Vec::new(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use taffrail_model::{LogId, Offset};
 
+use crate::backup::Manifest;
 use crate::points::Point;
 use crate::scrub::ScrubState;
 use crate::segment::SegmentHeader;
@@ -99,6 +100,10 @@ pub struct DirectoryReport {
     pub usage: Usage,
     /// The two copies of the recovery points.
     pub points: Vec<PointsCopy>,
+    /// If it is a backup, or was one before it was served: of what, and as of when.
+    pub backup: Option<Manifest>,
+    /// Whether it was served since.
+    pub is_restored: bool,
     /// How far a broker that looks at everything now and then has come.
     pub scrub: ScrubState,
     /// What repairs have put aside.

@@ -3210,6 +3210,52 @@ pub struct SettingInfo {
     #[prost(string, tag = "4")]
     pub description: ::prost::alloc::string::String,
 }
+/// Where a backup should go.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupRequest {
+    /// A path on the broker's machine, from `/` on, outside of the data directory: nothing is there, an
+    /// empty directory, or an earlier backup of the same data directory, whose unchanged files are shared.
+    #[prost(string, tag = "1")]
+    pub directory: ::prost::alloc::string::String,
+}
+/// How far a backup has come.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupResponse {
+    /// Bytes that were read or written so far.
+    #[prost(uint64, tag = "1")]
+    pub processed_bytes: u64,
+    /// In the last message: what the backup holds.
+    #[prost(message, optional, tag = "2")]
+    pub summary: ::core::option::Option<BackupSummary>,
+}
+/// What a backup holds.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupSummary {
+    /// As of when, Unix milliseconds: what was acknowledged by then is in it.
+    #[prost(int64, tag = "1")]
+    pub taken_ms: i64,
+    /// Logs: partitions, and the broker's own.
+    #[prost(uint64, tag = "2")]
+    pub logs: u64,
+    /// Segment files.
+    #[prost(uint64, tag = "3")]
+    pub segments: u64,
+    /// Bytes of these.
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    /// Bytes of these that were copied; the others are shared, since they never change.
+    #[prost(uint64, tag = "5")]
+    pub copied_bytes: u64,
+    /// Bytes that were read once more.
+    #[prost(uint64, tag = "6")]
+    pub verified_bytes: u64,
+    /// Places in what is new that are damaged, because they are in the data directory.
+    #[prost(uint64, tag = "7")]
+    pub damaged: u64,
+    /// Partitions that are not in it because their logs cannot be opened, as `topic/partition`.
+    #[prost(string, repeated, tag = "8")]
+    pub skipped: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// Asks for the broker.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DescribeBrokerRequest {}
@@ -3240,6 +3286,9 @@ pub struct DescribeBrokerResponse {
         ::prost::alloc::string::String,
         u64,
     >,
+    /// As of when its data was a backup, Unix milliseconds; 0: it was none.
+    #[prost(int64, tag = "8")]
+    pub restored_ms: i64,
 }
 /// What a partition does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -3590,6 +3639,33 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("taffrail.v1.AdminService", "DescribeSettings"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes a backup of everything while it is used, which is a data directory that can be served. The last
+        /// message says what is in it: by then it is durable and verified. Ends with the call if that is
+        /// cancelled: then nothing is left of it.
+        pub async fn backup(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BackupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::BackupResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.AdminService/Backup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.AdminService", "Backup"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Describes the broker: version, limits, uptime, data directory.
         pub async fn describe_broker(
             &mut self,
@@ -3704,6 +3780,19 @@ pub mod admin_service_server {
             tonic::Response<super::DescribeSettingsResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the Backup method.
+        type BackupStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::BackupResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Makes a backup of everything while it is used, which is a data directory that can be served. The last
+        /// message says what is in it: by then it is durable and verified. Ends with the call if that is
+        /// cancelled: then nothing is left of it.
+        async fn backup(
+            &self,
+            request: tonic::Request<super::BackupRequest>,
+        ) -> std::result::Result<tonic::Response<Self::BackupStream>, tonic::Status>;
         /// Describes the broker: version, limits, uptime, data directory.
         async fn describe_broker(
             &self,
@@ -4192,6 +4281,52 @@ pub mod admin_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.AdminService/Backup" => {
+                    #[allow(non_camel_case_types)]
+                    struct BackupSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::ServerStreamingService<super::BackupRequest>
+                    for BackupSvc<T> {
+                        type Response = super::BackupResponse;
+                        type ResponseStream = T::BackupStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BackupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::backup(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BackupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -5,7 +5,7 @@ use taffrail_log::verify::{
     CheckpointReport, CheckpointState, DirectoryReport, Finding, IdentityState, IndexState, Kept,
     LogReport, PointsState, Report, SegmentReport, Usage,
 };
-use taffrail_log::{Point, ScrubPass};
+use taffrail_log::{Manifest, Point, ScrubPass};
 
 use super::text::severity;
 use crate::commands::remedy::command;
@@ -50,8 +50,15 @@ fn directory(directory: &DirectoryReport) -> Value {
         "recovery_points": points.collect::<Vec<_>>(),
         "last_scrub": directory.scrub.last.as_ref().map(scrub_pass),
         "scrub": directory.scrub.current.as_ref().map(|(pass, _)| scrub_pass(pass)),
+        "backup_of": directory.backup.as_ref().map(|manifest| &manifest.source),
+        "backup_taken": directory.backup.as_ref().map(taken),
+        "is_restored": directory.is_restored,
         "unknown": directory.unknown,
     })
+}
+
+fn taken(manifest: &Manifest) -> String {
+    figures::moment(manifest.taken.as_millis())
 }
 
 fn scrub_pass(pass: &ScrubPass) -> Value {

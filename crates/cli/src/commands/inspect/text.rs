@@ -6,7 +6,7 @@ use taffrail_log::verify::{
     DirectoryReport, Finding, IdentityState, IndexState, Kept, LogReport, PointsState, Report,
     Severity, Usage,
 };
-use taffrail_log::{ScrubPass, ScrubState};
+use taffrail_log::{Manifest, ScrubPass, ScrubState};
 
 use crate::commands::remedy::command;
 use crate::figures;
@@ -49,7 +49,17 @@ fn render_directory(report: &Report, directory: &DirectoryReport) -> String {
     let points: Vec<_> = points.collect();
     let path = report.path.display();
     let scrub = render_scrub(&directory.scrub);
-    format!("{path}: {identity}\n  {usage}; recovery points: {}\n  {scrub}\n\n", points.join(", "))
+    let backup = render_backup(directory);
+    let points = points.join(", ");
+    format!("{path}: {identity}\n{backup}  {usage}; recovery points: {points}\n  {scrub}\n\n")
+}
+
+/// Of what it is a backup, or was one.
+fn render_backup(directory: &DirectoryReport) -> String {
+    let Some(Manifest { source, taken }) = &directory.backup else { return String::new() };
+    let taken = figures::moment(taken.as_millis());
+    let is = if directory.is_restored { "restored from" } else { "it is" };
+    format!("  {is} a backup of data directory {source}, taken {taken}\n")
 }
 
 /// When the broker has last read everything again to find rot.
