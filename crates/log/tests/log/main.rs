@@ -3,6 +3,7 @@
 mod arbitrary;
 mod beside;
 mod clean;
+mod compacted;
 mod compaction;
 mod crash;
 mod damage;
