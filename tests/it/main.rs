@@ -11,6 +11,7 @@
 
 mod broker;
 mod commands;
+mod compaction;
 mod consume;
 mod contract;
 mod credit;

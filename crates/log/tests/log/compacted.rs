@@ -12,9 +12,7 @@ use taffrail_model::batch::Batches;
 use taffrail_model::{GapReason, Offset};
 
 use crate::compaction::{Entry, History, check, compact, compact_by, read_from, tight};
-use crate::given::{
-    Given, NOW, SEGMENT_HEADER_BYTES, has_ending, is_deep, root, segment, settled,
-};
+use crate::given::{Given, NOW, SEGMENT_HEADER_BYTES, has_ending, is_deep, root, segment, settled};
 use crate::repair::accept_loss;
 
 /// A log that was cleanly closed: segments that were compacted, one that was sealed since, and one that

@@ -44,7 +44,12 @@ impl History {
 
     /// Appends a batch of keys; every fifth value of a key is a tombstone.
     #[track_caller]
-    pub(crate) fn append(&mut self, log: &mut Log, keys: &[Option<u64>], is_tombstone: impl Fn(u64) -> bool) {
+    pub(crate) fn append(
+        &mut self,
+        log: &mut Log,
+        keys: &[Option<u64>],
+        is_tombstone: impl Fn(u64) -> bool,
+    ) {
         let mut builder = RecordSetBuilder::default();
         for (offset, key) in (self.end()..).zip(keys) {
             let name = key.map(|key| format!("key {key}").into_bytes());

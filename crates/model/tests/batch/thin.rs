@@ -58,7 +58,8 @@ fn fate() -> impl Strategy<Value = Fate> {
 /// Takes a varint from the front.
 fn take_varint(bytes: &mut &[u8]) -> u64 {
     let end = bytes.iter().position(|byte| byte & 0x80 == 0).expect("it ends") + 1;
-    let value = bytes[..end].iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f));
+    let value =
+        bytes[..end].iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f));
     *bytes = &bytes[end..];
     value
 }
@@ -146,7 +147,8 @@ fn check(batch: &Batch, fates: &[Fate], expected: &[Expected]) -> Batch {
                 field
             };
             let delta = one(5).expect("each states its offset");
-            let after = one(6).map(|bytes| i64::from_le_bytes(*bytes[1..].first_chunk().expect("8")));
+            let after =
+                one(6).map(|bytes| i64::from_le_bytes(*bytes[1..].first_chunk().expect("8")));
             let fields = all.iter().filter(|field| !matches!(field.0, 5 | 6)).cloned().collect();
             Expected { delta: take_varint(&mut &delta[1..]), fields, delete_after: after }
         })
