@@ -372,8 +372,10 @@ impl Source {
                     }
                     let is_last = position + range.end as u64 == length;
                     let is_over = is_last && self.is_compacted();
-                    // Behind its last record there may be offsets that hold none any more.
-                    let next = if is_over { next.max(self.end().min(request.limit)) } else { next };
+                    // Behind its last record there may be offsets that hold none any more. Where
+                    // nothing comes behind these, they are a gap: nobody would learn of the end.
+                    let is_passed = is_over && self.end() < request.limit;
+                    let next = if is_passed { next.max(self.end()) } else { next };
                     return Ok(Some(Read::Batches { bytes: bytes.slice(range), next }));
                 }
                 // What is wanted is not wholly in the window: move there, and read all of it.

@@ -1,5 +1,6 @@
 //! Compaction by key, as clients see it: of each key the latest record is left, at its offset.
 
+mod endings;
 mod meanwhile;
 mod reading;
 mod refusals;
