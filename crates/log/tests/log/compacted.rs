@@ -2,12 +2,13 @@
 //! nothing that went comes back.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use taffrail_log::verify::{Severity, inspect};
 use taffrail_log::vfs::{Fault, Memory, Vfs};
-use taffrail_log::{Dirt, LogReader, Opened, Read, ReadError, ReadRequest};
+use taffrail_log::{CompactionError, Dirt, LogReader, Opened, Read, ReadError, ReadRequest};
 use taffrail_model::batch::Batches;
 use taffrail_model::{GapReason, Offset};
 
@@ -276,6 +277,18 @@ fn a_repair_keeps_what_is_sound_of_a_compacted_segment_and_it_goes_on() {
         }
     }
     assert!(repairs > 10, "{repairs}");
+}
+
+#[test]
+fn a_segment_that_is_missing_is_named_and_not_taken_for_one_that_was_deleted() {
+    let (given, _) = crate::compaction::given(5);
+    given.memory.remove_file(&segment(6)).expect("it is there");
+    match compact_by(&given.log, tight(1 << 20, 1_000), NOW) {
+        Err(CompactionError::Io { path, source }) => {
+            assert_eq!((path, source.kind()), (segment(6), ErrorKind::NotFound));
+        }
+        other => panic!("whoever is outrun tries again at once: {other:?}"),
+    }
 }
 
 #[test]
