@@ -2,7 +2,7 @@
 //! is gone stays gone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -50,12 +50,12 @@ struct Keys {
     dice: Dice,
     count: u64,
     number: u64,
-    keys: BTreeMap<u64, Known>,
+    known: BTreeMap<u64, Known>,
 }
 
 impl Keys {
     fn new(dice: Dice, count: u64) -> Self {
-        Self { dice, count, number: 0, keys: BTreeMap::new() }
+        Self { dice, count, number: 0, known: BTreeMap::new() }
     }
 
     /// Appends a batch; false if nobody answers any more.
@@ -66,7 +66,7 @@ impl Keys {
             sent.push((self.dice.below(self.count), self.number, self.dice.below(4) == 0));
         }
         for (key, number, is_tombstone) in &sent {
-            self.keys.entry(*key).or_default().unknown.insert(*number, *is_tombstone);
+            self.known.entry(*key).or_default().unknown.insert(*number, *is_tombstone);
         }
         let records = sent.iter().map(|(key, number, is_tombstone)| {
             let value = format!("{number} {}", "x".repeat(500));
@@ -97,7 +97,7 @@ impl Keys {
             return true;
         }
         for (key, number, is_tombstone) in sent {
-            self.keys.entry(key).or_default().note(number, is_tombstone);
+            self.known.entry(key).or_default().note(number, is_tombstone);
         }
         true
     }
@@ -125,7 +125,7 @@ impl Keys {
             }
         };
         timeout(PATIENCE, reading).await.expect("it comes to the end");
-        for (key, known) in &mut self.keys {
+        for (key, known) in &mut self.known {
             let found = found.remove(key).unwrap_or_default();
             assert!(found.is_sorted(), "{key} is out of order: {found:?}");
             known.judge(*key, found.last().copied());
@@ -177,6 +177,11 @@ fn files(home: &Home, id: &str) -> BTreeSet<String> {
     files.map(|file| file.file_name().into_string().expect("text")).collect()
 }
 
+/// Whether a file is still being made.
+fn is_new(name: impl AsRef<Path>) -> bool {
+    name.as_ref().extension().is_some_and(|it| it == "new")
+}
+
 /// What `inspect` says of a directory, which is in order.
 fn inspect(home: &Home) -> String {
     let mut command = Command::new(binary());
@@ -190,7 +195,7 @@ fn inspect(home: &Home) -> String {
 /// What a log that is open may have in it.
 fn check_files(home: &Home, id: &str) {
     let files = files(home, id);
-    assert!(files.iter().all(|name| !name.ends_with(".new")), "left behind: {files:?}");
+    assert!(files.iter().all(|name| !is_new(name)), "left behind: {files:?}");
 }
 
 /// The number that `/metrics` has for a name.
@@ -236,7 +241,7 @@ async fn killed_again_and_again_while_it_compacts_the_latest_of_each_key_is_ther
             assert!(keys.append(&broker.url()).await, "it answers");
         }
         broker.kill().await;
-        unfinished += u32::from(files(&home, &id).iter().any(|name| name.ends_with(".new")));
+        unfinished += u32::from(files(&home, &id).iter().any(is_new));
         broker = home.start().await;
         wait_until_online(&broker, "t").await;
         keys.check(&broker).await;
@@ -319,7 +324,7 @@ async fn a_disk_that_fills_up_while_it_compacts_is_named_and_it_goes_on_when_the
     let is_writing = || {
         let part = home.data.join(format!("logs/{id}-0"));
         let files = std::fs::read_dir(part).expect("the log is there").flatten();
-        let new = files.filter(|file| file.path().to_string_lossy().ends_with(".log.new"));
+        let new = files.filter(|file| is_new(file.path()));
         new.filter_map(|file| file.metadata().ok()).any(|file| file.len() > 0)
     };
     let deadline = Instant::now() + PATIENCE;

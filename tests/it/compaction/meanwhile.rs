@@ -66,9 +66,7 @@ async fn what_an_idempotent_producer_sent_is_known_after_it_was_compacted_and_af
 
 #[tokio::test]
 async fn a_group_commits_and_goes_on_inside_what_was_compacted() {
-    let mut given = Given::new().await;
-    given.append_some(500, 170).await;
-    given.compact().await;
+    let given = super::reading::given().await;
     let (left, end) = (given.left(), given.end());
     let mut found = Vec::new();
     let mut visits = 0;
@@ -104,7 +102,9 @@ async fn a_group_commits_and_goes_on_inside_what_was_compacted() {
     assert!(!said.contains("error") && !said.contains("failed"), "{said}");
 
     // Wherever a group is put, records or not.
-    for offset in [0, 1, 200, 333, end - 1, end] {
+    let bases = given.bases();
+    let ends = bases[1..].iter().map(|base| base - 1);
+    for offset in ends.chain([0, 1, 200, 333, end - 1, end]) {
         let to = offset.to_string();
         taffrail(&given.broker, &["group", "reset", "g", "--to", &to]).success();
         let partition = describe(&given).await.partitions.remove(0);
@@ -186,7 +186,7 @@ async fn inspect_finds_no_damage_in_what_a_broker_compacts_at_that_time() {
     let data = given.broker.home.data().to_str().expect("text").to_owned();
     let (deadline, mut looks) = (Instant::now() + PATIENCE, 0);
     let compactions = async || metric(&given.broker, "taffrail_compactions_total").await;
-    while looks < 12 || compactions().await < 20 {
+    while looks < 60 || compactions().await < 20 {
         let data = data.clone();
         let ended = tokio::task::spawn_blocking(move || run(&["inspect", &data])).await;
         let ended = ended.expect("no panic");
@@ -234,7 +234,7 @@ async fn the_numbers_say_what_there_is_to_compact_and_what_was() {
     assert!(compactions >= 1 && read > 2 * written && written > 50_000, "{read} {written}");
     assert_eq!(now("failed_compactions").await, 0);
     let ratio = format!("taffrail_log_dirty_ratio{LABELS}");
-    assert_eq!(decimal(&given.broker, &ratio).await, 0.0);
+    assert!(decimal(&given.broker, &ratio).await.abs() < f64::EPSILON);
     // So much that is new is not worth it yet.
     let patient = [("min.cleanable.dirty.ratio", "0.9")];
     given.door.alter("t", &patient).await.expect("it can be altered");

@@ -93,7 +93,7 @@ impl Given {
     async fn append_some(&mut self, count: u64, keys: u64) {
         let plan = |offset| {
             let random = mix(offset);
-            (Some(random % keys), random >> 40 & 7 == 0)
+            (Some(random % keys), (random >> 40).is_multiple_of(8))
         };
         let plans: Vec<_> = (self.end()..self.end() + count).map(plan).collect();
         self.append(&plans).await;

@@ -11,7 +11,7 @@ use crate::door::{batches, fetch_request, soon};
 use crate::pipe::{EARLIEST, Feed, LATEST};
 
 /// Several compacted segments: of some keys the last record is in a later one.
-async fn given() -> Given {
+pub(super) async fn given() -> Given {
     let mut given = Given::new().await;
     for _ in 0..130 {
         given.append_some(3, 260).await;
