@@ -5,6 +5,7 @@
 //! machine does not allow is skipped, and named in the summary of `cargo xtask test`.
 
 mod broker;
+mod compaction;
 mod cut;
 mod descriptors;
 mod dice;

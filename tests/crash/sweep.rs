@@ -44,7 +44,11 @@ const SETTLED: Duration = Duration::from_millis(200);
 
 /// Lets `run` be killed at calls of each kind: it is given the calls and the number of the one that is
 /// the last of its thread, and says whether it came to that.
-async fn sweep(test: &str, numbers: u64, mut run: impl AsyncFnMut(&str, u64, &mut Dice) -> bool) {
+pub(crate) async fn sweep(
+    test: &str,
+    numbers: u64,
+    mut run: impl AsyncFnMut(&str, u64, &mut Dice) -> bool,
+) {
     if !strace_works(test) {
         return;
     }
@@ -123,12 +127,12 @@ impl Given {
     }
 }
 
-async fn attach(broker: &Broker, calls: &str, number: u64) -> Strace {
+pub(crate) async fn attach(broker: &Broker, calls: &str, number: u64) -> Strace {
     Strace::attach(broker, calls, &format!("signal=SIGKILL:when={number}"), &[]).await
 }
 
 /// Whether it does not go on after all that was asked of it; it is gone in any case.
-async fn was_killed(mut broker: Broker) -> bool {
+pub(crate) async fn was_killed(mut broker: Broker) -> bool {
     let was_killed = broker.ends_within(SETTLED).await;
     broker.end().await;
     was_killed

@@ -21,10 +21,17 @@ pub(crate) async fn get(broker: &Broker, path: &str) -> (String, String) {
 
 /// The value of a metric that counts; with labels, name it as it is written.
 pub(crate) async fn metric(broker: &Broker, name: &str) -> u64 {
+    let value = decimal(broker, name).await;
+    assert!(value.fract().abs() < f64::EPSILON, "{name} is not a whole number");
+    value as u64
+}
+
+/// The value of any metric.
+pub(crate) async fn decimal(broker: &Broker, name: &str) -> f64 {
     let (_, body) = get(broker, "/metrics").await;
     let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     let line = line.unwrap_or_else(|| panic!("no {name} in\n{body}"));
-    line.parse().expect("a whole number")
+    line.parse().expect("a number")
 }
 
 /// Waits until a metric is what it should be.

@@ -12,6 +12,7 @@
 mod backup;
 mod broker;
 mod commands;
+mod compaction;
 mod consume;
 mod contract;
 mod credit;

@@ -44,7 +44,7 @@ pub(crate) fn taffrail(broker: &Broker, arguments: &[&str]) -> Ended {
 }
 
 /// Runs a command that reads `input` to its end.
-fn taffrail_fed(broker: &Broker, arguments: &[&str], input: impl AsRef<[u8]>) -> Ended {
+pub(crate) fn taffrail_fed(broker: &Broker, arguments: &[&str], input: impl AsRef<[u8]>) -> Ended {
     let input = Cursor::new(input.as_ref().to_owned());
     start_fed(broker, arguments, input).end()
 }

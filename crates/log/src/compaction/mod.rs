@@ -201,11 +201,23 @@ impl Compaction {
     /// # Errors
     /// If it cannot go on: then it is over.
     pub fn step(&mut self) -> Result<Step, CompactionError> {
-        match &mut self.phase {
+        let done = match &mut self.phase {
             Phase::Reading { .. } => self.read(),
             Phase::Sorting => self.sort(),
             Phase::Writing { .. } => self.write(),
+        };
+        done.map_err(|error| self.explain(error))
+    }
+
+    /// A file that is not there was taken by retention, if its segment is not in the log any more.
+    fn explain(&self, error: CompactionError) -> CompactionError {
+        let CompactionError::Io { path, source } = &error else { return error };
+        let is_among = |all: &[Arc<SealedSegment>]| all.iter().any(|it| it.path == *path);
+        let is_missing = source.kind() == io::ErrorKind::NotFound && is_among(&self.segments);
+        if is_missing && !is_among(&self.shared.segments.load().sealed) {
+            return CompactionError::Outrun;
         }
+        error
     }
 
     /// Reads some keys.
@@ -325,10 +337,6 @@ fn scan(segment: &SealedSegment) -> io::Result<Scanner> {
 
 fn failed(path: &std::path::Path, source: io::Error) -> CompactionError {
     let path = path.to_owned();
-    if source.kind() == io::ErrorKind::NotFound {
-        // Retention has taken it.
-        return CompactionError::Outrun;
-    }
     if is_full(&source) {
         return CompactionError::StorageFull { path };
     }

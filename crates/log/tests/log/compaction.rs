@@ -24,17 +24,17 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A record as it is read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
-    offset: u64,
-    key: Option<Vec<u8>>,
+pub(crate) struct Entry {
+    pub(crate) offset: u64,
+    pub(crate) key: Option<Vec<u8>>,
     /// None is a tombstone.
-    value: Option<String>,
+    pub(crate) value: Option<String>,
 }
 
 /// All that was ever appended.
 #[derive(Clone, Debug, Default)]
-struct History {
-    entries: Vec<Entry>,
+pub(crate) struct History {
+    pub(crate) entries: Vec<Entry>,
 }
 
 impl History {
@@ -44,7 +44,12 @@ impl History {
 
     /// Appends a batch of keys; every fifth value of a key is a tombstone.
     #[track_caller]
-    fn append(&mut self, log: &mut Log, keys: &[Option<u64>], is_tombstone: impl Fn(u64) -> bool) {
+    pub(crate) fn append(
+        &mut self,
+        log: &mut Log,
+        keys: &[Option<u64>],
+        is_tombstone: impl Fn(u64) -> bool,
+    ) {
         let mut builder = RecordSetBuilder::default();
         for (offset, key) in (self.end()..).zip(keys) {
             let name = key.map(|key| format!("key {key}").into_bytes());
@@ -63,7 +68,7 @@ impl History {
     }
 
     /// What stays when all below `sealed_end` was compacted, tombstones included.
-    fn compacted(&self, sealed_end: u64) -> Vec<Entry> {
+    pub(crate) fn compacted(&self, sealed_end: u64) -> Vec<Entry> {
         let last: BTreeMap<_, _> = self
             .entries
             .iter()
@@ -79,7 +84,7 @@ impl History {
 }
 
 /// Compacts all that there is.
-fn compact_by(
+pub(crate) fn compact_by(
     log: &Log,
     config: CompactionConfig,
     now: Timestamp,
@@ -92,19 +97,19 @@ fn compact_by(
     }
 }
 
-fn tight(segment_bytes: u64, keys_max: usize) -> CompactionConfig {
+pub(crate) fn tight(segment_bytes: u64, keys_max: usize) -> CompactionConfig {
     CompactionConfig { segment_bytes, tombstone_age: DAY, keys_max }
 }
 
 #[track_caller]
-fn compact(log: &Log) -> CompactionReport {
+pub(crate) fn compact(log: &Log) -> CompactionReport {
     compact_by(log, tight(1 << 20, 1_000), NOW).expect("nothing is wrong")
 }
 
 /// Reads everything from an offset on, in small pieces, up to where the log ends by then: what is
 /// superseded meanwhile is so by what comes later.
 #[track_caller]
-fn read_from(reader: &LogReader, from: u64) -> Vec<Entry> {
+pub(crate) fn read_from(reader: &LogReader, from: u64) -> Vec<Entry> {
     let mut from = Offset::new(from);
     let first = from;
     let mut entries = Vec::new();
@@ -146,7 +151,7 @@ fn read_from(reader: &LogReader, from: u64) -> Vec<Entry> {
 }
 
 #[track_caller]
-fn check(reader: &LogReader, expected: &[Entry]) {
+pub(crate) fn check(reader: &LogReader, expected: &[Entry]) {
     assert_eq!(read_from(reader, reader.start().get()), expected);
     for from in reader.start().get()..=reader.end().get() {
         let behind: Vec<_> = expected.iter().filter(|it| from <= it.offset).cloned().collect();
@@ -222,7 +227,7 @@ fn the_latest_record_of_each_key_stays_at_its_offset() {
 }
 
 /// Segments of two batches of three keys each; the last one is active.
-fn given(segments: u64) -> (Given, History) {
+pub(crate) fn given(segments: u64) -> (Given, History) {
     let mut given = Given::new(1 << 20);
     let mut history = History::default();
     for at in 0..segments {

@@ -4,6 +4,7 @@ mod arbitrary;
 mod backup;
 mod beside;
 mod clean;
+mod compacted;
 mod compaction;
 mod crash;
 mod damage;
