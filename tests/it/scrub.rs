@@ -48,7 +48,7 @@ async fn rot_is_found_and_told_before_anybody_reads_it() {
     let mut contents = std::fs::read(&files[2]).expect("a file");
     contents[20_000] ^= 1;
     std::fs::write(&files[2], contents).expect("it can be written");
-    next_scrub(&broker).await;
+    await_metric(&broker, "taffrail_scrub_damaged", |places| places == 1).await;
     let damaged = door.describe("t").await.partitions.remove(0).damaged;
     assert_eq!(damaged.len(), 1, "{damaged:?}");
     assert_eq!(damaged[0].to, damaged[0].from + 1, "one batch of one record");

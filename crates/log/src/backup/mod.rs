@@ -67,6 +67,17 @@ pub struct BackupReport {
     pub damaged: u64,
 }
 
+impl BackupReport {
+    fn add(&mut self, more: &Self) {
+        self.logs += more.logs;
+        self.segments += more.segments;
+        self.bytes += more.bytes;
+        self.copied_bytes += more.copied_bytes;
+        self.verified_bytes += more.verified_bytes;
+        self.damaged += more.damaged;
+    }
+}
+
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
@@ -207,12 +218,7 @@ impl Backup {
         let to = self.making.join(LOGS).join(id.to_string());
         self.vfs.create_directory(&to).map_err(|source| failed(&to, source))?;
         let copied = segments::copy(log.shared(), from.as_deref(), &to, pace)?;
-        self.report.logs += 1;
-        self.report.segments += copied.segments;
-        self.report.bytes += copied.bytes;
-        self.report.copied_bytes += copied.copied_bytes;
-        self.report.verified_bytes += copied.verified_bytes;
-        self.report.damaged += copied.damaged;
+        self.report.add(&copied.report);
         self.points.insert(id, copied.point);
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use taffrail_model::Offset;
 
-use super::{BackupError, failed};
+use super::{BackupError, BackupReport, failed};
 use crate::index::index_path;
 use crate::points::Point;
 use crate::producers::CHECKPOINTS;
@@ -23,11 +23,17 @@ const SYNC_BYTES: u64 = 8 << 20;
 /// What was copied of a log.
 pub(super) struct Copied {
     pub(super) point: Point,
-    pub(super) segments: u64,
-    pub(super) bytes: u64,
-    pub(super) copied_bytes: u64,
-    pub(super) verified_bytes: u64,
-    pub(super) damaged: u64,
+    pub(super) report: BackupReport,
+}
+
+/// How a segment comes into a backup.
+enum Share {
+    /// It has a second name there.
+    Linked,
+    /// This is copied.
+    Copied(Arc<dyn File>),
+    /// It does not: the log does not have it any more.
+    Gone,
 }
 
 /// How often a log is copied anew because segments have gone meanwhile, before they may not.
@@ -116,8 +122,7 @@ impl Copying<'_> {
             is_clean: true,
             may_have_lost: false,
         };
-        let mut copied =
-            Copied { point, segments: 0, bytes: 0, copied_bytes: 0, verified_bytes: 0, damaged: 0 };
+        let mut report = BackupReport { logs: 1, ..BackupReport::default() };
         for at in 0..=segments.sealed.len() {
             let source = Source::at(&segments, at);
             let length = match &source {
@@ -127,13 +132,13 @@ impl Copying<'_> {
                 }
                 Source::Active(_) => source.position_of(end).map_err(read_failed)?,
             };
-            if !self.segment(&source, length, &mut copied)? {
+            if !self.segment(&source, length, &mut report)? {
                 return Ok(None);
             }
         }
         let (vfs, to) = (self.shared.vfs.as_ref(), self.to);
         vfs.sync_directory(to).map_err(|source| failed(to, source))?;
-        Ok(Some(copied))
+        Ok(Some(Copied { point, report }))
     }
 
     /// The log as it is now, up to what is durable.
@@ -158,49 +163,47 @@ impl Copying<'_> {
         &mut self,
         source: &Source,
         length: u64,
-        copied: &mut Copied,
+        report: &mut BackupReport,
     ) -> Result<bool, BackupError> {
         let to = segment_path(self.to, source.header().base_offset);
         if let Source::Sealed(_) = source
             && self.share_before(source, length, &to)
         {
             self.share_index(source, &to);
-            (copied.segments, copied.bytes) = (copied.segments + 1, copied.bytes + length);
+            (report.segments, report.bytes) = (report.segments + 1, report.bytes + length);
             return Ok(true);
         }
-        let Some(file) = self.share(source, &to)? else { return Ok(false) };
-        if let Some(file) = file {
-            self.copy(source, file.as_ref(), length, &to)?;
-            copied.copied_bytes += length;
+        match self.share(source, &to)? {
+            Share::Linked => {}
+            Share::Copied(file) => {
+                self.copy(source, file.as_ref(), length, &to)?;
+                report.copied_bytes += length;
+            }
+            Share::Gone => return Ok(false),
         }
         self.share_index(source, &to);
         let (verified, damaged) = self.verify(source, length, &to)?;
-        (copied.segments, copied.bytes) = (copied.segments + 1, copied.bytes + length);
-        copied.verified_bytes += verified;
-        copied.damaged += damaged;
+        (report.segments, report.bytes) = (report.segments + 1, report.bytes + length);
+        report.verified_bytes += verified;
+        report.damaged += damaged;
         Ok(true)
     }
 
-    /// Shares a segment that no longer changes where that can be, or else opens it to be copied; `None`
-    /// if it has gone.
-    fn share(
-        &self,
-        source: &Source,
-        to: &Path,
-    ) -> Result<Option<Option<Arc<dyn File>>>, BackupError> {
+    /// Shares a segment that no longer changes where that can be, or else opens it to be copied.
+    fn share(&self, source: &Source, to: &Path) -> Result<Share, BackupError> {
         let Source::Sealed(segment) = source else {
-            return Ok(Some(Some(source.file().map_err(read_failed)?)));
+            return Ok(Share::Copied(source.file().map_err(read_failed)?));
         };
         let _one = self.hold();
         let now = self.shared.segments.load();
         if !now.sealed.iter().any(|it| Arc::ptr_eq(it, segment)) {
-            return Ok(None);
+            return Ok(Share::Gone);
         }
         if self.shared.vfs.link(&segment.path, to).is_ok() {
-            return Ok(Some(None));
+            return Ok(Share::Linked);
         }
         let file = segment.open().map_err(|source| failed(&segment.path, source))?;
-        Ok(Some(Some(file)))
+        Ok(Share::Copied(file))
     }
 
     /// Shares the segment of the backup before, if it is the same.
