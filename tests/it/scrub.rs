@@ -1,5 +1,6 @@
 //! Rot on disk that nobody has read: the broker finds it by itself, and goes on.
 
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use crate::broker::Broker;
@@ -45,9 +46,10 @@ async fn rot_is_found_and_told_before_anybody_reads_it() {
     let mut files: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|kind| kind == "log")).collect();
     files.sort();
-    let mut contents = std::fs::read(&files[2]).expect("a file");
-    contents[20_000] ^= 1;
-    std::fs::write(&files[2], contents).expect("it can be written");
+    let byte = std::fs::read(&files[2]).expect("a file")[20_000];
+    // In place: nobody is to meet a file that is cut.
+    let file = std::fs::File::options().write(true).open(&files[2]).expect("a file");
+    file.write_at(&[byte ^ 1], 20_000).expect("it can be written");
     await_metric(&broker, "taffrail_scrub_damaged", |places| places == 1).await;
     let damaged = door.describe("t").await.partitions.remove(0).damaged;
     assert_eq!(damaged.len(), 1, "{damaged:?}");

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::backup::{BackupFailure, BackupProgress, BackupSummary};
 use crate::catalog::{Catalog, CatalogError, Topic};
-use crate::clock::Stopwatch;
+use crate::clock::{self, Stopwatch};
 use crate::config::BrokerConfig;
 use crate::consume::{ConsumeEvent, ConsumeSession};
 use crate::coordinator::Coordinator;
@@ -368,6 +368,14 @@ impl Broker {
         self.shared.stopping().await;
     }
 
+    /// Notes the time for the next start, if it is believed: one that is doubted is doubted then too.
+    pub(crate) fn tell_time(&self) {
+        let now = self.now();
+        if self.threads.doubt(now, clock::instant()).is_none() {
+            self.directory.tell_time(now);
+        }
+    }
+
     /// Refuses what is new from here on, and ends consumers' streams.
     pub fn begin_stop(&self) {
         self.shared.begin_stop();
@@ -384,7 +392,7 @@ impl Broker {
         for served in self.shared.topics.load().all() {
             served.partitions.iter().for_each(|partition| partition.close());
         }
-        self.directory.tell_time(self.now());
+        self.tell_time();
         if let Err(error) = self.directory.persist_points() {
             tracing::error!(%error, "the recovery points could not be written: the next start checks all logs");
         }

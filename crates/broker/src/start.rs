@@ -302,7 +302,7 @@ fn keep_points(broker: &Arc<Broker>, crew: &Crew, mut has_spare: bool) -> Result
     let broker: Weak<Broker> = Arc::downgrade(broker);
     let keep = move || {
         let Some(broker) = broker.upgrade() else { return false };
-        broker.directory.tell_time(broker.now());
+        broker.tell_time();
         if let Err(error) = broker.directory.persist_points() {
             tracing::warn!(%error, "the recovery points could not be written");
         }

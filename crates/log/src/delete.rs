@@ -17,6 +17,7 @@ use taffrail_model::Offset;
 use crate::error::ReadOnly;
 use crate::log::Log;
 use crate::points::Points;
+use crate::reader::LogReader;
 use crate::segment::parse_segment_name;
 use crate::shared::{Segments, Shared};
 use crate::sync::SyncError;
@@ -177,6 +178,15 @@ impl Deletion {
             shared.has_leftovers.store(false, Ordering::Release);
         }
         Ok(())
+    }
+}
+
+impl LogReader {
+    /// Where the log should begin, if a deletion has said so durably and did not come to its end.
+    pub fn unfinished_deletion(&self) -> Option<Offset> {
+        let shared = self.shared();
+        let start = shared.points.known(shared.id).unwrap_or_default().log_start;
+        (shared.log_start() < start).then_some(start)
     }
 }
 

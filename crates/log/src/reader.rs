@@ -412,7 +412,8 @@ impl Source {
             match scanned {
                 Scanned::Batch { header, .. } if header.end_offset() <= request.from => {}
                 Scanned::Batch { header, .. } if header.base_offset >= request.limit => {
-                    return Ok(Some(Read::End));
+                    // What compaction has removed in front of it is a gap.
+                    return Ok((!self.is_compacted()).then_some(Read::End));
                 }
                 Scanned::Batch { position, header, .. } => {
                     let bytes = read_bytes(file.as_ref(), position, header.total_bytes())

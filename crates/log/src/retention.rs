@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use taffrail_model::{Offset, Timestamp};
 
-use crate::reader::{LogReader, ReadError, Source};
+use crate::reader::{LogReader, Source};
 use crate::shared::Segments;
 
 /// How long, and how much, a log is kept.
@@ -34,18 +34,11 @@ impl LogReader {
     /// old, the active segment included.
     ///
     /// May wait for the disk, where a segment has to be looked at: one at the most that is kept.
-    ///
-    /// # Errors
-    /// If that one cannot be read.
-    pub fn expired(
-        &self,
-        retention: &Retention,
-        now: Option<Timestamp>,
-    ) -> Result<Expired, ReadError> {
+    pub fn expired(&self, retention: &Retention, now: Option<Timestamp>) -> Expired {
         let segments = self.segments();
         let by_size = retention.bytes.map_or(0, |bytes| count_surplus(&segments, bytes));
         let (count, next) = match retention.age.zip(now) {
-            Some((age, now)) => self.count_old(&segments, age, now, by_size)?,
+            Some((age, now)) => count_old(&segments, age, now, by_size),
             None => (by_size, None),
         };
         let (active, sealed) = (&segments.active, segments.sealed.len());
@@ -55,49 +48,53 @@ impl LogReader {
             None if count == sealed => active.header.base_offset,
             None => active.written().end,
         };
-        Ok(Expired { before: before.max(self.start()), next })
+        Expired { before: before.max(self.start()), next }
     }
+}
 
-    /// How many segments, the active one included, are too old, of which `count` go anyway; and when the
-    /// next one will be.
-    fn count_old(
-        &self,
-        segments: &Segments,
-        age: Duration,
-        now: Timestamp,
-        mut count: usize,
-    ) -> Result<(usize, Option<Timestamp>), ReadError> {
-        while let Some(sealed) = segments.sealed.get(count) {
-            // Whatever follows was made when, or after, its last batch was appended.
-            let next = segments.sealed.get(count + 1).map(|it| &it.header);
-            let next = next.unwrap_or(&segments.active.header);
-            let latest = next.created;
-            let last_append = match sealed.known_last_append() {
-                // What cannot be read between them goes with it.
-                _ if sealed.end_offset < next.base_offset => latest,
-                Some(last_append) => last_append,
-                None if latest.plus(age) <= now => latest,
-                None if now < sealed.header.created.plus(age) => sealed.header.created,
-                None => {
-                    let found = Source::at(segments, count).last_append();
-                    let last_append = found.map_err(|error| self.explain(self.start(), error))?;
-                    let last_append = last_append.unwrap_or(latest);
-                    sealed.note_last_append(last_append);
-                    last_append
+/// How many segments, the active one included, are too old, of which `count` go anyway; and when the
+/// next one will be.
+fn count_old(
+    segments: &Segments,
+    age: Duration,
+    now: Timestamp,
+    mut count: usize,
+) -> (usize, Option<Timestamp>) {
+    while let Some(sealed) = segments.sealed.get(count) {
+        // Whatever follows was made when, or after, its last batch was appended.
+        let next = segments.sealed.get(count + 1).map(|it| &it.header);
+        let next = next.unwrap_or(&segments.active.header);
+        let latest = next.created;
+        let last_append = match sealed.known_last_append() {
+            // What cannot be read between them goes with it.
+            _ if sealed.end_offset < next.base_offset => latest,
+            Some(last_append) => last_append,
+            None if latest.plus(age) <= now => latest,
+            None if now < sealed.header.created.plus(age) => sealed.header.created,
+            None => {
+                let found = Source::at(segments, count).last_append();
+                match found {
+                    Ok(last_append) => {
+                        let last_append = last_append.unwrap_or(latest);
+                        sealed.note_last_append(last_append);
+                        last_append
+                    }
+                    // What cannot be read just now is kept a little longer.
+                    Err(_) => latest,
                 }
-            };
-            if now < last_append.plus(age) {
-                return Ok((count, Some(last_append.plus(age))));
             }
-            count += 1;
+        };
+        if now < last_append.plus(age) {
+            return (count, Some(last_append.plus(age)));
         }
-        let written = segments.active.written();
-        if written.end == segments.active.header.base_offset {
-            return Ok((count, Some(now.plus(age))));
-        }
-        let due = written.append_time.plus(age);
-        Ok(if now < due { (count, Some(due)) } else { (count + 1, Some(now.plus(age))) })
+        count += 1;
     }
+    let written = segments.active.written();
+    if written.end == segments.active.header.base_offset {
+        return (count, Some(now.plus(age)));
+    }
+    let due = written.append_time.plus(age);
+    if now < due { (count, Some(due)) } else { (count + 1, Some(now.plus(age))) }
 }
 
 /// How many sealed segments there are more than are needed for so many bytes.

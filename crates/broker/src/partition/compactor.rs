@@ -103,7 +103,8 @@ impl CompactionWork {
         };
         // Nobody lets go of the log meanwhile.
         let _one = going_on.open.keeping();
-        if going_on.open.lock().is_none() {
+        let is_wanted = self.partition.settings.load().cleanup.compacts();
+        if !is_wanted || going_on.open.lock().is_none() {
             return Progress::Over;
         }
         match going_on.compaction.step() {
@@ -119,6 +120,9 @@ impl CompactionWork {
     fn begin(&self, threads: &LogThreads) -> Option<GoingOn> {
         let open = self.partition.open_log()?;
         let settings = self.partition.settings.load();
+        if !settings.cleanup.compacts() {
+            return None;
+        }
         let now = threads.clock.now();
         let is_believed = threads.doubt(now, clock::instant()).is_none();
         let config = CompactionConfig {
@@ -135,7 +139,13 @@ impl CompactionWork {
 
 impl Partition {
     fn note_compaction(&self, report: &CompactionReport, took: Duration) {
-        *self.compaction_blocked() = None;
+        let left_out = report.segments_left_out;
+        let wait = (left_out > 0).then(|| clock::instant() + limits::UPKEEP_INTERVAL);
+        *self.compaction_blocked() = wait;
+        if left_out > 0 {
+            let (topic, partition) = (&self.topic, self.index);
+            tracing::warn!(%topic, %partition, left_out, "the partition has more records than compaction looks at: the last segments are not compacted; use more partitions");
+        }
         let metrics = &self.threads.metrics;
         add(&metrics.compactions, 1);
         add(&metrics.compaction_read_bytes, report.read_bytes);
@@ -151,7 +161,7 @@ impl Partition {
         let wait = match error {
             CompactionError::Outrun => {
                 tracing::debug!(%topic, %partition, %error, "not compacted");
-                Duration::ZERO
+                limits::UPKEEP_RETRY
             }
             CompactionError::Damaged { .. } => {
                 tracing::error!(%topic, %partition, %error, "not compacted");

@@ -80,12 +80,15 @@ impl Partition {
     /// Deletes what retention does not keep; without a time, ages are not looked at. When the next
     /// segment is old enough.
     fn expire(&self, open: &OpenLog, now: Option<Timestamp>) -> Result<Option<Timestamp>, String> {
+        if let Some(before) = open.reader.unfinished_deletion() {
+            let cut = self.cut_start(open, |log| log.delete_records_before(before));
+            cut.transpose().map_err(|error| error.to_string())?;
+        }
         let retention = self.settings.load().retention;
         if retention == Retention::default() {
             return Ok(None);
         }
-        let expired = open.reader.expired(&retention, now).map_err(|error| error.to_string())?;
-        let Expired { before, next } = expired;
+        let Expired { before, next } = open.reader.expired(&retention, now);
         // What is not committed yet is not old, whatever a clock says.
         let before = before.min(self.high_watermark());
         if open.reader.start() < before {
@@ -119,7 +122,10 @@ impl Partition {
     }
 
     /// Deletes the records before an offset, or all that are committed. Called on a log thread.
-    pub(crate) fn delete_records(&self, before: Option<Offset>) -> Result<(), DeleteRecordsError> {
+    pub(crate) fn delete_records(
+        self: &Arc<Self>,
+        before: Option<Offset>,
+    ) -> Result<(), DeleteRecordsError> {
         let open = match &**self.log.load() {
             LogState::Open(open) => Ok(Arc::clone(open)),
             LogState::Opening(_) => Err(ProduceError::Recovering),
@@ -146,6 +152,8 @@ impl Partition {
                 Err(DeleteRecordsError::Partition(ProduceError::ReadOnly { cause }))
             }
             Some(Err(error @ DeleteError::Io { .. })) => {
+                // It may have been said durably: then it is brought to its end.
+                self.threads.agenda.set(self, Some(clock::instant() + limits::UPKEEP_RETRY));
                 Err(DeleteRecordsError::Storage { cause: error.to_string() })
             }
             None => Err(DeleteRecordsError::Partition(self.gone())),

@@ -20,6 +20,9 @@ use crate::work::WorkQueue;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// How long somebody pauses at once who is to end when the threads do.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
 /// How many threads there are, and what they share.
 #[derive(Clone, Debug)]
 pub(crate) struct ThreadsConfig {
@@ -161,7 +164,8 @@ impl LogThreads {
         let now = self.clock.now();
         {
             let mut turn = self.scrub.lock().unwrap_or_else(PoisonError::into_inner);
-            if turn.is_on || turn.last.is_some_and(|last| now.since(last) < interval) {
+            let is_recent = |last: Timestamp| last <= now && now.since(last) < interval;
+            if turn.is_on || turn.last.is_some_and(is_recent) {
                 return;
             }
             turn.is_on = true;
@@ -185,7 +189,13 @@ impl LogThreads {
     /// Waits as long as somebody has to who read or wrote so many bytes, and may do so many in a second.
     pub(super) fn pace(&self, bytes: u64, bytes_per_second: u64) {
         let seconds = bytes as f64 / bytes_per_second.max(1) as f64;
-        self.crew.pause(Duration::from_secs_f64(seconds));
+        // At least a moment, so that whoever waits for what this one holds gets it.
+        let mut left = Duration::from_secs_f64(seconds).max(Duration::from_millis(1));
+        while !left.is_zero() && !self.is_stopping() {
+            let pause = left.min(PAUSE_MAX);
+            self.crew.pause(pause);
+            left -= pause;
+        }
     }
 
     /// Opens a log, some time.
@@ -237,7 +247,7 @@ impl LogThreads {
     }
 
     /// Whether the time of day is not to be believed by whoever deletes what is old, and until when.
-    pub(super) fn doubt(&self, now: Timestamp, instant: Instant) -> Option<Instant> {
+    pub(crate) fn doubt(&self, now: Timestamp, instant: Instant) -> Option<Instant> {
         let verdict = {
             let mut leaps = self.leaps.lock().unwrap_or_else(PoisonError::into_inner);
             leaps.judge(now, instant)

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use taffrail_model::Offset;
 
@@ -32,12 +32,9 @@ enum Share {
     Linked,
     /// This is copied.
     Copied(Arc<dyn File>),
-    /// It does not: the log does not have it any more.
+    /// It does not: it was deleted.
     Gone,
 }
-
-/// How often a log is copied anew because segments have gone meanwhile, before they may not.
-const ATTEMPTS: usize = 3;
 
 /// Copies a log into the directory `to`, which is empty; `before` is where an earlier backup has it.
 pub(super) fn copy(
@@ -46,18 +43,7 @@ pub(super) fn copy(
     to: &Path,
     pace: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Copied, BackupError> {
-    let vfs = shared.vfs.as_ref();
-    for _ in 0..ATTEMPTS {
-        if let Some(copied) = (Copying { shared, before, to, pace, holds: false }).log()? {
-            return Ok(copied);
-        }
-        vfs.remove_directory(to).map_err(|source| failed(to, source))?;
-        vfs.create_directory(to).map_err(|source| failed(to, source))?;
-    }
-    // Nobody takes segments away meanwhile, or puts others in their place.
-    let _one = shared.trimming.lock().unwrap_or_else(PoisonError::into_inner);
-    let copied = Copying { shared, before, to, pace, holds: true }.log()?;
-    Ok(copied.expect("nobody has taken anything away"))
+    Copying { shared, before, to, pace }.log()
 }
 
 fn copy_checkpoints(shared: &Shared, to: &Path) -> Result<(), BackupError> {
@@ -95,8 +81,6 @@ struct Copying<'a> {
     before: Option<&'a Path>,
     to: &'a Path,
     pace: &'a mut dyn FnMut(u64) -> bool,
-    /// Whether nobody takes segments away meanwhile.
-    holds: bool,
 }
 
 /// What is copied of a log.
@@ -107,22 +91,13 @@ struct Picture {
 }
 
 impl Copying<'_> {
-    /// Copies all of it; `None` if something has gone meanwhile.
-    fn log(mut self) -> Result<Option<Copied>, BackupError> {
+    /// Copies all of it that is not deleted meanwhile.
+    fn log(mut self) -> Result<Copied, BackupError> {
         // First what is remembered of producers: it must not know of more than the segments hold.
         copy_checkpoints(self.shared, self.to)?;
-        let Picture { segments, start, end } = self.picture();
-        let first = Source::at(&segments, 0).header().base_offset;
-        let point = Point {
-            recovery_point: end,
-            leader_epoch: self.shared.epoch,
-            reserved_end: end,
-            log_start: start,
-            first_segment: first.min(start),
-            is_clean: true,
-            may_have_lost: false,
-        };
+        let Picture { segments, mut start, end } = self.picture();
         let mut report = BackupReport { logs: 1, ..BackupReport::default() };
+        let mut first = 0;
         for at in 0..=segments.sealed.len() {
             let source = Source::at(&segments, at);
             let length = match &source {
@@ -133,17 +108,47 @@ impl Copying<'_> {
                 Source::Active(_) => source.position_of(end).map_err(read_failed)?,
             };
             if !self.segment(&source, length, &mut report)? {
-                return Ok(None);
+                // Whatever is in front of it was deleted before it.
+                (first, start) = (at + 1, self.shared.log_start().min(end));
+                for gone in 0..at {
+                    self.forget(Source::at(&segments, gone).header().base_offset)?;
+                }
+                report = BackupReport { logs: 1, ..report };
+                (report.segments, report.bytes, report.copied_bytes) = (0, 0, 0);
             }
         }
         let (vfs, to) = (self.shared.vfs.as_ref(), self.to);
         vfs.sync_directory(to).map_err(|source| failed(to, source))?;
-        Ok(Some(Copied { point, report }))
+        let first_segment = Source::at(&segments, first).header().base_offset.min(start);
+        let point = Point {
+            recovery_point: end,
+            leader_epoch: self.shared.epoch,
+            reserved_end: end,
+            log_start: start,
+            first_segment,
+            is_clean: true,
+            may_have_lost: false,
+        };
+        Ok(Copied { point, report })
+    }
+
+    /// Takes a segment out of the backup again.
+    fn forget(&self, base: Offset) -> Result<(), BackupError> {
+        let segment = segment_path(self.to, base);
+        for path in [index_path(&segment), segment] {
+            match self.shared.vfs.remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed(&path, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The log as it is now, up to what is durable.
     fn picture(&self) -> Picture {
-        let _one = self.hold();
+        let _one = self.shared.trimming.lock().unwrap_or_else(PoisonError::into_inner);
         let (start, end) = (self.shared.log_start(), self.shared.durable_end());
         let segments = self.shared.segments.load_full();
         // A segment may have been begun since: all before it is durable.
@@ -151,14 +156,8 @@ impl Copying<'_> {
         Picture { segments, start, end }
     }
 
-    /// Lets nobody take segments away as long as this lives.
-    fn hold(&self) -> Option<MutexGuard<'_, ()>> {
-        let hold = || self.shared.trimming.lock().unwrap_or_else(PoisonError::into_inner);
-        (!self.holds).then(hold)
-    }
-
     /// Shares or copies the first `length` bytes of a segment, and reads them once more if they are new;
-    /// false if it has gone meanwhile.
+    /// false if it was deleted meanwhile.
     fn segment(
         &mut self,
         source: &Source,
@@ -194,15 +193,19 @@ impl Copying<'_> {
         let Source::Sealed(segment) = source else {
             return Ok(Share::Copied(source.file().map_err(read_failed)?));
         };
-        let _one = self.hold();
+        let _one = self.shared.trimming.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.shared.segments.load();
-        if !now.sealed.iter().any(|it| Arc::ptr_eq(it, segment)) {
-            return Ok(Share::Gone);
-        }
-        if self.shared.vfs.link(&segment.path, to).is_ok() {
+        let has_its_name = now.sealed.iter().any(|it| Arc::ptr_eq(it, segment));
+        if has_its_name && self.shared.vfs.link(&segment.path, to).is_ok() {
             return Ok(Share::Linked);
         }
-        let file = segment.open().map_err(|source| failed(&segment.path, source))?;
+        // One that was compacted is held open.
+        let file = match segment.open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !has_its_name => {
+                return Ok(Share::Gone);
+            }
+            file => file.map_err(|source| failed(&segment.path, source))?,
+        };
         Ok(Share::Copied(file))
     }
 

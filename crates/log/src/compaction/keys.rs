@@ -77,6 +77,11 @@ struct KeyFile {
     buffer: Vec<u8>,
 }
 
+/// Bytes that the keys of so many records take in files.
+pub(super) fn file_bytes(records: u64) -> u64 {
+    records.min(limits::COMPACTION_RECORDS_MAX.into()) * ENTRY_BYTES as u64
+}
+
 impl Keys {
     /// Keeps up to `keys_max` keys in memory.
     pub(super) fn in_memory(keys_max: usize) -> Self {

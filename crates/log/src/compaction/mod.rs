@@ -17,6 +17,7 @@ mod plan;
 mod rewrite;
 mod switch;
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use taffrail_model::batch::{Batch, BatchKind, Compression, WireError};
 use taffrail_model::{Timestamp, limits};
 
+use crate::damage::Damage;
 use crate::log::Log;
 use crate::reader::LogReader;
 use crate::segment::{Hole, Scanned, Scanner, SealedSegment};
@@ -81,6 +83,8 @@ pub struct CompactionReport {
     pub segments_after: usize,
     /// Records that went.
     pub removed_records: u64,
+    /// Segments that were not looked at, because those before them have too many records.
+    pub segments_left_out: usize,
 }
 
 /// Why a compaction ended before its end. What it has done by then stays done.
@@ -137,6 +141,8 @@ pub struct Compaction {
     /// Tombstones go whose time is over by this, if the time is believed.
     expired: Option<Timestamp>,
     segments: Vec<Arc<SealedSegment>>,
+    /// What the log has lost, if it has lost anything.
+    lost: Option<Damage>,
     keys: Keys,
     /// Which records each segment has, by their number in the first pass.
     spans: Vec<Span>,
@@ -151,7 +157,7 @@ enum Phase {
     /// Finds out which records are the last of their keys.
     Sorting,
     /// Writes what stays, a group at a time.
-    Writing { groups: std::vec::IntoIter<Group>, rewrite: Option<Box<Rewrite>> },
+    Writing { groups: VecDeque<Group>, rewrite: Option<Box<Rewrite>> },
 }
 
 impl LogReader {
@@ -180,7 +186,9 @@ impl Log {
         is_believed: bool,
     ) -> Compaction {
         let shared = Arc::clone(&self.shared);
-        let segments = shared.segments.load().sealed.clone();
+        let now_there = shared.segments.load();
+        let (segments, lost) = (now_there.sealed.clone(), now_there.lost.first().cloned());
+        drop(now_there);
         Compaction {
             keys: Keys::in_memory(config.keys_max),
             now: self.append_time(now),
@@ -188,6 +196,7 @@ impl Log {
             shared,
             config,
             segments,
+            lost,
             spans: Vec::new(),
             phase: Phase::Reading { at: 0, scanner: None },
             done: CompactionReport::default(),
@@ -201,6 +210,10 @@ impl Compaction {
     /// # Errors
     /// If it cannot go on: then it is over.
     pub fn step(&mut self) -> Result<Step, CompactionError> {
+        if let Some(Damage { path, position, cause, .. }) = &self.lost {
+            let (path, position, cause) = (path.clone(), *position, cause.clone());
+            return Err(CompactionError::Damaged { path, position, cause });
+        }
         let done = match &mut self.phase {
             Phase::Reading { .. } => self.read(),
             Phase::Sorting => self.sort(),
@@ -212,12 +225,10 @@ impl Compaction {
     /// A file that is not there was taken by retention, if its segment is not in the log any more.
     fn explain(&self, error: CompactionError) -> CompactionError {
         let CompactionError::Io { path, source } = &error else { return error };
-        let is_among = |all: &[Arc<SealedSegment>]| all.iter().any(|it| it.path == *path);
-        let is_missing = source.kind() == io::ErrorKind::NotFound && is_among(&self.segments);
-        if is_missing && !is_among(&self.shared.segments.load().sealed) {
-            return CompactionError::Outrun;
-        }
-        error
+        let is_segment = path.parent() == Some(&self.shared.path);
+        let is_gone = || self.shared.segments.load().sealed.iter().all(|it| it.path != *path);
+        let is_missing = source.kind() == io::ErrorKind::NotFound && is_segment;
+        if is_missing && is_gone() { CompactionError::Outrun } else { error }
     }
 
     /// Reads some keys.
@@ -240,6 +251,11 @@ impl Compaction {
             let batch = match scanner.next().map_err(failed)? {
                 Some(Scanned::Batch { header, payload, .. }) => Batch { header, payload },
                 Some(Scanned::Hole(hole)) => return Err(damaged(segment, hole)),
+                None if segment.header.compacted.is_none()
+                    && scanner.reached() < segment.end_offset =>
+                {
+                    return Err(ends_early(segment));
+                }
                 None => {
                     let span = self.spans.last_mut().expect("each segment has one");
                     span.count = self.keys.count() - span.first;
@@ -259,6 +275,7 @@ impl Compaction {
                     Room::TooManyRecords => {
                         // What supersedes something here is there all the same.
                         self.spans.pop();
+                        self.done.segments_left_out = self.segments.len() - self.spans.len();
                         self.phase = Phase::Sorting;
                         return Ok(Step::Worked { bytes });
                     }
@@ -275,6 +292,10 @@ impl Compaction {
         let offsets = self.segments.iter().map(|it| it.end_offset.since(it.header.base_offset));
         let records_max = offsets.sum::<u64>().min(bytes / limits::RECORD_BYTES_FLOOR);
         let vfs = Arc::clone(&self.shared.vfs);
+        let free = vfs.free_bytes(&self.shared.path).unwrap_or(u64::MAX);
+        if free < keys::file_bytes(records_max) + limits::COMPACTION_ROOM_BYTES {
+            return Err(CompactionError::StorageFull { path: self.shared.path.clone() });
+        }
         let keys = Keys::in_files(vfs, &self.shared.path, self.config.keys_max, records_max);
         self.keys = keys.map_err(|source| failed(&self.shared.path, source))?;
         self.spans.clear();
@@ -294,7 +315,9 @@ impl Compaction {
             self.config.segment_bytes,
             self.expired,
         );
-        self.phase = Phase::Writing { groups: groups.into_iter(), rewrite: None };
+        // What a group stands for goes from the disk once it is done, and no sooner than nobody holds it.
+        self.segments = Vec::new();
+        self.phase = Phase::Writing { groups: groups.into(), rewrite: None };
         Ok(Step::Worked { bytes: 0 })
     }
 
@@ -304,17 +327,37 @@ impl Compaction {
             unreachable!("in this phase")
         };
         let Some(going_on) = rewrite else {
-            let Some(group) = groups.next() else { return Ok(Step::Done(self.done)) };
+            let Some(mut group) = groups.pop_front() else { return Ok(Step::Done(self.done)) };
+            // Retention may have taken the first ones.
+            group.keep(&self.shared.segments.load().sealed);
+            if group.segments.is_empty() {
+                return Ok(Step::Worked { bytes: 0 });
+            }
             let horizon = self.now.plus(self.config.tombstone_age);
             let begun = Rewrite::begin(&self.shared, group, self.expired, horizon)?;
             *rewrite = Some(Box::new(begun));
             return Ok(Step::Worked { bytes: 0 });
         };
-        if let Some(bytes) = going_on.step(&self.keys)? {
-            return Ok(Step::Worked { bytes });
+        let group = going_on.group.clone();
+        match going_on.step(&self.keys) {
+            Ok(Some(bytes)) => return Ok(Step::Worked { bytes }),
+            Err(_) if is_outrun(&self.shared, &group) => {
+                groups.push_front(group);
+                *rewrite = None;
+                return Ok(Step::Worked { bytes: 0 });
+            }
+            done => drop(done?),
         }
         let rewrite = rewrite.take().expect("it was there");
-        let written = rewrite.finish(&self.shared)?;
+        // An older record that was not taken out is not to outlive the tombstone behind it.
+        self.expired = self.expired.filter(|_| !rewrite.has_kept_more);
+        let written = match rewrite.finish(&self.shared) {
+            Err(CompactionError::Outrun) if is_outrun(&self.shared, &group) => {
+                groups.push_front(group);
+                return Ok(Step::Worked { bytes: 0 });
+            }
+            finished => finished?,
+        };
         self.done.read_bytes += written.read_bytes;
         self.done.written_bytes += written.written_bytes;
         self.done.segments_before += written.segments_before;
@@ -322,6 +365,11 @@ impl Compaction {
         self.done.removed_records += written.removed_records;
         Ok(Step::Worked { bytes: 0 })
     }
+}
+
+/// Whether the log does not have all segments of a group any more.
+fn is_outrun(shared: &Shared, group: &Group) -> bool {
+    !group.is_in(&shared.segments.load().sealed)
 }
 
 /// Whether records may be taken out of a batch: not of the broker's own, and of none that is closed.
@@ -345,6 +393,11 @@ fn failed(path: &std::path::Path, source: io::Error) -> CompactionError {
 
 fn damaged(segment: &SealedSegment, Hole { position, cause, .. }: Hole) -> CompactionError {
     CompactionError::Damaged { path: segment.path.clone(), position, cause }
+}
+
+fn ends_early(segment: &SealedSegment) -> CompactionError {
+    let cause = "it ends too early, or the segment behind it is missing".into();
+    CompactionError::Damaged { path: segment.path.clone(), position: segment.length, cause }
 }
 
 fn damaged_records(segment: &SealedSegment, batch: &Batch, cause: WireError) -> CompactionError {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use taffrail_model::{Offset, Timestamp};
+use taffrail_model::{Offset, Timestamp, limits};
 
 use crate::segment::SealedSegment;
 
@@ -21,7 +21,9 @@ pub(super) struct Span {
 pub(super) struct Group {
     pub(super) segments: Vec<(Arc<SealedSegment>, Span)>,
     /// About how many bytes stay.
-    pub(super) bytes: u64,
+    bytes: u64,
+    /// How many there are: no more than that stay, whichever records they are.
+    pub(super) bytes_before: u64,
     /// Whether it is worth it.
     is_due: bool,
 }
@@ -52,9 +54,13 @@ pub(super) fn plan_groups(
             Some(group) => {
                 group.segments.push(member);
                 group.bytes += bytes;
+                group.bytes_before += segment.length;
                 group.is_due = true;
             }
-            None => groups.push(Group { segments: vec![member], bytes, is_due }),
+            None => {
+                let bytes_before = segment.length;
+                groups.push(Group { segments: vec![member], bytes, bytes_before, is_due });
+            }
         }
     }
     groups.retain(|group| group.is_due);
@@ -62,6 +68,17 @@ pub(super) fn plan_groups(
 }
 
 impl Group {
+    /// Drops the segments that the log does not have any more.
+    pub(super) fn keep(&mut self, sealed: &[Arc<SealedSegment>]) {
+        self.segments.retain(|(segment, _)| sealed.iter().any(|it| Arc::ptr_eq(it, segment)));
+    }
+
+    /// Whether the log has all of its segments.
+    pub(super) fn is_in(&self, sealed: &[Arc<SealedSegment>]) -> bool {
+        let has = |segment: &Arc<SealedSegment>| sealed.iter().any(|it| Arc::ptr_eq(it, segment));
+        self.segments.iter().all(|(segment, _)| has(segment))
+    }
+
     /// Where the new segment begins.
     pub(super) fn base_offset(&self) -> Offset {
         self.segments.first().map_or(Offset::ZERO, |(segment, _)| segment.header.base_offset)
@@ -78,6 +95,7 @@ impl Group {
         let offsets = next.end_offset.since(self.base_offset());
         self.segments.len() < GROUP_SEGMENTS_MAX
             && self.bytes + bytes <= bytes_max
+            && self.bytes_before + next.length <= limits::SEGMENT_BYTES_MAX
             && u32::try_from(offsets).is_ok()
             // A gap, or what is lost, stays between two segments.
             && next.header.previous_end == next.header.base_offset

@@ -52,6 +52,8 @@ pub(super) struct Rewrite {
     is_whole: bool,
     pub(super) read_bytes: u64,
     pub(super) removed_records: u64,
+    /// Whether records are left in it that should have gone.
+    pub(super) has_kept_more: bool,
 }
 
 impl Rewrite {
@@ -65,7 +67,7 @@ impl Rewrite {
         let path = segment_path(&shared.path, group.base_offset());
         let beside = beside(&path);
         let free = vfs.free_bytes(&shared.path).map_err(|source| failed(&shared.path, source))?;
-        if free < group.bytes + limits::COMPACTION_ROOM_BYTES {
+        if free < group.bytes_before + limits::COMPACTION_ROOM_BYTES {
             return Err(CompactionError::StorageFull { path: beside });
         }
         let first = group.segments.first().map(|(segment, _)| &segment.header);
@@ -99,6 +101,7 @@ impl Rewrite {
             is_whole: false,
             read_bytes: 0,
             removed_records: 0,
+            has_kept_more: false,
         })
     }
 
@@ -157,11 +160,10 @@ impl Rewrite {
                 Some(_) => Fate::Stays,
                 None => Fate::StaysUntil(self.horizon),
             });
-            self.note_due(*fates.last().expect("just pushed"), record.delete_after);
             self.number += 1;
         }
         if fates.iter().all(|fate| *fate == Fate::Stays) {
-            return self.put(batch);
+            return self.put_whole(batch);
         }
         let thinned = thin(&batch, &fates);
         let thinned = thinned.map_err(|cause| damaged_records(segment, &batch, cause))?;
@@ -170,11 +172,21 @@ impl Rewrite {
             || grown > 0 && self.position + self.rest_bytes + grown > FILE_BYTES_MAX;
         if is_too_large {
             // Offsets that have to be stated take more than what goes.
-            return self.put(batch);
+            self.has_kept_more = true;
+            self.expired = None;
+            return self.put_whole(batch);
         }
         self.removed_records += fates.len() as u64 - u64::from(thinned.record_count);
         if thinned.record_count == 0 {
             return Ok(());
+        }
+        let delete_after = batch.records().map(|record| record.ok()?.delete_after);
+        for (fate, delete_after) in fates.iter().zip(delete_after.collect::<Vec<_>>()) {
+            self.note_due(match fate {
+                Fate::Goes => None,
+                Fate::Stays => delete_after,
+                Fate::StaysUntil(time) => Some(*time),
+            });
         }
         let header = BatchHeader {
             max_timestamp: thinned.max_timestamp,
@@ -185,13 +197,15 @@ impl Rewrite {
         self.put(Batch { header, payload: thinned.payload })
     }
 
+    /// Writes a batch as it is.
+    fn put_whole(&mut self, batch: Batch) -> Result<(), CompactionError> {
+        let due = batch.records().filter_map(|record| record.ok()?.delete_after).min();
+        self.note_due(due);
+        self.put(batch)
+    }
+
     /// Takes note of when a tombstone may go that stays.
-    fn note_due(&mut self, fate: Fate, delete_after: Option<Timestamp>) {
-        let due = match fate {
-            Fate::Goes => None,
-            Fate::Stays => delete_after,
-            Fate::StaysUntil(time) => Some(time),
-        };
+    fn note_due(&mut self, due: Option<Timestamp>) {
         if let Some(compacted) = &mut self.header.compacted {
             compacted.due = compacted.due.into_iter().chain(due).min();
         }

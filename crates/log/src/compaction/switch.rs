@@ -25,7 +25,8 @@ impl Rewrite {
     pub(super) fn finish(self, shared: &Shared) -> Result<Switched, CompactionError> {
         let _one = shared.trimming.lock().unwrap_or_else(PoisonError::into_inner);
         let old: Vec<_> = self.group.segments.iter().map(|(segment, _)| segment).collect();
-        if !holds(&shared.segments.load(), &old) {
+        let first_segment = shared.points.known(shared.id).unwrap_or_default().first_segment;
+        if self.header.base_offset < first_segment || !holds(&shared.segments.load(), &old) {
             return Err(CompactionError::Outrun);
         }
         for segment in &old {
@@ -59,7 +60,11 @@ impl Rewrite {
         // What is covered stays until the new name is durable. If that cannot be said, or it cannot be
         // removed, the next opening of the log does it.
         let failed = |source| failed(&shared.path, source);
-        vfs.sync_directory(&shared.path).map_err(failed)?;
+        if let Err(error) = vfs.sync_directory(&shared.path) {
+            // What is done next must not rest on it: no later sync proves that it is on disk.
+            shared.poison(format!("syncing {} failed: {error}", shared.path.display()));
+            return Err(failed(error));
+        }
         for segment in old.iter().skip(1) {
             let _ = vfs.remove_file(&index_path(&segment.path));
             vfs.remove_file(&segment.path).map_err(failed)?;

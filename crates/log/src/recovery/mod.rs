@@ -157,7 +157,7 @@ pub(crate) fn recover(
         report.damage.push(Damage { from: start, to: told_from, path, position: 0, cause });
     }
     let last = last.open(vfs)?;
-    let recovery_point = known.recovery_point.max(last.header.base_offset);
+    let recovery_point = known.recovery_point.max(last.header.covered_end());
     let is_clean = known.is_clean;
     // Where the last sound segment should end: at one that cannot be read, if there is one behind.
     let unreadable = files.unreadable_behind(last.header.base_offset);

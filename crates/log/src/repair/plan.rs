@@ -125,11 +125,11 @@ pub(super) fn plan(known: &Known<'_>, mut sources: Vec<Source>) -> Result<LogPla
 /// recovery point is, and whether there was anything.
 pub(super) fn cut_torn(sources: &mut [Source], recovery_point: Offset) -> (Offset, bool) {
     let last = sources.iter_mut().rev().find_map(|source| {
-        let base_offset = source.base_offset;
-        source.contents.as_mut().ok().map(|contents| (base_offset, contents))
+        let covered_end = source.covered_end();
+        source.contents.as_mut().ok().map(|contents| (covered_end, contents))
     });
-    let Some((base_offset, contents)) = last else { return (recovery_point, false) };
-    let recovery_point = recovery_point.max(base_offset).max(contents.synced_end);
+    let Some((covered_end, contents)) = last else { return (recovery_point, false) };
+    let recovery_point = recovery_point.max(covered_end).max(contents.synced_end);
     let torn = contents.holes.iter().find(|hole| recovery_point <= hole.from);
     let Some(position) = torn.map(|hole| hole.position) else { return (recovery_point, false) };
     contents.cut(position);

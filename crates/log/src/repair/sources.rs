@@ -129,7 +129,7 @@ fn read_source(
 
 impl Source {
     /// Where those behind it begin.
-    fn covered_end(&self) -> Offset {
+    pub(super) fn covered_end(&self) -> Offset {
         let contents = self.contents.as_ref();
         contents.map_or(self.base_offset, |contents| contents.header.covered_end())
     }

@@ -9,7 +9,7 @@ mod state;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use taffrail_model::{Offset, limits};
 
@@ -27,7 +27,8 @@ pub use state::{ScrubPass, ScrubState};
 #[derive(Debug)]
 pub struct Scrub {
     shared: Arc<Shared>,
-    segments: std::vec::IntoIter<Arc<SealedSegment>>,
+    /// Not kept alive: what takes their place frees the disk of them.
+    segments: std::vec::IntoIter<Weak<SealedSegment>>,
     current: Option<Current>,
 }
 
@@ -66,7 +67,8 @@ pub enum ScrubStep {
 impl LogReader {
     /// Begins to look at the segments that no longer change.
     pub fn begin_scrub(&self) -> Scrub {
-        let segments = self.segments().sealed.clone().into_iter();
+        let segments: Vec<_> = self.segments().sealed.iter().map(Arc::downgrade).collect();
+        let segments = segments.into_iter();
         Scrub { shared: Arc::clone(self.shared()), segments, current: None }
     }
 }
@@ -77,7 +79,10 @@ impl Scrub {
         match &mut self.current {
             None => match self.segments.next() {
                 None => ScrubStep::Done,
-                Some(segment) => self.begin(segment),
+                Some(segment) => match segment.upgrade() {
+                    Some(segment) => self.begin(segment),
+                    None => ScrubStep::sound(),
+                },
             },
             Some(current) => match current.step() {
                 Ok(Looked::Sound { bytes, is_over }) => {

@@ -104,6 +104,11 @@ impl Scanner {
         }
     }
 
+    /// The offset behind what was scanned so far.
+    pub(crate) fn reached(&self) -> Offset {
+        self.expected
+    }
+
     /// The next batch or hole; `None` at the end.
     ///
     /// # Errors

@@ -110,7 +110,7 @@ impl SealedSegment {
     pub(crate) fn open_uncached(&self) -> io::Result<Arc<dyn File>> {
         let opened = self.vfs.open_uncached(&self.path);
         // Of one that has lost its name nobody wants to know what the disk has.
-        if self.held.get().is_some() { Err(io::ErrorKind::NotFound.into()) } else { opened }
+        self.held.get().map_or(opened, |held| Ok(Arc::clone(held)))
     }
 
     /// Keeps the file open for whoever still reads it: it is about to lose its name.
