@@ -56,6 +56,9 @@ async fn rot_is_found_and_told_before_anybody_reads_it() {
     assert_eq!(damaged[0].to, damaged[0].from + 1, "one batch of one record");
     assert_eq!(door.append("t", &["next"]).await, 300, "all else goes on");
 
+    let ended = "taffrail_scrub_ended_timestamp_seconds";
+    let before = metric(&broker, ended).await;
+    await_metric(&broker, ended, |seconds| seconds > before).await;
     let home = broker.stop().await;
     let data = home.data().display().to_string();
     let inspected = run(&["inspect", &data, "--output", "json"]);

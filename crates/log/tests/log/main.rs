@@ -18,6 +18,7 @@ mod interrupted;
 mod meanwhile;
 mod model;
 mod mutations;
+mod not_compacted;
 mod property;
 mod repair;
 mod reserved;
