@@ -1,7 +1,8 @@
 //! Rot on disk that nobody has read: the broker finds it by itself, and goes on.
 
-use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
+
+use taffrail_log::vfs::{Disk, Vfs as _};
 
 use crate::broker::Broker;
 use crate::door::{Door, batch, produce_batch};
@@ -48,8 +49,8 @@ async fn rot_is_found_and_told_before_anybody_reads_it() {
     files.sort();
     let byte = std::fs::read(&files[2]).expect("a file")[20_000];
     // In place: nobody is to meet a file that is cut.
-    let file = std::fs::File::options().write(true).open(&files[2]).expect("a file");
-    file.write_at(&[byte ^ 1], 20_000).expect("it can be written");
+    let file = Disk.open(&files[2]).expect("a file");
+    file.write_at(20_000, &[byte ^ 1]).expect("it can be written");
     await_metric(&broker, "taffrail_scrub_damaged", |places| places == 1).await;
     let damaged = door.describe("t").await.partitions.remove(0).damaged;
     assert_eq!(damaged.len(), 1, "{damaged:?}");
