@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use taffrail_client::{
     Acks, Client, Delivery, Event as Consumed, Offset, PartitionIndex, Position, ProduceError,
     Record,
@@ -172,10 +174,20 @@ async fn produce(load: Load, mut sender: Sender, acks: Acks) {
     noting.await.expect("noting does not panic");
 }
 
+/// Notes each outcome when it comes: those of one partition do not wait for another's.
 async fn note_outcomes(history: History, mut deliveries: mpsc::Receiver<(RecordId, Delivery)>) {
-    while let Some((record, delivery)) = deliveries.recv().await {
-        let outcome = delivery.await;
-        note_outcome(&history, record, outcome.map(|placed| placed.offset.map(Offset::get)));
+    let mut waiting = FuturesUnordered::new();
+    let mut is_open = true;
+    while is_open || !waiting.is_empty() {
+        tokio::select! {
+            sent = deliveries.recv(), if is_open => match sent {
+                Some((record, delivery)) => waiting.push(async move { (record, delivery.await) }),
+                None => is_open = false,
+            },
+            Some((record, outcome)) = waiting.next() => {
+                note_outcome(&history, record, outcome.map(|placed| placed.offset.map(Offset::get)));
+            }
+        }
     }
 }
 

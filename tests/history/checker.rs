@@ -6,7 +6,7 @@
 //! record was sent, or skipped by a gap that readers are told of. What anybody has read is still
 //! there in the end. But for what a place may have lost: then it lies in such a gap, and nothing else
 //! stands there. And but for what may be deleted: that, and nothing above it. And but for what compaction
-//! removes: then a later record of the same key is there.
+//! removes: then a later record of the same key is there, or is deleted.
 
 use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
 
@@ -109,11 +109,18 @@ impl Place {
         is_lost || self.cuts.iter().any(holds)
     }
 
-    /// Whether compaction has removed a record, and may have: a later one of its key is there.
+    /// Whether compaction has removed a record, and may have: a later one of its key is there, or was and
+    /// is deleted.
     fn is_superseded(&self, offset: u64, record: RecordId) -> bool {
-        let holds = |(from, to): &(u64, u64)| (*from..*to).contains(&offset);
+        let holds =
+            |ranges: &[(u64, u64)], at| ranges.iter().any(|(from, to)| (*from..*to).contains(&at));
+        let is_later = |at: u64, it| offset < at && key_of(it) == key_of(record);
+        let is_cut = |at| holds(&self.cuts, at);
+        let mut deleted = self.acknowledged.iter().filter(|(at, _)| is_cut(**at));
         let mut later = self.last.range(offset + 1..);
-        self.superseded.iter().any(holds) && later.any(|(_, it)| key_of(*it) == key_of(record))
+        let is_later_there = later.any(|(at, it)| is_later(*at, *it));
+        holds(&self.superseded, offset)
+            && (is_later_there || deleted.any(|(at, it)| is_later(*at, *it)))
     }
 }
 

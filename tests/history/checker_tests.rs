@@ -84,6 +84,31 @@ fn what_is_deleted_is_no_loss_as_far_as_it_may_be() {
 }
 
 #[test]
+fn what_compaction_removes_has_a_later_record_of_its_key() {
+    let superseded = |from, to| {
+        let (reader, place) = (LAST_READER, PLACE.into());
+        Event::Superseded { reader, place, from, to }
+    };
+    let (reader, place) = (LAST_READER, PLACE.to_owned());
+    let cut = Event::Cut { reader, place: place.clone(), from: 1, to: 3 };
+    let deletable = Event::Deletable { place, before: 3 };
+    // Numbers 1 and 31 have the same key.
+    let sent = [invoke(1), invoke(2), invoke(31), ok(1, 0), ok(2, 1), ok(31, 2), read(1, 0, 1)];
+    let check_ends = |ends: &[Event], expected: &[Rule]| {
+        check(&sent.iter().chain(ends).cloned().collect::<Vec<_>>(), expected);
+    };
+    check_ends(&[superseded(0, 1), last(1, 2), last(2, 31), end(3)], &[]);
+    check_ends(&[superseded(0, 2), last(2, 31), end(3)], &[Rule::Lost]);
+    check_ends(&[superseded(0, 1), last(1, 2), superseded(2, 3), end(3)], &[Rule::Lost; 3]);
+    // What superseded it may be deleted since.
+    check_ends(&[deletable, superseded(0, 1), cut.clone(), end(3)], &[]);
+    check_ends(
+        &[superseded(0, 1), cut, end(3)],
+        &[Rule::Overcut, Rule::Lost, Rule::Lost, Rule::Lost, Rule::Lost],
+    );
+}
+
+#[test]
 fn what_a_place_may_have_lost_lies_in_a_gap() {
     let gap = |reader| Event::Gap { reader, place: PLACE.into(), from: 1, to: 9 };
     let loss = Event::Loss { place: PLACE.into() };

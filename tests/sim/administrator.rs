@@ -1,5 +1,5 @@
 //! Creates, grows, alters and deletes topics, and knows which ones must be there; deletes records, and
-//! knows where partitions may begin; opens what fails anew.
+//! knows where partitions may begin; opens what fails anew; makes backups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -13,18 +13,23 @@ use taffrail_broker::{
 use taffrail_model::{Offset, PartitionIndex};
 use tokio::time::sleep;
 
+use crate::backup::back_up;
 use crate::history::Event;
 use crate::producer::place_of;
 use crate::refusals::check_produce;
 use crate::world::{State, Topic, World};
 
-/// What retention is told to keep, and how much that is.
-const RETENTION: [(&str, Option<u64>); 4] = [
+/// What retention is told to keep by size, and how much that is.
+const SIZES: [(&str, Option<u64>); 4] = [
     ("64KiB", Some(64 << 10)),
     ("100KiB", Some(100 << 10)),
     ("200KiB", Some(200 << 10)),
     ("none", None),
 ];
+
+/// What retention is told to keep by time, and how long that is.
+const AGES: [(&str, Option<u64>); 4] =
+    [("1s", Some(1_000)), ("2s", Some(2_000)), ("3s", Some(3_000)), ("none", None)];
 
 /// Topics that there are at a time.
 const TOPICS_MAX: usize = 3;
@@ -57,6 +62,7 @@ pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>) {
                 1..4 => grow(&world, &broker, name).await,
                 4..12 => alter(&world, &broker, name).await,
                 12..16 => delete_records(&world, &broker, name).await,
+                16 => back_up(&world, &broker).await,
                 _ => {}
             },
         }
@@ -68,8 +74,10 @@ async fn create(world: &World, broker: &Arc<Broker>) {
     let name = format!("{}{}", if is_cached { "cached" } else { "synced" }, world.number());
     let partitions = 1 + world.dice.below(2) as u32;
     let is_compacted = world.dice.once_in(3);
-    let topic =
-        Topic { partitions, is_cached, is_compacted, least_bytes: None, state: State::Creating };
+    // What is old can only be told by a clock that does not jump.
+    let is_aged = world.clock.is_steady && world.dice.once_in(2);
+    let state = State::Creating;
+    let topic = Topic { partitions, is_cached, is_compacted, is_aged, least: None, state };
     world.topics.borrow_mut().insert(name.clone(), topic);
     let durability = if is_cached { "page_cache" } else { "fsync" };
     let settings = [
@@ -106,9 +114,12 @@ async fn grow(world: &World, broker: &Arc<Broker>, name: &str) {
 
 async fn alter(world: &World, broker: &Arc<Broker>, name: &str) {
     let dice = &world.dice;
+    let is_aged = world.topics.borrow().get(name).is_some_and(|topic| topic.is_aged);
+    let (retention, amounts) =
+        if is_aged { ("retention.ms", AGES) } else { ("retention.bytes", SIZES) };
     let (setting, value) = match dice.below(14) {
         12.. => ("cleanup", ["delete", "both"][dice.below(2) as usize]),
-        0..4 => ("retention.bytes", RETENTION[dice.below(4) as usize].0),
+        0..4 => (retention, amounts[dice.below(4) as usize].0),
         4 => ("durability", ["fsync", "page_cache"][dice.below(2) as usize]),
         5..7 => ("segment.ms", ["1s", "2s", "none"][dice.below(3) as usize]),
         _ => ("segment.bytes", ["64KiB", "100KiB", "200KiB"][dice.below(3) as usize]),
@@ -123,12 +134,12 @@ async fn alter(world: &World, broker: &Arc<Broker>, name: &str) {
     {
         topic.is_compacted = true;
     }
-    let least = RETENTION.iter().find(|(name, _)| *name == value).and_then(|(_, bytes)| *bytes);
-    if setting == "retention.bytes"
+    let least = amounts.iter().find(|(name, _)| *name == value).and_then(|(_, amount)| *amount);
+    if setting == retention
         && let Some(topic) = world.topics.borrow_mut().get_mut(name)
     {
         // Whether or not it is answered.
-        topic.least_bytes = topic.least_bytes.into_iter().chain(least).min();
+        topic.least = topic.least.into_iter().chain(least).min();
     }
     let settings = BTreeMap::from([(setting.to_owned(), value.to_owned())]);
     if broker.alter_topic(name, settings).await.is_ok() {

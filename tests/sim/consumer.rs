@@ -11,32 +11,49 @@ use taffrail_broker::{
     Broker, ConsumeCommand, ConsumeEvent, FetchError, FetchPartition, FetchRequest, Fetched,
     Message, Position, SubscriptionError,
 };
-use taffrail_model::batch::Batches;
+use taffrail_model::batch::{Batches, Compressions};
 use taffrail_model::{Gap, GapReason, Offset, PartitionIndex};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::history::{Event, LAST_READER, read_event};
+use crate::history::{Event, History, LAST_READER, read_event};
 use crate::producer::place_of;
 use crate::refusals::check_fetch;
 use crate::world::World;
 
-const MESSAGE: Message = Message { bytes_max: 4 << 20, envelope_bytes: 1 << 10 };
+/// What a consumer with this number takes: some open batches themselves, for others the broker does.
+fn message(number: u32) -> Message {
+    let accepted =
+        if number.is_multiple_of(2) { Compressions::ALL } else { Compressions::default() };
+    Message { bytes_max: 4 << 20, envelope_bytes: 1 << 10, accepted }
+}
 
 /// Where a consumer stands, between and during the broker's lives.
 pub(crate) struct Consumer {
     number: u32,
+    /// Where it says what it got: of a backup, not where the world does.
+    history: History,
+    is_of_backup: bool,
     next: BTreeMap<(String, u32), u64>,
 }
 
 impl Consumer {
     pub(crate) fn new(world: &World) -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self { number: world.number(), next: BTreeMap::new() }))
+        let (number, history) = (world.number(), world.history.clone());
+        let (is_of_backup, next) = (false, BTreeMap::new());
+        Rc::new(RefCell::new(Self { number, history, is_of_backup, next }))
     }
 
     /// Whoever reads what there is in the end.
-    fn last() -> RefCell<Self> {
-        RefCell::new(Self { number: LAST_READER, next: BTreeMap::new() })
+    pub(crate) fn last(world: &World) -> RefCell<Self> {
+        let (history, is_of_backup) = (world.history.clone(), false);
+        RefCell::new(Self { number: LAST_READER, history, is_of_backup, next: BTreeMap::new() })
+    }
+
+    /// Whoever reads what there is in a backup.
+    pub(crate) fn of_backup(history: History) -> RefCell<Self> {
+        let is_of_backup = true;
+        RefCell::new(Self { number: LAST_READER, history, is_of_backup, next: BTreeMap::new() })
     }
 
     fn next(&self, place: &(String, u32)) -> u64 {
@@ -49,12 +66,13 @@ impl Consumer {
         for batch in Batches::received(bytes) {
             let batch = batch.expect("whole batches");
             assert!(batch.is_sound(), "{place:?}: damage at {}", batch.header.base_offset);
-            for record in batch.records() {
+            for record in batch.open().expect("a frame").records() {
                 let record = record.expect("sound records");
                 self.pass(world, place, record.offset.get());
                 let (offset, value) = (record.offset.get(), record.value.unwrap_or_default());
                 if from <= offset {
-                    world.history.add(read_event(self.number, place_of(place), offset, value));
+                    world.note_append(place, offset, batch.header.append_time);
+                    self.history.add(read_event(self.number, place_of(place), offset, value));
                     self.next.insert(place.clone(), offset + 1);
                 }
             }
@@ -68,7 +86,7 @@ impl Consumer {
         if from < to {
             assert!(world.is_compacted(&place.0), "{place:?}: nothing at {from} to {to}");
             world.reach("superseded");
-            world.history.add(Event::Superseded { reader, place: place_of(place), from, to });
+            self.history.add(Event::Superseded { reader, place: place_of(place), from, to });
             self.next.insert(place.clone(), to);
         }
     }
@@ -86,17 +104,23 @@ impl Consumer {
         world.reach("gaps");
         let (from, to) = (gap.from.get(), gap.to.get());
         let reader = self.number;
-        world.history.add(Event::Gap { reader, place: place_of(place), from, to });
+        self.history.add(Event::Gap { reader, place: place_of(place), from, to });
         self.next.insert(place.clone(), to);
     }
 
     /// Goes on where the partition begins now.
     fn take_cut(&mut self, world: &World, place: &(String, u32), to: u64) {
-        world.note_start(place, to);
-        world.reach("cuts");
+        if self.is_of_backup {
+            // What is deleted there is not where it was backed up.
+            world.check_start(place, to);
+            self.history.add(Event::Deletable { place: place_of(place), before: to });
+        } else {
+            world.note_start(place, to);
+            world.reach("cuts");
+        }
         let (reader, from) = (self.number, self.next(place));
         assert!(from < to, "{place:?} is cut from {from} to {to}");
-        world.history.add(Event::Cut { reader, place: place_of(place), from, to });
+        self.history.add(Event::Cut { reader, place: place_of(place), from, to });
         self.next.insert(place.clone(), to);
     }
 }
@@ -118,16 +142,20 @@ pub(crate) async fn live(world: Rc<World>, broker: Arc<Broker>, consumer: Rc<Ref
     }
 }
 
-/// Reads a place to its end, as the last reader.
-pub(crate) async fn read_back(world: &World, broker: &Broker, place: &(String, u32)) {
-    let reader = Consumer::last();
+/// Reads a place to its end, and returns that.
+pub(crate) async fn read_back(
+    world: &World,
+    broker: &Broker,
+    place: &(String, u32),
+    reader: &RefCell<Consumer>,
+) -> u64 {
     loop {
         // What is still being checked is asked for again.
-        let end = fetch(world, broker, &reader, place, Duration::ZERO).await;
-        if end == Some(reader.borrow().next(place)) {
-            let end = reader.borrow().next(place);
-            world.history.add(Event::End { place: place_of(place), start: 0, end });
-            return;
+        let end = fetch(world, broker, reader, place, Duration::ZERO).await;
+        let reader = reader.borrow();
+        if let Some(end) = end.filter(|end| *end == reader.next(place)) {
+            reader.history.add(Event::End { place: place_of(place), start: 0, end });
+            return end;
         }
     }
 }
@@ -150,7 +178,7 @@ async fn fetch(
         bytes_max: 1 + world.dice.below(40_000) as usize,
         bytes_min: 1,
         wait_max,
-        message: MESSAGE,
+        message: message(consumer.borrow().number),
         error_bytes: 1 << 10,
     };
     let result = broker.fetch(&request).await.into_iter().next().expect("a result");
@@ -187,7 +215,7 @@ async fn stream(
         partition: PartitionIndex::new(place.1),
         position: Position::Offset(Offset::new(consumer.borrow().next(place))),
         resume: true,
-        message: MESSAGE,
+        message: message(consumer.borrow().number),
         reader: None,
     };
     let grant = ConsumeCommand::Grant { bytes: 1 + world.dice.below(200_000) };

@@ -31,6 +31,7 @@ pub(crate) async fn fail(world: Rc<World>, disk: Memory) {
     // Of these nobody may notice anything.
     let is_felt = !matches!(fault, Fault::WritesShort { .. } | Fault::Interrupts);
     world.is_faulty.set(is_felt);
+    world.was_faulty.set(world.was_faulty.get() || is_felt);
     world.reach(name);
     world.history.note(name);
     if matches!(fault, Fault::SyncFails | Fault::SyncDrops | Fault::OneSyncFails { .. }) {

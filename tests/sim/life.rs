@@ -6,12 +6,13 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use taffrail_broker::{Broker, BrokerConfig, Crew, Machine, StartError, Turns};
 use tokio::runtime::Builder;
-use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 
 use crate::consumer::Consumer;
@@ -25,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a broker keeps back of its disk: little, since a disk in memory counts every sector.
 const SPARE_BYTES: u64 = 4 << 10;
+
+/// How often everything sealed is read again.
+const SCRUB_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who lives with the broker.
 pub(crate) struct People {
@@ -72,6 +76,7 @@ pub(crate) fn live(world: &Rc<World>, people: &People, end: End, may_fail: bool)
             };
             timeout(PATIENCE, probed).await.expect("whoever sends is answered");
         }
+        check_scrub(world, &broker);
         if end == End::Stopped {
             broker.begin_stop();
             sleep(Duration::from_millis(1)).await;
@@ -103,7 +108,8 @@ pub(crate) fn conclude(world: &Rc<World>, people: &People) {
             timeout(PATIENCE, settled).await.expect("every partition gets an owner");
         }
         for place in world.places() {
-            let read = consumer::read_back(world, &broker, &place);
+            let reader = Consumer::last(world);
+            let read = consumer::read_back(world, &broker, &place, &reader);
             timeout(PATIENCE, read).await.expect("everything can be read");
         }
         for topic in broker.describe_all() {
@@ -148,7 +154,8 @@ async fn begin(world: &Rc<World>, may_fail: bool) -> Option<Arc<Broker>> {
         clock: Arc::clone(&world.clock) as Arc<_>,
         crew: Crew::Turns(turns.clone()),
     };
-    let config = BrokerConfig { spare_bytes: SPARE_BYTES, ..BrokerConfig::default() };
+    let (spare_bytes, scrub_interval) = (SPARE_BYTES, SCRUB_INTERVAL);
+    let config = BrokerConfig { spare_bytes, scrub_interval, ..BrokerConfig::default() };
     let start = Broker::start(machine, Path::new("/data"), true, config);
     match timeout(PATIENCE, start).await.expect("a broker starts or says why not") {
         Ok(broker) => {
@@ -165,14 +172,24 @@ async fn begin(world: &Rc<World>, may_fail: bool) -> Option<Arc<Broker>> {
     }
 }
 
+/// Where nothing has ever gone wrong, nothing has rotted. What a pass has found it counts over all lives.
+fn check_scrub(world: &World, broker: &Broker) {
+    let metrics = broker.metrics();
+    let damaged = metrics.scrub_damaged.load(Ordering::Relaxed);
+    assert!(damaged == 0 || world.was_faulty.get(), "a scrub has found {damaged} damaged places");
+    if metrics.scrub_ended_seconds.load(Ordering::Relaxed) > 0 {
+        world.reach("scrubs");
+    }
+}
+
 /// Lets somebody live. If they panic, so does whoever runs this life.
-fn spawn(world: &Rc<World>, life: impl Future<Output = ()> + 'static) {
+pub(crate) fn spawn(world: &Rc<World>, life: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
     let world = Rc::clone(world);
     spawn_local(async move {
         if let Err(panic) = AssertUnwindSafe(life).catch_unwind().await {
             world.panic.replace(Some(panic));
         }
-    });
+    })
 }
 
 fn join(world: &Rc<World>, broker: &Arc<Broker>, people: &People) {

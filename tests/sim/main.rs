@@ -13,6 +13,7 @@
 )]
 
 mod administrator;
+mod backup;
 mod clock;
 mod consumer;
 mod dice;

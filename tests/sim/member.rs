@@ -56,6 +56,8 @@ struct Committed {
     known: Option<u64>,
     /// What was committed since, and not answered.
     maybe: Vec<u64>,
+    /// All that anybody ever wanted to commit.
+    asked: Vec<u64>,
 }
 
 impl Member {
@@ -235,7 +237,12 @@ async fn commit(world: &World, broker: &Broker, member: &RefCell<Member>) {
     }
     let offset = taffrail_model::Offset::new(world.dice.below(end.get() + 1));
     // Whatever becomes of it, it may be there.
-    world.group.borrow_mut().committed.entry(slot.clone()).or_default().maybe.push(offset.get());
+    {
+        let mut group = world.group.borrow_mut();
+        let committed = group.committed.entry(slot.clone()).or_default();
+        committed.maybe.push(offset.get());
+        committed.asked.push(offset.get());
+    }
     let commit = OffsetCommit {
         topic,
         topic_id: slot.0.clone(),
@@ -256,7 +263,7 @@ async fn commit(world: &World, broker: &Broker, member: &RefCell<Member>) {
     match result {
         Ok(()) => {
             world.reach("commits");
-            *committed = Committed { known: Some(offset.get()), maybe: Vec::new() };
+            (committed.known, committed.maybe) = (Some(offset.get()), Vec::new());
         }
         Err(error) => {
             let is_refused =
@@ -294,6 +301,44 @@ async fn look(world: &World, broker: &Broker, slot: &Slot, place: &(String, u32)
     let is_there = world.is_there(&place.0);
     assert!(is_known || !is_there, "{slot:?}: {found:?}, {before:?}, {after:?}");
     world.reach("committed offsets read back");
+}
+
+/// What was committed at a time, of all partitions.
+#[derive(Clone, Debug)]
+pub(crate) struct Commits(BTreeMap<Slot, Committed>);
+
+/// What is committed now, as far as anybody knows.
+pub(crate) fn commits(world: &World) -> Commits {
+    Commits(world.group.borrow().committed.clone())
+}
+
+/// A backup has what was committed when it began, or what was since, and nothing that its logs lack.
+pub(crate) async fn check_backup(
+    world: &World,
+    broker: &Broker,
+    place: &(String, u32),
+    end: u64,
+    Commits(before): &Commits,
+) {
+    let described = broker.describe_topic(&place.0).expect("it was read");
+    let slot = (described.topic.id.to_string(), place.1);
+    let partitions = [(place.0.clone(), PartitionIndex::new(place.1))];
+    let found = match broker.committed_offsets(GROUP, &partitions).await {
+        Ok(found) => found.into_iter().find(|it| it.topic_id == slot.0).map(|it| it.offset.get()),
+        Err(GroupError::Refused(GroupRefusal::UnknownGroup { .. })) => None,
+        Err(error) => panic!("{error}"),
+    };
+    let before = before.get(&slot).cloned().unwrap_or_default();
+    let group = world.group.borrow();
+    let asked = group.committed.get(&slot).map(|it| &it.asked[before.asked.len()..]);
+    let since = asked.unwrap_or_default();
+    let is_known = found == before.known
+        || found.is_some_and(|found| before.maybe.contains(&found) || since.contains(&found));
+    assert!(is_known, "{slot:?}: {found:?} is committed, {before:?}, {since:?}");
+    assert!(found <= Some(end), "{slot:?}: {found:?} is committed of {end}");
+    if found.is_some() {
+        world.reach("commits in backups");
+    }
 }
 
 /// In the end every partition has an owner, and nobody waits.

@@ -12,7 +12,7 @@ use taffrail_broker::{
     Placement, ProduceBatch, ProduceError, ProduceSession, Produced, ProducerIdentity,
     SequenceError, StreamRequest,
 };
-use taffrail_model::batch::{RecordFields, RecordSetBuilder, records_crc};
+use taffrail_model::batch::{Compression, RecordFields, RecordSetBuilder, records_crc};
 use taffrail_model::{Offset, PartitionIndex, ProducerId, ProducerStamp, Sequence};
 use tokio::time::sleep;
 
@@ -292,12 +292,19 @@ async fn send_one(
     }
 }
 
+/// A batch as it comes from outside: the same payload is compressed in the same way each time.
 fn incoming(payload: Bytes, producer: Option<ProducerStamp>) -> IncomingBatch {
+    let compression = match payload.len() % 10 {
+        0 => Compression::Lz4,
+        1 => Compression::Zstd,
+        _ => Compression::None,
+    };
+    let payload = compression.pack(payload);
     IncomingBatch {
         records_crc: Some(records_crc(&payload)),
         payload,
-        compression: 0,
-        is_compressed: false,
+        compression: compression.code().into(),
+        is_compressed: compression != Compression::None,
         is_control: false,
         producer,
     }

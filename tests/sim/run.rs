@@ -1,6 +1,7 @@
 //! One run: several lives of a broker, and the judgement on all that happened.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use crate::consumer::Consumer;
@@ -60,20 +61,33 @@ fn conclude(world: &Rc<World>, seed: u64) {
     if violations.is_empty() && fenced.is_empty() {
         return;
     }
-    let path = std::env::temp_dir().join(format!("taffrail-sim-{seed}.jsonl"));
-    history::write(&path, &events).expect("the history is written");
+    let path = write_down(&seed.to_string(), &events);
     let first: Vec<_> = violations.iter().take(10).collect();
     panic!("{} violations, {first:#?}, {fenced:#?} in {}", violations.len(), path.display());
+}
+
+/// Writes a history down for people, and returns where.
+pub(crate) fn write_down(name: &str, events: &[Event]) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("taffrail-sim-{name}.jsonl"));
+    history::write(&path, events).expect("the history is written");
+    path
 }
 
 /// What happened, but for what happened in topics that are deleted.
 fn of_places_that_are_there(world: &World) -> Vec<Event> {
     let topics = world.topics.borrow();
-    let is_there = |place: &str| {
+    of_places(world.history.events(), |place| {
         let topic = place.split('/').next().and_then(|name| topics.get(name));
         topic.is_some_and(|topic| topic.state == State::There)
-    };
-    let events = world.history.events();
+    })
+}
+
+/// What happened in some places.
+pub(crate) fn of_places(
+    events: impl IntoIterator<Item = Event>,
+    is_there: impl Fn(&str) -> bool,
+) -> Vec<Event> {
+    let events: Vec<_> = events.into_iter().collect();
     let gone: std::collections::HashSet<_> = events
         .iter()
         .filter_map(|event| match event {

@@ -7,11 +7,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use taffrail_broker::Turns;
+use taffrail_broker::{Clock as _, Turns};
 use taffrail_log::vfs::Memory;
-use taffrail_model::ProducerEpoch;
+use taffrail_model::{ProducerEpoch, Timestamp};
 use tokio::time::Instant;
 
+use crate::backup::Backup;
 use crate::clock::SimulatedClock;
 use crate::dice::Dice;
 use crate::history::{Event, History};
@@ -19,6 +20,7 @@ use crate::member::Group;
 
 /// What outlives a broker.
 pub(crate) struct World {
+    pub(crate) seed: u64,
     pub(crate) dice: Dice,
     pub(crate) history: History,
     pub(crate) clock: Arc<SimulatedClock>,
@@ -26,6 +28,8 @@ pub(crate) struct World {
     pub(crate) topics: RefCell<BTreeMap<String, Topic>>,
     /// Whether something went wrong in this life of the broker, so that it may refuse.
     pub(crate) is_faulty: Cell<bool>,
+    /// Whether something went wrong in any life.
+    pub(crate) was_faulty: Cell<bool>,
     /// Whether something that was written before this life ended may never have been synced.
     pub(crate) has_lost: Cell<bool>,
     /// Whether the machine does nothing any more in this life.
@@ -34,6 +38,10 @@ pub(crate) struct World {
     pub(crate) is_closing: Cell<bool>,
     /// Of the former holders of a name: behind which offset of a place nothing of theirs may be.
     pub(crate) fenced: RefCell<Vec<Fenced>>,
+    /// When records were appended that anybody has read, in milliseconds, by their offset.
+    pub(crate) appended: RefCell<BTreeMap<(String, u32), BTreeMap<u64, i64>>>,
+    /// What the last backup must hold, if there is one.
+    pub(crate) backup: RefCell<Option<Backup>>,
     /// Where partitions begin, and may begin.
     pub(crate) starts: RefCell<BTreeMap<(String, u32), Start>>,
     /// How many lives the broker has had.
@@ -61,8 +69,10 @@ pub(crate) struct Topic {
     pub(crate) is_cached: bool,
     /// Whether it is compacted, or may have been.
     pub(crate) is_compacted: bool,
-    /// The least of each partition that retention was ever to keep, if it was.
-    pub(crate) least_bytes: Option<u64>,
+    /// Whether its retention goes by time, else by size.
+    pub(crate) is_aged: bool,
+    /// The least of each partition that retention was ever to keep, if it was: bytes, or milliseconds.
+    pub(crate) least: Option<u64>,
     pub(crate) state: State,
 }
 
@@ -102,17 +112,21 @@ pub(crate) struct Fenced {
 impl World {
     pub(crate) fn new(seed: u64) -> Rc<Self> {
         Rc::new(Self {
+            seed,
             dice: Dice::new(seed),
             history: History::default(),
-            clock: Arc::new(SimulatedClock::new()),
+            clock: Arc::new(SimulatedClock::new(seed.is_multiple_of(2))),
             disk: RefCell::new(Memory::new(seed)),
             topics: RefCell::default(),
             is_faulty: Cell::new(false),
+            was_faulty: Cell::new(false),
             has_lost: Cell::new(false),
             stands_still: Cell::new(false),
             is_closing: Cell::new(false),
             fenced: RefCell::default(),
             holders: RefCell::default(),
+            appended: RefCell::default(),
+            backup: RefCell::default(),
             starts: RefCell::default(),
             life: Cell::new(0),
             reached: RefCell::default(),
@@ -158,15 +172,32 @@ impl World {
         self.topics.borrow().get(topic).is_some_and(|topic| topic.is_cached)
     }
 
+    /// Somebody has seen when a record was appended.
+    pub(crate) fn note_append(&self, place: &(String, u32), offset: u64, at: Timestamp) {
+        let mut appended = self.appended.borrow_mut();
+        appended.entry(place.clone()).or_default().insert(offset, at.as_millis());
+    }
+
+    /// A partition may begin where it does.
+    #[track_caller]
+    pub(crate) fn check_start(&self, place: &(String, u32), start: u64) {
+        let may_retain = self.least(&place.0).is_some();
+        let known = self.starts.borrow().get(place).copied().unwrap_or_default();
+        let may_begin = start <= known.asked || known.asked_for_all || may_retain;
+        assert!(may_begin, "{place:?} begins at {start}, {known:?}");
+    }
+
     /// Somebody has seen where a partition begins: it may.
     #[track_caller]
     pub(crate) fn note_start(&self, place: &(String, u32), start: u64) {
-        let may_retain = self.least_bytes(&place.0).is_some();
+        self.check_start(place, start);
         let mut starts = self.starts.borrow_mut();
         let known = starts.entry(place.clone()).or_default();
-        let may_begin = start <= known.asked || known.asked_for_all || may_retain;
-        assert!(may_begin, "{place:?} begins at {start}, {known:?}");
         if known.seen < start {
+            let is_asked = start <= known.asked || known.asked_for_all;
+            if !is_asked {
+                self.check_age(place, start);
+            }
             known.seen = start;
             let place = format!("{}/{}", place.0, place.1);
             self.history.add(Event::Deletable { place, before: start });
@@ -180,8 +211,9 @@ impl World {
         assert!(known.seen <= start, "{place:?} begins at {start} again, {known:?}");
         let is_asked = start <= known.asked || known.asked_for_all;
         let has_moved = known.seen < start && known.life == self.life.get();
-        if let Some(least) = self.least_bytes(&place.0).filter(|_| has_moved && !is_asked) {
-            self.reach("retention");
+        let is_aged = self.topics.borrow().get(&place.0).is_some_and(|topic| topic.is_aged);
+        if let Some(least) = self.least(&place.0).filter(|_| has_moved && !is_asked && !is_aged) {
+            self.reach("retention by size");
             // What compaction has removed since is not there either.
             let is_sure = !self.is_faulty.get() && !self.is_compacted(&place.0);
             assert!(!is_sure || least <= bytes, "{place:?}: {bytes} bytes left of {least}");
@@ -192,8 +224,26 @@ impl World {
         }
     }
 
-    fn least_bytes(&self, topic: &str) -> Option<u64> {
-        self.topics.borrow().get(topic).and_then(|topic| topic.least_bytes)
+    fn least(&self, topic: &str) -> Option<u64> {
+        self.topics.borrow().get(topic).and_then(|topic| topic.least)
+    }
+
+    /// What retention has deleted below an offset was old enough, as far as anybody knows. What compaction
+    /// has removed before went for another reason.
+    fn check_age(&self, place: &(String, u32), start: u64) {
+        let topics = self.topics.borrow();
+        let topic = topics.get(&place.0).filter(|topic| topic.is_aged && !topic.is_compacted);
+        let (Some(least), now) =
+            (topic.and_then(|topic| topic.least), self.clock.now().as_millis())
+        else {
+            return;
+        };
+        let appended = self.appended.borrow();
+        for (offset, at) in appended.get(place).into_iter().flat_map(|it| it.range(..start)) {
+            let age = now - at;
+            assert!(least as i64 <= age, "{place:?}: {offset} is deleted and {age} ms old");
+            self.reach("records of retention by time");
+        }
     }
 
     /// Whether of what a topic had of a key only the latest record may be left.
