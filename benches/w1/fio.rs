@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
-use crate::process::{self, Layout};
+use taffrail_benches::process::{self, Layout};
 
 const ARGUMENTS: [&str; 7] = [
     "--name=append",

@@ -7,9 +7,7 @@
 //! its host, and getting it again costs more than all else. `--cold` leaves that out.
 
 mod bare;
-mod broker;
 mod fio;
-mod process;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -17,10 +15,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
+use taffrail_benches::broker::{Broker, Taffrail};
+use taffrail_benches::process::{self, Layout};
 use tempfile::TempDir;
 
-use broker::{Broker, Taffrail};
-use process::Layout;
 use report::{Figures, Report, Unit};
 
 /// So much longer is a run with 100 B records, in records.
@@ -221,10 +219,10 @@ impl<'a> Bench<'a> {
             eprintln!("skipped fio: it is not on the PATH, so nothing is compared with the disk");
         }
         let taffrail = Taffrail::new(taffrail, layout);
-        let many = taffrail.serve(&directory.path().join("many"))?;
+        let many = taffrail.serve(&directory.path().join("many"), &[])?;
         many.call(&["topic", "create", "many", "--partitions", MANY_PARTITIONS])?;
         many.stop()?;
-        let broker = taffrail.serve(&directory.path().join("data"))?;
+        let broker = taffrail.serve(&directory.path().join("data"), &[])?;
         let bare = process::Running::start(layout.server(itself).arg("bare-server"))?;
         let figures = Figures::default();
         let bench =
@@ -310,7 +308,7 @@ impl<'a> Bench<'a> {
             }
             Part::StartEmpty => {
                 let data = directory.join("empty");
-                let broker = self.taffrail.serve(&data)?;
+                let broker = self.taffrail.serve(&data, &[])?;
                 self.figures.add(&name, "ready after", Unit::Seconds, broker.start_up_seconds());
                 std::thread::sleep(IDLE_PAUSE);
                 self.figures.add(&name, "idle memory", Unit::Bytes, broker.resident_bytes()?);
@@ -318,7 +316,7 @@ impl<'a> Bench<'a> {
                 std::fs::remove_dir_all(data)?;
             }
             Part::StartMany => {
-                let broker = self.taffrail.serve(&directory.join("many"))?;
+                let broker = self.taffrail.serve(&directory.join("many"), &[])?;
                 self.figures.add(&name, "ready after", Unit::Seconds, broker.start_up_seconds());
                 broker.stop()?;
             }

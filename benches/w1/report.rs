@@ -8,7 +8,7 @@ use std::process::Command;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use crate::broker::Cost;
+use taffrail_benches::broker::Cost;
 
 const THROUGHPUT: &str = "values";
 

@@ -1,5 +1,7 @@
 //! The program that is measured: brokers started by us, and `taffrail bench` against them.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -9,20 +11,27 @@ use crate::process::{self, Layout, Running};
 
 /// `taffrail`, and where it runs.
 #[derive(Clone, Debug)]
-pub(crate) struct Taffrail {
+pub struct Taffrail {
     program: PathBuf,
     layout: Layout,
 }
 
 impl Taffrail {
-    pub(crate) fn new(program: &Path, layout: Layout) -> Self {
+    /// The program at a path, on these cores.
+    pub fn new(program: &Path, layout: Layout) -> Self {
         Self { program: program.to_owned(), layout }
     }
 
-    /// Starts a broker on `data`, which is made if it is not there.
-    pub(crate) fn serve(&self, data: &Path) -> anyhow::Result<Broker> {
+    /// Starts a broker on `data`, which is made if it is not there, with settings as `NAME=VALUE`.
+    ///
+    /// # Errors
+    /// If it does not serve.
+    pub fn serve(&self, data: &Path, settings: &[&str]) -> anyhow::Result<Broker> {
         let mut command = self.layout.server(&self.program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--set", "log=warn", "--data"]).arg(data);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
         let running = Running::start(&mut command)?;
         let url = running.ready().split_whitespace().find(|word| word.starts_with("http://"));
         let server =
@@ -31,9 +40,9 @@ impl Taffrail {
     }
 }
 
-/// A broker that serves, with the default settings.
+/// A broker that serves.
 #[derive(Debug)]
-pub(crate) struct Broker {
+pub struct Broker {
     taffrail: Taffrail,
     server: String,
     running: Running,
@@ -41,29 +50,41 @@ pub(crate) struct Broker {
 
 /// What a workload gave and cost.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cost {
-    pub(crate) records_per_second: f64,
+pub struct Cost {
+    /// Records that were acknowledged or read.
+    pub records_per_second: f64,
     /// Of keys and values.
-    pub(crate) bytes_per_second: f64,
-    pub(crate) broker_cpu_seconds_per_million: f64,
-    pub(crate) client_cpu_seconds_per_million: f64,
+    pub bytes_per_second: f64,
+    /// CPU time of the broker for a million records.
+    pub broker_cpu_seconds_per_million: f64,
+    /// CPU time of the clients for as many.
+    pub client_cpu_seconds_per_million: f64,
     /// Resident at the most, mapped files included.
-    pub(crate) peak_bytes: f64,
+    pub peak_bytes: f64,
     /// Resident at the end, without mapped files.
-    pub(crate) anonymous_bytes: f64,
+    pub anonymous_bytes: f64,
 }
 
 impl Broker {
-    /// Runs `taffrail` against the broker.
-    pub(crate) fn call(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+    /// Runs `taffrail` against the broker: the JSON that it prints, null if it prints nothing.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn call(&self, arguments: &[&str]) -> anyhow::Result<Value> {
         let mut command = self.taffrail.layout.load(&self.taffrail.program);
         command.args(["--quiet", "--output", "json", "--server", &self.server]).args(arguments);
         let printed = process::output(&mut command)?;
+        if printed.is_empty() {
+            return Ok(Value::Null);
+        }
         serde_json::from_str(&printed).with_context(|| format!("{printed:?} is no JSON"))
     }
 
     /// Runs a workload. Its CPU time is that of all it does, with making and deleting its topic.
-    pub(crate) fn bench(&self, arguments: &[&str]) -> anyhow::Result<Cost> {
+    ///
+    /// # Errors
+    /// If it fails, or a record does.
+    pub fn bench(&self, arguments: &[&str]) -> anyhow::Result<Cost> {
         self.running.reset_peak()?;
         let broker_before = self.running.cpu_seconds()?;
         let client_before = process::ended_children_cpu_seconds()?;
@@ -85,16 +106,38 @@ impl Broker {
     }
 
     /// From spawn to the line that says that it serves.
-    pub(crate) fn start_up_seconds(&self) -> f64 {
+    pub fn start_up_seconds(&self) -> f64 {
         self.running.start_up().as_secs_f64()
     }
 
-    pub(crate) fn resident_bytes(&self) -> anyhow::Result<f64> {
+    /// What one of its metrics says.
+    ///
+    /// # Errors
+    /// If it does not answer, or has no such metric.
+    pub fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let address = self.server.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address)?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("there is no metric {name}"))?.parse()?)
+    }
+
+    /// Memory that it has now.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn resident_bytes(&self) -> anyhow::Result<f64> {
         self.running.memory_bytes("VmRSS")
     }
 
     /// Stops it in order, so that its logs are marked clean.
-    pub(crate) fn stop(self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// If it does not end so.
+    pub fn stop(self) -> anyhow::Result<()> {
         self.running.stop()
     }
 }

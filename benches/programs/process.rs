@@ -18,7 +18,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Which cores servers and load get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
+pub enum Layout {
     /// All of them.
     Shared,
     /// Servers (and fio) the first, load the second.
@@ -26,18 +26,21 @@ pub(crate) enum Layout {
 }
 
 impl Layout {
-    pub(crate) const fn name(self) -> &'static str {
+    /// What reports call it.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Shared => "shared",
             Self::Pinned => "pinned",
         }
     }
 
-    pub(crate) fn server(self, program: impl AsRef<OsStr>) -> Command {
+    /// A command that runs where servers do.
+    pub fn server(self, program: impl AsRef<OsStr>) -> Command {
         self.command(program.as_ref(), "0")
     }
 
-    pub(crate) fn load(self, program: impl AsRef<OsStr>) -> Command {
+    /// A command that runs where load does.
+    pub fn load(self, program: impl AsRef<OsStr>) -> Command {
         self.command(program.as_ref(), "1")
     }
 
@@ -54,18 +57,22 @@ impl Layout {
     }
 }
 
-pub(crate) fn can_pin() -> bool {
+/// Whether servers and load can have cores of their own.
+pub fn can_pin() -> bool {
     exists("taskset") && std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2)
 }
 
 /// Whether a program is on the PATH.
-pub(crate) fn exists(program: &str) -> bool {
+pub fn exists(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// Runs to the end and returns what was printed.
-pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
+///
+/// # Errors
+/// If it cannot run, or fails.
+pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.with_context(|| format!("cannot run {command:?}"))?;
     ensure!(output.status.success(), "{command:?} failed: {}", output.status);
@@ -73,19 +80,22 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
 }
 
 /// Writes everything dirty of a directory's file system, so that the next part does not pay for it.
-pub(crate) fn sync(directory: &Path) -> anyhow::Result<()> {
+///
+/// # Errors
+/// If it cannot.
+pub fn sync(directory: &Path) -> anyhow::Result<()> {
     output(Command::new("sync").arg("-f").arg(directory)).map(drop)
 }
 
 /// Makes so much free memory warm: gets it from the system, writes to each page, and gives it back.
-pub(crate) fn touch_memory(bytes: u64) {
+pub fn touch_memory(bytes: u64) {
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     std::hint::black_box(vec![1u8; bytes]);
 }
 
 /// A server that has said that it is ready.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub struct Running {
     child: Child,
     ready: String,
     start_up: Duration,
@@ -95,7 +105,10 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts a server and waits for its first line.
-    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// If it cannot run, or ends.
+    pub fn start(command: &mut Command) -> anyhow::Result<Self> {
         let begun = Instant::now();
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut child = child.with_context(|| format!("cannot run {command:?}"))?;
@@ -113,17 +126,20 @@ impl Running {
     }
 
     /// The first line.
-    pub(crate) fn ready(&self) -> &str {
+    pub fn ready(&self) -> &str {
         self.ready.trim_end()
     }
 
     /// From the call that made the process until its first line.
-    pub(crate) const fn start_up(&self) -> Duration {
+    pub const fn start_up(&self) -> Duration {
         self.start_up
     }
 
     /// Sends SIGTERM and waits until the process has ended.
-    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// If it does not end in order.
+    pub fn stop(mut self) -> anyhow::Result<()> {
         output(Command::new("kill").args(["-TERM", &self.child.id().to_string()]))?;
         let begun = Instant::now();
         while begun.elapsed() < STOP_TIMEOUT {
@@ -137,13 +153,19 @@ impl Running {
     }
 
     /// CPU seconds until now, of all threads.
-    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
         let [user, system, ..] = cpu_times(&self.child.id().to_string())?;
         Ok(user + system)
     }
 
     /// A line of `/proc/PID/status` that counts memory, in bytes.
-    pub(crate) fn memory_bytes(&self, name: &str) -> anyhow::Result<f64> {
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn memory_bytes(&self, name: &str) -> anyhow::Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok());
@@ -151,7 +173,10 @@ impl Running {
     }
 
     /// Lets the peak (`VmHWM`) begin anew.
-    pub(crate) fn reset_peak(&self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn reset_peak(&self) -> anyhow::Result<()> {
         Ok(std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?)
     }
 }
@@ -165,7 +190,10 @@ impl Drop for Running {
 }
 
 /// CPU seconds of all children that have ended.
-pub(crate) fn ended_children_cpu_seconds() -> anyhow::Result<f64> {
+///
+/// # Errors
+/// If the system does not say.
+pub fn ended_children_cpu_seconds() -> anyhow::Result<f64> {
     let [_, _, user, system] = cpu_times("self")?;
     Ok(user + system)
 }
