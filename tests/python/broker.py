@@ -21,16 +21,15 @@ class Broker:
     """A running broker, and a channel with stock settings to it."""
 
     def __init__(self, binary, data):
+        self.binary = binary
         self.data = pathlib.Path(data)
         self.errors = tempfile.TemporaryFile()
         command = [binary, "serve", "--data", data, "--listen", "127.0.0.1:0"]
         if not self.data.exists():
             command.append("--init")
-        # What tells tests where things are is no setting of a broker.
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("TAFFRAIL_")}
         self.process = subprocess.Popen(
             command,
-            env=ours,
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -60,6 +59,11 @@ class Broker:
         self.process.wait()
         raise AssertionError(f"the broker did not get ready:\n{self.said()}")
 
+    @staticmethod
+    def _environment():
+        """What tells tests where things are is no setting of a broker."""
+        return {name: value for name, value in os.environ.items() if not name.startswith("TAFFRAIL_")}
+
     def stop(self):
         """Asks it to stop, and returns its exit code."""
         self.channel.close()
@@ -73,6 +77,11 @@ class Broker:
         """What it wrote on standard error."""
         self.errors.seek(0)
         return self.errors.read().decode(errors="replace")
+
+    def run(self, *arguments, **more):
+        """Runs a command of the product that talks to this broker."""
+        command = [self.binary, "--server", f"http://{self.target}", *arguments]
+        subprocess.run(command, env=self._environment(), check=True, capture_output=True, **more)
 
     def segments(self, topic_id, partition=0):
         """The segment files of a partition, ascending by offset."""

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use taffrail_log::{Found, Read, ReadError, Unread};
+use taffrail_model::batch::Compressions;
 use taffrail_model::{Gap, NameError, Offset, PartitionIndex, Timestamp, TopicName, limits};
 use tokio::time::sleep;
 
@@ -46,13 +47,15 @@ pub struct FetchRequest {
     pub error_bytes: usize,
 }
 
-/// What a message has room for.
+/// What a message has room for, and what may be in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Message {
     /// The largest one that the client can receive.
     pub bytes_max: usize,
     /// Bytes of all that stands around batches, at the most, but for errors.
     pub envelope_bytes: usize,
+    /// What the client can open itself; all else is opened for it.
+    pub accepted: Compressions,
 }
 
 impl Message {
@@ -364,7 +367,7 @@ pub(crate) async fn read(
         return Err(out_of_range(partition, from));
     }
     let room = message.room();
-    let read = partition.read(from, bytes_max.min(room)).await;
+    let read = partition.read(from, bytes_max.min(room), message.accepted).await;
     match read.map_err(|error| read_error(partition, error))? {
         Read::Batches { bytes, .. } if bytes.len() > room => {
             let (batch_bytes, message_bytes_max) = (bytes.len(), message.bytes_max);

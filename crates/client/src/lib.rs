@@ -68,7 +68,7 @@ pub use position::{FoundOffset, OffsetQuery, Position};
 pub use producer::{
     Acks, Delivery, Placed, ProduceError, Producer, ProducerBuilder, ProducerStats, Record,
 };
-pub use taffrail_model::batch::{Batch, HeaderView, RecordView};
+pub use taffrail_model::batch::{Batch, Compression, HeaderView, RecordView};
 pub use taffrail_model::{NameError, Offset, PartitionIndex, Timestamp, TopicName};
 /// The messages of the contract, as answers of [`Admin`] have them.
 pub use taffrail_proto::v1 as proto;

@@ -124,6 +124,12 @@ impl Explain for ProduceError {
             Self::BatchTooLarge { found, max } => {
                 new("BATCH_TOO_LARGE", Code::InvalidArgument).with("found", found).with("max", max)
             }
+            Self::OpensTooLarge { max } => {
+                new("BATCH_TOO_LARGE", Code::InvalidArgument).with("max", max)
+            }
+            Self::Unopened { .. } | Self::PayloadMismatch { .. } => {
+                new("INVALID_RECORDS", Code::InvalidArgument)
+            }
             Self::UnsupportedCompression { compression } => {
                 new("UNSUPPORTED_COMPRESSION", Code::InvalidArgument)
                     .with("compression", compression)

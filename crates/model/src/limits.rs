@@ -32,6 +32,9 @@ pub const BATCH_BYTES_MAX: u32 = 64 << 20;
 /// Bytes of a segment file, at the most and by default: a protobuf message ends at 2 GiB.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
+/// Bytes that a segment file can come to, whatever is added to it: a protobuf message has no more.
+pub const SEGMENT_FILE_BYTES_MAX: u64 = i32::MAX as u64;
+
 /// The least that `segment.bytes` can be.
 pub const SEGMENT_BYTES_FLOOR: u64 = 64 << 10;
 

@@ -34,6 +34,9 @@ pub enum WireError {
         /// The wire type's number.
         wire_type: u8,
     },
+    /// The bytes are compressed.
+    #[error("it is compressed: open it first")]
+    Compressed,
     /// A known field encoded as something else than its type says.
     #[error("field {field} has the wrong wire type for its declared type")]
     Mismatch {

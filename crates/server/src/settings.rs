@@ -120,7 +120,7 @@ pub enum SettingsError {
 }
 
 /// Every setting.
-pub const SETTINGS: [SettingInfo; 22] = [
+pub static SETTINGS: [SettingInfo; 22] = [
     setting(
         "allow_unauthenticated",
         "true | false",
@@ -427,11 +427,12 @@ fn read_file(path: &Path) -> Result<Vec<(String, String)>, SettingsError> {
 }
 
 fn nearest(name: &str) -> String {
-    let similar = SETTINGS.iter().map(|info| (strsim::jaro_winkler(name, info.name), info.name));
+    let names: Vec<_> = SETTINGS.iter().map(|info| info.name).collect();
+    let similar = names.iter().map(|other| (strsim::jaro_winkler(name, other), other));
     let best = similar.max_by(|(a, _), (b, _)| a.total_cmp(b));
     match best.filter(|(similarity, _)| *similarity > 0.7) {
         Some((_, other)) => format!(", did you mean {other:?}?"),
-        None => format!("; there are {}", SETTINGS.map(|info| info.name).join(", ")),
+        None => format!("; there are {}", names.join(", ")),
     }
 }
 

@@ -171,7 +171,7 @@ pub enum SettingError {
 const REQUEST_ENVELOPE_BYTES: u64 = 1 << 10;
 
 /// Every setting that a topic can have, ascending by name.
-pub const SETTINGS: [SettingInfo; 9] = [
+pub static SETTINGS: [SettingInfo; 9] = [
     SettingInfo {
         name: "cleanup",
         kind: "delete | compact | both",

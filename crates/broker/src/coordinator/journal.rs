@@ -10,7 +10,8 @@ use serde::Serialize;
 use taffrail_log::{NewBatch, Read};
 use taffrail_model::Offset;
 use taffrail_model::batch::{
-    Batch, BatchKind, Batches, RecordFields, RecordSetBuilder, RecordView, records_crc,
+    Batch, BatchKind, Batches, Compression, Compressions, RecordFields, RecordSetBuilder,
+    RecordView, records_crc,
 };
 
 use super::StateMachine;
@@ -64,7 +65,7 @@ pub(super) async fn replay<S: StateMachine>(
     let mut replay = Replay::<S>::from_the_start();
     let mut next = partition.log_start();
     loop {
-        match partition.read(next, READ_BYTES).await? {
+        match partition.read(next, READ_BYTES, Compressions::ALL).await? {
             Read::End => {
                 let Replay { machine, weight, snapshot, .. } = replay;
                 return Ok(Replayed { machine, next, weight, snapshot });
@@ -212,6 +213,7 @@ fn encode(records: impl IntoIterator<Item = (&'static [u8], Vec<u8>)>) -> NewBat
         record_count,
         max_timestamp: None,
         has_unstamped: true,
+        compression: Compression::None,
         kind: BatchKind::Data,
         producer: None,
     }

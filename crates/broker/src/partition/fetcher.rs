@@ -1,7 +1,9 @@
 //! Reads a partition, never beyond the high watermark: from memory where the tail is, on a reader
 //! thread otherwise.
 
+use bytes::{Bytes, BytesMut};
 use taffrail_log::{Found, LogReader, Read, ReadError, ReadRequest, Unread};
+use taffrail_model::batch::{Batches, Compressions, OpenError, Salt};
 use taffrail_model::{Offset, Timestamp};
 
 use super::{LogState, Partition, Unopened};
@@ -25,11 +27,13 @@ pub(crate) enum PartitionReadError {
 }
 
 impl Partition {
-    /// Reads committed batches from `from` on, some `bytes_max` of them.
+    /// Reads committed batches from `from` on, some `bytes_max` of them. What is compressed in a way that is
+    /// not `accepted` is opened.
     pub(crate) async fn read(
         &self,
         from: Offset,
         bytes_max: usize,
+        accepted: Compressions,
     ) -> Result<Read, PartitionReadError> {
         let (reader, limit) = self.reader_and_limit()?;
         let request = ReadRequest { from, limit, bytes_max };
@@ -44,7 +48,12 @@ impl Partition {
             add(&self.threads.metrics.fetches, 1);
             add(&self.threads.metrics.fetched_bytes, bytes.len() as u64);
         }
-        Ok(read)
+        match read {
+            Read::Batches { bytes, .. } if !is_accepted(&bytes, accepted) => {
+                self.on_reader_thread(move || open(&bytes, accepted, bytes_max)).await?
+            }
+            read @ (Read::Batches { .. } | Read::Gap(_) | Read::End) => Ok(read),
+        }
     }
 
     /// The first committed record with a timestamp at or after `timestamp`.
@@ -115,4 +124,40 @@ impl Partition {
     ) -> Result<T, PartitionReadError> {
         self.threads.on_reader_thread(work).await.ok_or(PartitionReadError::Stopping)
     }
+}
+
+/// Whether batches can be taken as they are.
+fn is_accepted(bytes: &Bytes, accepted: Compressions) -> bool {
+    let mut batches = Batches::received(bytes.clone());
+    // What cannot be walked over is not for us to judge.
+    accepted == Compressions::ALL
+        || batches.all(|it| it.map_or(true, |it| accepted.contains(it.header.compression)))
+}
+
+/// Opens what is not accepted: one batch, and as many more as `bytes_max` leave room for.
+fn open(
+    bytes: &Bytes,
+    accepted: Compressions,
+    bytes_max: usize,
+) -> Result<Read, PartitionReadError> {
+    let (mut opened, mut next) = (BytesMut::new(), Offset::ZERO);
+    for batch in Batches::received(bytes.clone()).map_while(Result::ok) {
+        let (from, to) = (batch.header.base_offset, batch.header.end_offset());
+        let batch = if accepted.contains(batch.header.compression) {
+            batch
+        } else {
+            let gone = |cause: OpenError| {
+                let cause = format!("the batch cannot be opened: {cause}");
+                PartitionReadError::Gone { from, to, cause }
+            };
+            batch.open().map_err(gone)?
+        };
+        if !opened.is_empty() && bytes_max < opened.len() + batch.header.total_bytes() {
+            break;
+        }
+        opened.extend_from_slice(&batch.header.encode(Salt::new(0)));
+        opened.extend_from_slice(&batch.payload);
+        next = to;
+    }
+    Ok(Read::Batches { bytes: opened.freeze(), next })
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use taffrail_log::NewBatch;
 use taffrail_model::Timestamp;
-use taffrail_model::batch::{BatchKind, Compression, HEADER_BYTES, keyless, records_crc, scan};
+use taffrail_model::batch::{
+    BatchKind, Compression, HEADER_BYTES, OpenError, keyless, records_crc, scan,
+};
 
 use super::{IncomingBatch, ProduceError};
 
@@ -30,16 +32,26 @@ pub(crate) fn check(batch: &IncomingBatch, rules: &BatchRules) -> Result<NewBatc
     if batch.is_control {
         return Err(ProduceError::ControlBatch);
     }
-    if batch.is_compressed || batch.compression != i32::from(Compression::None.code()) {
+    let code = u8::try_from(batch.compression).ok();
+    let Some(compression) = code.and_then(Compression::from_code) else {
         return Err(ProduceError::UnsupportedCompression { compression: batch.compression });
+    };
+    if batch.is_compressed != (compression != Compression::None) {
+        return Err(ProduceError::PayloadMismatch { compression: compression.name() });
     }
     let computed = records_crc(&batch.payload);
     if let Some(found) = batch.records_crc.filter(|found| *found != computed) {
         return Err(ProduceError::CorruptBatch { found, computed });
     }
-    let summary = scan(&batch.payload)?;
+    // Whoever reads it may have the broker open it, and is promised that it fits.
+    let opened = compression.open(batch.payload.clone(), rules.bytes_max as usize - HEADER_BYTES);
+    let opened = opened.map_err(|error| match error {
+        OpenError::TooLarge { .. } => ProduceError::OpensTooLarge { max: rules.bytes_max.into() },
+        OpenError::Damaged { cause } => ProduceError::Unopened { cause },
+    })?;
+    let summary = scan(&opened)?;
     if rules.needs_keys && summary.keyless_count > 0 {
-        let records = keyless(&batch.payload).take(NAMED_MAX).collect();
+        let records = keyless(&opened).take(NAMED_MAX).collect();
         return Err(ProduceError::KeyMissing { records, count: summary.keyless_count });
     }
     let latest = rules.now.plus(rules.timestamp_ahead);
@@ -49,6 +61,7 @@ pub(crate) fn check(batch: &IncomingBatch, rules: &BatchRules) -> Result<NewBatc
     }
     Ok(NewBatch {
         payload: batch.payload.clone(),
+        compression,
         records_crc: computed,
         record_count: summary.record_count,
         max_timestamp: summary.max_timestamp,

@@ -56,8 +56,32 @@ pub enum ProduceError {
         /// Bytes that the topic takes.
         max: u64,
     },
-    /// Compressed.
-    #[error("compression {compression} is not supported by this version: send COMPRESSION_NONE")]
+    /// Larger than the topic allows, once it is opened.
+    #[error(
+        "the batch has more than {max} bytes when it is opened, which is what the topic takes: send \
+         smaller batches, or raise its max.batch.bytes"
+    )]
+    OpensTooLarge {
+        /// Bytes that the topic takes.
+        max: u64,
+    },
+    /// It cannot be opened.
+    #[error("the batch cannot be opened: {cause}")]
+    Unopened {
+        /// Why not.
+        cause: String,
+    },
+    /// The payload is not where its compression says.
+    #[error(
+        "compression {compression} does not go with the payload's field: compressed_records holds \
+         a frame of LZ4 or ZSTD, records hold what is not compressed"
+    )]
+    PayloadMismatch {
+        /// The compression.
+        compression: &'static str,
+    },
+    /// A compression that this version does not know.
+    #[error("compression {compression} is not known here: send COMPRESSION_NONE, _LZ4 or _ZSTD")]
     UnsupportedCompression {
         /// The compression's number.
         compression: i32,

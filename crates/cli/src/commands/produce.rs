@@ -11,7 +11,8 @@ use clap::ValueEnum;
 use indicatif::ProgressBar;
 use serde_json::json;
 use taffrail_client::{
-    Acks, HeaderView, PartitionIndex, ProduceError, Producer, ProducerStats, Record, TopicName,
+    Acks, Compression, HeaderView, PartitionIndex, ProduceError, Producer, ProducerStats, Record,
+    TopicName,
 };
 
 use super::topic::key_value;
@@ -49,6 +50,9 @@ pub(crate) struct Arguments {
     /// What to wait for
     #[arg(long, value_enum, value_name = "ACKS", default_value_t)]
     acks: AcksArgument,
+    /// How to compress batches
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    compression: CompressionArgument,
     /// Take this producer's name: whoever had it before appends nothing any more
     #[arg(long, value_name = "NAME")]
     producer_name: Option<String>,
@@ -82,6 +86,28 @@ impl From<AcksArgument> for Acks {
         match acks {
             AcksArgument::Committed => Self::Committed,
             AcksArgument::None => Self::None,
+        }
+    }
+}
+
+/// How batches are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum CompressionArgument {
+    /// Not at all
+    #[default]
+    None,
+    /// Quickly, and well enough for text
+    Lz4,
+    /// Better, with more work
+    Zstd,
+}
+
+impl From<CompressionArgument> for Compression {
+    fn from(compression: CompressionArgument) -> Self {
+        match compression {
+            CompressionArgument::None => Self::None,
+            CompressionArgument::Lz4 => Self::Lz4,
+            CompressionArgument::Zstd => Self::Zstd,
         }
     }
 }
@@ -127,6 +153,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
     let sources = arguments.sources();
     let client = context.client()?;
     let mut builder = client.producer(arguments.topic.as_str()).acks(arguments.acks.into());
+    builder = builder.compression(arguments.compression.into());
     if let Some(name) = &arguments.producer_name {
         builder = builder.name(name);
     }

@@ -1,6 +1,6 @@
 //! Why a consumer stopped reading.
 
-use taffrail_model::batch::WalkError;
+use taffrail_model::batch::{OpenError, WalkError};
 use taffrail_model::{Offset, PartitionIndex, TopicName};
 
 use crate::ServerError;
@@ -30,6 +30,18 @@ pub enum ConsumeError {
         partition: PartitionIndex,
         /// Offset of the batch's first record.
         offset: Offset,
+    },
+    /// A batch cannot be opened. It is passed over.
+    #[error("{topic}/{partition}: the batch at offset {offset} cannot be opened: {cause}")]
+    Unopened {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionIndex,
+        /// Offset of the batch's first record.
+        offset: Offset,
+        /// What is wrong with it.
+        cause: OpenError,
     },
     /// What came is not a row of batches. The partition is no longer read; others go on.
     #[error("{topic}/{partition}: {cause}")]

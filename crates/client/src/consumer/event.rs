@@ -39,7 +39,7 @@ pub struct ConsumedBatch {
     pub partition: PartitionIndex,
     /// End of what readers may see of the partition, when this was read.
     pub high_watermark: Offset,
-    /// The batch as it is stored. It may hold records outside of what was asked for:
+    /// The batch, opened if it was compressed. It may hold records outside of what was asked for:
     /// [`Self::records`] leaves them out.
     pub batch: Batch,
     pub(super) from: Offset,
@@ -54,7 +54,8 @@ impl ConsumedBatch {
         self.batch.header.base_offset.max(self.from)
     }
 
-    /// The records that were asked for, in the order of their offsets.
+    /// The records that were asked for, in the order of their offsets. There may be none: where reading
+    /// begins inside a batch, compaction may have removed what is behind that place.
     ///
     /// Decoded as they are asked for, without copying. Ends behind the first error, which a batch
     /// whose checksum was right has only if its producer made it so.

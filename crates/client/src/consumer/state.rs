@@ -136,7 +136,7 @@ impl Subscriptions {
             position: Some(place.next_offset.map_or(reading.from, Position::Offset).into()),
             resume: place.next_offset.is_some(),
             max_message_bytes: self.bounds.max_message_bytes,
-            accepted_compressions: Vec::new(),
+            accepted_compressions: vec![v1::Compression::Lz4.into(), v1::Compression::Zstd.into()],
             reader: reading.reader(),
         }));
         if reading.is_paused {
@@ -279,7 +279,7 @@ impl Subscriptions {
     pub(super) fn next_event(&mut self) -> Option<Result<Event, ConsumeError>> {
         let queued = self.events.pop_front()?;
         self.taken_bytes += queued.charged_bytes;
-        Some(queued.event)
+        Some(queued.event.and_then(open))
     }
 
     /// Grants again what was taken, once that is worth a message.
@@ -479,6 +479,20 @@ impl Reading {
 /// Whether the partition is another member's by now, or nobody's: what the membership hears of too.
 fn is_of_membership(reason: &str) -> bool {
     matches!(reason, "STALE_MEMBER" | "UNKNOWN_MEMBER" | "UNKNOWN_TOPIC")
+}
+
+/// Opens the records of a batch, now that they are wanted: until then they take the room that was granted.
+fn open(event: Event) -> Result<Event, ConsumeError> {
+    let Event::Batch(consumed) = event else { return Ok(event) };
+    match consumed.batch.open() {
+        Ok(batch) => Ok(Event::Batch(ConsumedBatch { batch, ..consumed })),
+        Err(cause) => Err(ConsumeError::Unopened {
+            topic: consumed.topic,
+            partition: consumed.partition,
+            offset: consumed.batch.header.base_offset,
+            cause,
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -127,6 +127,36 @@ fn records_below_the_place_asked_for_are_left_out() {
 }
 
 #[test]
+fn compressed_batches_are_opened_when_they_are_wanted() {
+    let packed = |base: u64, compression: Compression, is_sound: bool| {
+        let plain = batch(base, 3, BatchKind::Data);
+        let (header, payload) = plain.split_first_chunk().expect("a header");
+        let header = BatchHeader::decode_unverified(header).expect("a header");
+        let payload = Bytes::copy_from_slice(payload);
+        let payload = if is_sound { compression.pack(payload) } else { payload };
+        let header = BatchHeader {
+            compression,
+            records_crc: records_crc(&payload),
+            payload_bytes: payload.len() as u32,
+            ..header
+        };
+        [header.encode(Salt::new(7)).as_slice(), &payload].concat()
+    };
+    let mut bench = Bench::new(Position::Earliest, Until::Forever);
+    bench.open(1, 0, 12);
+    let sound = [packed(0, Compression::Lz4, true), packed(3, Compression::Zstd, true)].concat();
+    bench.deliver(1, sound);
+    bench.expect(&[0, 1, 2, 3, 4, 5]);
+    // One that no broker would have taken is passed over, and said.
+    let odd = [packed(6, Compression::Lz4, false), batch(9, 3, BatchKind::Data)].concat();
+    bench.deliver(1, odd);
+    let offsets = bench.offsets();
+    let is_named = matches!(&offsets[0], Err(ConsumeError::Unopened { offset, .. }) if *offset == Offset::new(6));
+    assert!(is_named, "{offsets:?}");
+    assert_eq!(offsets[1..], [Ok(9), Ok(10), Ok(11)]);
+}
+
+#[test]
 fn control_batches_are_passed_over() {
     let mut bench = Bench::new(Position::Earliest, Until::Forever);
     bench.open(1, 0, 3);

@@ -67,7 +67,7 @@ pub struct ProducerStats {
     pub accepted_records: u64,
     /// Records acknowledged; without acknowledgement: handed to the connection.
     pub delivered_records: u64,
-    /// Bytes of the delivered records as they are stored.
+    /// Bytes of the delivered records as they were encoded, before any compression.
     pub delivered_bytes: u64,
     /// Records that are surely not in the log: refused, or not appended in time.
     pub failed_records: u64,
@@ -88,9 +88,11 @@ impl Producer {
     ) -> Self {
         let topic = facts.topic.clone();
         let partitions = facts.partitions;
-        let (acks, name) = (settings.acks, settings.name.clone().unwrap_or_default());
+        let name = settings.name.clone().unwrap_or_default();
+        let (acks, compression) = (settings.acks, settings.compression);
         let accumulator = Accumulator::new(facts, settings, identity);
-        let shared = Arc::new(Shared::new(topic.as_str().into(), acks, accumulator));
+        let shared = Shared::new(topic.as_str().into(), acks, compression, accumulator);
+        let shared = Arc::new(shared);
         let (ended, driver) = watch::channel(());
         let driving = driver::run(client, Arc::clone(&shared), name);
         tokio::spawn(async move {

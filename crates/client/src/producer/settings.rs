@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use taffrail_model::batch::HEADER_BYTES;
+use taffrail_model::batch::{Compression, HEADER_BYTES};
 use taffrail_model::{TopicName, limits};
 use taffrail_proto::v1;
 
@@ -46,6 +46,7 @@ pub(super) struct Settings {
     pub(super) linger: Duration,
     pub(super) buffer_bytes: usize,
     pub(super) acks: Acks,
+    pub(super) compression: Compression,
     pub(super) delivery_timeout: Duration,
     is_idempotent: bool,
     pub(super) name: Option<String>,
@@ -68,6 +69,7 @@ impl ProducerBuilder {
             linger: Duration::from_millis(5),
             buffer_bytes: 32 << 20,
             acks: Acks::Committed,
+            compression: Compression::None,
             delivery_timeout: Duration::from_secs(60),
             is_idempotent: true,
             name: None,
@@ -108,6 +110,14 @@ impl ProducerBuilder {
     /// Sets what the producer waits for; default [`Acks::Committed`].
     pub fn acks(mut self, acks: Acks) -> Self {
         self.settings.acks = acks;
+        self
+    }
+
+    /// Sets how batches are compressed; default [`Compression::None`]. A batch that does not become
+    /// smaller goes as it is. They are stored and handed out as they were sent, so that a consumer's
+    /// connection and the broker's disk carry less too.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.settings.compression = compression;
         self
     }
 

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use bytes::Bytes;
 use futures_util::Stream;
-use taffrail_model::batch::records_crc;
+use taffrail_model::batch::{Compression, records_crc};
 use taffrail_proto::v1;
+use taffrail_proto::v1::record_batch::Payload;
 use tokio::sync::Notify;
 
 use super::accumulator::{Accumulator, SealedBatch};
@@ -20,6 +22,7 @@ use super::state::Outgoing;
 pub(super) struct Shared {
     pub(super) topic: Arc<str>,
     pub(super) acks: Acks,
+    compression: Compression,
     accumulator: Mutex<Accumulator>,
     /// There is room again.
     pub(super) room: Notify,
@@ -30,10 +33,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(topic: Arc<str>, acks: Acks, accumulator: Accumulator) -> Self {
+    pub(super) fn new(
+        topic: Arc<str>,
+        acks: Acks,
+        compression: Compression,
+        accumulator: Accumulator,
+    ) -> Self {
         Self {
             topic,
             acks,
+            compression,
             accumulator: Mutex::new(accumulator),
             room: Notify::new(),
             driver: Notify::new(),
@@ -75,12 +84,17 @@ impl Requests {
 
     fn request(&self, outgoing: Outgoing<SealedBatch>) -> v1::ProduceStreamRequest {
         let Outgoing { number, lane, resumes_after, stamp, batch } = outgoing;
+        let (compression, payload) = pack(self.shared.compression, batch.payload);
         let batch = v1::RecordBatch {
             producer_id: stamp.map_or(0, |stamp| stamp.id.get()),
             producer_epoch: stamp.map_or(0, |stamp| stamp.epoch.get()),
             base_sequence: stamp.map_or(0, |stamp| stamp.sequence.get()),
-            records_crc: Some(records_crc(&batch.payload)),
-            payload: Some(v1::record_batch::Payload::Records(batch.payload)),
+            compression: compression.code().into(),
+            records_crc: Some(records_crc(&payload)),
+            payload: Some(match compression {
+                Compression::None => Payload::Records(payload),
+                Compression::Lz4 | Compression::Zstd => Payload::CompressedRecords(payload),
+            }),
             ..Default::default()
         };
         v1::ProduceStreamRequest {
@@ -95,6 +109,12 @@ impl Requests {
             resumes_after,
         }
     }
+}
+
+/// Compresses a payload, if that makes it smaller.
+fn pack(compression: Compression, payload: Bytes) -> (Compression, Bytes) {
+    let packed = compression.pack(payload.clone());
+    if packed.len() < payload.len() { (compression, packed) } else { (Compression::None, payload) }
 }
 
 impl Stream for Requests {

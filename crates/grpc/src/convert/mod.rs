@@ -11,6 +11,7 @@ use taffrail_broker::{
     PartitionStatus, Placement, Position, ProduceBatch, ProducerIdentity, Topic, TopicDescription,
     TopicSettings,
 };
+use taffrail_model::batch::{Compression, Compressions};
 use taffrail_model::{
     Gap, GapReason, Offset, PartitionIndex, ProducerEpoch, ProducerId, ProducerStamp, Sequence,
     Timestamp, limits,
@@ -118,9 +119,19 @@ pub(crate) fn fetch_request(request: v1::FetchRequest) -> Result<FetchRequest, E
         bytes_max,
         bytes_min: request.min_bytes as usize,
         wait_max: Duration::from_millis(u64::from(request.max_wait_ms)),
-        message: Message { bytes_max: message_bytes_max, envelope_bytes },
+        message: Message {
+            bytes_max: message_bytes_max,
+            envelope_bytes,
+            accepted: accepted(&request.accepted_compressions),
+        },
         error_bytes: ERROR_BYTES_MAX,
     })
+}
+
+/// What a client can open, of what there is here.
+fn accepted(codes: &[i32]) -> Compressions {
+    let known = codes.iter().filter_map(|code| u8::try_from(*code).ok());
+    known.filter_map(Compression::from_code).collect()
 }
 
 pub(crate) fn fetch_result(asked: &FetchPartition, result: FetchResult) -> v1::FetchResult {
@@ -200,6 +211,7 @@ pub(crate) fn consume_command(request: v1::ConsumeRequest) -> Result<ConsumeComm
             message: Message {
                 bytes_max: message_bytes_max(subscribe.max_message_bytes),
                 envelope_bytes: ENVELOPE_BYTES,
+                accepted: accepted(&subscribe.accepted_compressions),
             },
             reader: subscribe.reader.map(group::reader),
         },

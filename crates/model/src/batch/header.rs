@@ -3,6 +3,7 @@
 //! Invariant: `decode` accepts exactly what `encode` writes. Every field is present, in order, at a
 //! constant position, so there is one spelling of a header and its CRC covers all of it.
 
+use super::Compression;
 use crate::wire::{padded_varint, read_padded_varint};
 use crate::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, ProducerStamp, Sequence, Timestamp};
 
@@ -72,38 +73,6 @@ impl Salt {
     /// Its value.
     pub const fn get(self) -> u32 {
         self.0
-    }
-}
-
-/// How a payload is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// LZ4.
-    Lz4,
-    /// Zstandard.
-    Zstd,
-}
-
-impl Compression {
-    /// Its number in the format, below 128.
-    pub const fn code(self) -> u8 {
-        match self {
-            Self::None => 0,
-            Self::Lz4 => 1,
-            Self::Zstd => 2,
-        }
-    }
-
-    /// The compression with this number.
-    pub const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            0 => Some(Self::None),
-            1 => Some(Self::Lz4),
-            2 => Some(Self::Zstd),
-            _ => None,
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! One format from the producer's encoder to the consumer's decoder. A batch is a protobuf message
 //! `taffrail.v1.RecordBatch` as an element of the repeated field 2 of its segment, written
 //! canonically: a header of [`HEADER_BYTES`] at constant positions, then the payload, which is an
-//! encoded `RecordSet` that nobody on the way opens.
+//! encoded `RecordSet`, perhaps compressed, that nobody on the way changes.
 //!
 //! ```text
 //! 0     5           10                          84      89
@@ -11,10 +11,11 @@
 //! | len |            |                          |        |                    |
 //! ```
 //!
-//! Deliberately absent: compression (a batch names it, this version accepts none) and any copy of
-//! the payload.
+//! A compressed payload is stored and handed out as it came; whoever wants its records opens it.
+//! Deliberately absent: any other copy of the payload.
 
 mod builder;
+mod compression;
 mod header;
 mod records;
 mod scan;
@@ -22,9 +23,8 @@ mod thin;
 mod walk;
 
 pub use builder::{RecordFields, RecordSetBuilder};
-pub use header::{
-    BatchHeader, BatchKind, Compression, HEADER_BYTES, HeaderBytes, HeaderError, Salt,
-};
+pub use compression::{Compression, Compressions, OpenError};
+pub use header::{BatchHeader, BatchKind, HEADER_BYTES, HeaderBytes, HeaderError, Salt};
 pub use records::{HeaderView, Headers, RecordView, Records};
 pub use scan::{ScanError, ScanSummary, keyless, scan};
 pub use thin::{Fate, Thinned, thin};

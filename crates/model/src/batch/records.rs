@@ -1,6 +1,6 @@
 //! The records inside a payload, decoded where they lie.
 
-use super::{BatchHeader, WireError};
+use super::{BatchHeader, Compression, WireError};
 use crate::wire::{Reader, WireType};
 use crate::{Offset, Timestamp};
 
@@ -38,10 +38,12 @@ pub struct HeaderView<'a> {
 
 /// The records of a batch, in the order of their offsets.
 ///
-/// Ends behind the first error, which a payload that was scanned cannot have.
+/// Ends behind the first error, which a payload that was scanned cannot have, but for one that is still
+/// compressed.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     reader: Reader<'a>,
+    is_compressed: bool,
     base_offset: Offset,
     append_time: Timestamp,
     index: u64,
@@ -51,6 +53,7 @@ impl<'a> Records<'a> {
     pub(super) fn new(header: &BatchHeader, payload: &'a [u8]) -> Self {
         Self {
             reader: Reader::new(payload),
+            is_compressed: header.compression != Compression::None,
             base_offset: header.base_offset,
             append_time: header.append_time,
             index: 0,
@@ -58,6 +61,9 @@ impl<'a> Records<'a> {
     }
 
     fn decode(&mut self) -> Result<Option<RecordView<'a>>, WireError> {
+        if std::mem::take(&mut self.is_compressed) {
+            return Err(WireError::Compressed);
+        }
         while !self.reader.is_empty() {
             let (field, wire_type) = self.reader.tag()?;
             if (field, wire_type) != (1, WireType::Length) {

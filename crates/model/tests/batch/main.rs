@@ -1,6 +1,7 @@
 //! Batches from outside: no bytes make a reader stumble.
 
 mod arbitrary;
+mod compression;
 mod thin;
 
 use proptest::prelude::*;

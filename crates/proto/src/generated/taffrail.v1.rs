@@ -45,28 +45,31 @@ pub struct SegmentHeader {
     /// records are left. Else 0.
     #[prost(fixed64, tag = "4")]
     pub compacted_end: u64,
+    /// If compaction wrote the segment: length of its file, header included. Else 0, which says so.
+    #[prost(fixed64, tag = "5")]
+    pub compacted_bytes: u64,
     /// When compaction may remove the first of the tombstones in it, in Unix milliseconds; 0: it has none
     /// that compaction has seen.
-    #[prost(sfixed64, tag = "5")]
+    #[prost(sfixed64, tag = "6")]
     pub compaction_due_ms: i64,
     /// Offset of the first record that can be in this segment; also the file's name.
-    #[prost(fixed64, tag = "6")]
+    #[prost(fixed64, tag = "7")]
     pub base_offset: u64,
     /// Where the log ended before this segment; differs from `base_offset` only if a gap precedes.
-    #[prost(fixed64, tag = "7")]
+    #[prost(fixed64, tag = "8")]
     pub previous_end: u64,
     /// Why offsets are missing between `previous_end` and `base_offset`: a `GapReason`.
-    #[prost(fixed32, tag = "8")]
+    #[prost(fixed32, tag = "9")]
     pub gap_reason: u32,
     /// The broker's clock when the segment was made, in Unix milliseconds; of a compacted one, when the
     /// first of those was made that it stands for.
-    #[prost(sfixed64, tag = "9")]
+    #[prost(sfixed64, tag = "10")]
     pub created_ms: i64,
     /// Identity of the log, 16 bytes, opaque: 12 of the topic id, 4 of the partition.
-    #[prost(bytes = "bytes", tag = "10")]
+    #[prost(bytes = "bytes", tag = "11")]
     pub log_id: ::prost::bytes::Bytes,
     /// For people: topic and partition, as `name/partition`, when the segment was made.
-    #[prost(string, tag = "11")]
+    #[prost(string, tag = "12")]
     pub label: ::prost::alloc::string::String,
 }
 /// A slice of a segment file: zero or more whole batches.
@@ -83,7 +86,8 @@ pub struct FetchedData {
 /// payload's bytes: log_raw.proto is this contract with that field read as bytes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordBatch {
-    /// CRC-32 of this header's canonical bytes, started with the segment's salt. Set by the broker.
+    /// CRC-32 of this header's canonical bytes, started with the segment's salt; where the broker has
+    /// opened the payload, with 0. Set by the broker.
     #[prost(fixed32, tag = "1")]
     pub header_crc: u32,
     /// Offset of the first record. Set by the broker.
@@ -117,7 +121,8 @@ pub struct RecordBatch {
     /// Latest timestamp of its records, Unix milliseconds. Set by the broker.
     #[prost(sfixed64, tag = "9")]
     pub max_timestamp_ms: i64,
-    /// How the payload is compressed. Only COMPRESSION_NONE is accepted yet.
+    /// How the payload is compressed: NONE goes with `records`, all else with `compressed_records`. A
+    /// batch is stored and handed out as it was sent, except to readers that cannot open it.
     #[prost(enumeration = "Compression", tag = "10")]
     pub compression: i32,
     /// Whose batch it is. A client cannot write control batches.
@@ -130,13 +135,15 @@ pub struct RecordBatch {
     /// The offset below which everything was on disk when this batch was written. Set by the broker.
     #[prost(fixed64, tag = "13")]
     pub synced_end: u64,
-    /// The records. At most `max.batch.bytes` of the topic (default 1 MiB) with the header.
+    /// The records. At most `max.batch.bytes` of the topic (default 1 MiB) with the header, as they are
+    /// sent and as they are when they are opened.
     #[prost(oneof = "record_batch::Payload", tags = "14, 15")]
     pub payload: ::core::option::Option<record_batch::Payload>,
 }
 /// Nested message and enum types in `RecordBatch`.
 pub mod record_batch {
-    /// The records. At most `max.batch.bytes` of the topic (default 1 MiB) with the header.
+    /// The records. At most `max.batch.bytes` of the topic (default 1 MiB) with the header, as they are
+    /// sent and as they are when they are opened.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Payload {
         /// A compressed `RecordSet`.
@@ -351,7 +358,8 @@ pub struct FetchRequest {
     /// The largest message the client can receive; 0: the default, 4 MiB less 64 KiB.
     #[prost(uint32, tag = "5")]
     pub max_message_bytes: u32,
-    /// Compressions the client can open; none: the broker opens them for it.
+    /// Compressions the client can open; the broker opens all others for it. Numbers that the broker does
+    /// not know are passed over.
     #[prost(enumeration = "Compression", repeated, tag = "6")]
     pub accepted_compressions: ::prost::alloc::vec::Vec<i32>,
 }
@@ -470,7 +478,8 @@ pub struct Subscribe {
     /// The largest message the client can receive; 0: the default, 4 MiB less 64 KiB.
     #[prost(uint32, tag = "6")]
     pub max_message_bytes: u32,
-    /// Compressions the client can open; none: the broker opens them for it.
+    /// Compressions the client can open; the broker opens all others for it. Numbers that the broker does
+    /// not know are passed over.
     #[prost(enumeration = "Compression", repeated, tag = "7")]
     pub accepted_compressions: ::prost::alloc::vec::Vec<i32>,
     /// Reads for a consumer group. Absent: for nobody in particular.
@@ -743,9 +752,9 @@ pub struct OffsetResult {
 pub enum Compression {
     /// Not at all.
     None = 0,
-    /// LZ4 frames. Not accepted yet.
+    /// One LZ4 frame with its end mark, no dictionary.
     Lz4 = 1,
-    /// Zstandard frames. Not accepted yet.
+    /// One Zstandard frame, no dictionary.
     Zstd = 2,
 }
 impl Compression {

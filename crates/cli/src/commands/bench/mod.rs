@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
 use taffrail_client::{Client, ProduceError, ProducerBuilder, TopicName};
 
-use super::produce::AcksArgument;
+use super::produce::{AcksArgument, CompressionArgument};
 use crate::context::Context;
 use report::Report;
 
@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// Bytes of a record's value
     #[arg(long, value_name = "N", default_value_t = 1_024)]
     record_bytes: usize,
+    /// Number of different keys, which choose the partition; without it records have none
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    keys: Option<u64>,
     /// Bytes at which a batch is full; without it the client decides
     #[arg(long, value_name = "N")]
     batch_bytes: Option<usize>,
@@ -69,6 +72,9 @@ pub(crate) struct Options {
     /// What producers wait for
     #[arg(long, value_enum, value_name = "ACKS", default_value_t)]
     acks: AcksArgument,
+    /// How to compress batches
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    compression: CompressionArgument,
     /// Send without sequences, so that what is sent again may be appended twice
     #[arg(long)]
     no_idempotence: bool,
@@ -214,6 +220,7 @@ impl Run {
     fn producer(&self) -> anyhow::Result<ProducerBuilder> {
         let builder = self.connect()?.producer(&self.topic).acks(self.options.acks.into());
         let builder = builder.idempotent(!self.options.no_idempotence);
+        let builder = builder.compression(self.options.compression.into());
         Ok(match self.options.batch_bytes {
             Some(bytes) => builder.batch_bytes(bytes).batch_bytes_busy(bytes),
             None => builder,

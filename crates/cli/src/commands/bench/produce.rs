@@ -107,8 +107,11 @@ async fn produce(run: Run, producer: Producer, index: u32, stamp: Stamp) -> anyh
         if let Some(moment) = moment {
             stamp.write(&mut value, moment);
         }
+        let key = options.keys.map(|keys| key(number * producers + u64::from(index), keys));
         let mut record = Record::value(&value);
-        if partitions > 1 {
+        if let Some(key) = &key {
+            record = record.key(key);
+        } else if partitions > 1 {
             let partition = (number + u64::from(index)) % partitions;
             record = record.partition(PartitionIndex::new(partition as u32));
         }
@@ -122,6 +125,15 @@ async fn produce(run: Run, producer: Producer, index: u32, stamp: Stamp) -> anyh
     let failure = producer.close().await.err();
     let latencies = measuring.await?;
     Ok(Done { stats: producer.stats(), failure, latencies })
+}
+
+/// The key of a record: one of so many, as by chance, and the same for the same number.
+fn key(number: u64, keys: u64) -> [u8; 8] {
+    // Mixed as SplitMix64 does.
+    let mut mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((mixed ^ (mixed >> 31)) % keys).to_be_bytes()
 }
 
 async fn measure_all(mut sent: UnboundedReceiver<(Instant, Delivery)>) -> Latencies {

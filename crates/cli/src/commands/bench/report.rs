@@ -113,6 +113,7 @@ impl Report {
             "end_to_end_us": self.end_to_end.as_ref().map(Latencies::json),
             "options": {
                 "record_bytes": options.record_bytes,
+                "keys": options.keys,
                 "batch_bytes": options.batch_bytes,
                 "producers": options.producers,
                 "consumers": options.consumers,

@@ -59,6 +59,7 @@ pub(super) fn records(path: &Path, context: &Context) -> anyhow::Result<()> {
         match &dumped {
             Dumped::Batch { batch, .. } => {
                 lines.clear();
+                let batch = batch.open()?;
                 for record in batch.records() {
                     let record = record.context("a record cannot be decoded")?;
                     renderer.render(Placed { topic: &topic, partition, record }, &mut lines);
