@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use taffrail_log::{Backup, BackupError, BackupReport};
+use taffrail_log::{BackupError, BackupReport};
 use taffrail_model::Timestamp;
 
 use crate::broker::Broker;
@@ -75,7 +75,7 @@ impl Broker {
         let logs = self.logs_in_order()?;
         let (directory, threads) = (Arc::clone(&self.directory), Arc::clone(&self.threads));
         let copy = move || {
-            let mut backup: Backup = directory.begin_backup(&path, taken)?;
+            let mut backup = directory.begin_backup(&path, taken)?;
             let mut skipped = Vec::new();
             let mut pace = |bytes: u64| {
                 progress.bytes.fetch_add(bytes, Ordering::Relaxed);

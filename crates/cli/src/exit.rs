@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use taffrail_client::{
     AddressError, CallError, ConsumeError, NameError, ProduceError, ServerError, StartError,
 };
+use taffrail_log::RestoreError;
 use taffrail_server::SettingsError;
 
 use crate::output::say;
@@ -81,6 +82,9 @@ fn kind(error: &(dyn Error + 'static)) -> Option<Kind> {
     if is_usage || error.is::<NameError>() || error.is::<PlaceError>() {
         return Some(Kind::Usage);
     }
+    if let Some(error) = error.downcast_ref::<RestoreError>() {
+        return is_place(error).then_some(Kind::Usage);
+    }
     if error.is::<NothingDone>() {
         return Some(Kind::Undone);
     }
@@ -102,7 +106,25 @@ fn kind(error: &(dyn Error + 'static)) -> Option<Kind> {
     }
     match error.downcast_ref::<ConsumeError>()? {
         ConsumeError::Partition { .. } | ConsumeError::Refused(_) => Some(Kind::Refused),
-        ConsumeError::Corrupt { .. } | ConsumeError::Malformed { .. } => Some(Kind::Failed),
+        ConsumeError::Corrupt { .. }
+        | ConsumeError::Malformed { .. }
+        | ConsumeError::Unopened { .. } => Some(Kind::Failed),
+    }
+}
+
+/// Whether it is the directories that are wrong, and not what happened to them.
+fn is_place(error: &RestoreError) -> bool {
+    match error {
+        RestoreError::NoBackup { .. }
+        | RestoreError::Served { .. }
+        | RestoreError::InUse { .. }
+        | RestoreError::NotEmpty { .. }
+        | RestoreError::MountPoint { .. }
+        | RestoreError::Within { .. } => true,
+        RestoreError::Replaced { .. }
+        | RestoreError::StorageFull { .. }
+        | RestoreError::Io { .. }
+        | RestoreError::Inspect(_) => false,
     }
 }
 

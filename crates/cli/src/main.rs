@@ -5,6 +5,7 @@
 mod arguments;
 mod commands;
 mod context;
+mod directory;
 mod duration;
 mod exit;
 mod figures;

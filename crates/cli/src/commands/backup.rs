@@ -8,12 +8,13 @@ use serde_json::json;
 use taffrail_client::proto::BackupSummary;
 
 use crate::context::Context;
+use crate::directory::resolve;
 use crate::figures;
 
 const AFTER_HELP: &str = "\
 DIR is a directory on the broker's machine: one that does not exist yet, an empty one, or an earlier backup
 of the same broker, which the new one replaces once it is whole, and whose unchanged files it shares. To
-restore, copy the backup and serve the copy: `cp -r DIR RESTORED`, `taffrail serve --data RESTORED`.";
+restore, say `taffrail restore DIR RESTORED` and `taffrail serve --data RESTORED`.";
 
 /// Backs up a running broker.
 #[derive(Debug, Args)]
@@ -47,7 +48,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
 
 /// A path that the broker understands, wherever it runs on this machine.
 fn absolute(path: &Path) -> anyhow::Result<String> {
-    let path = std::path::absolute(path).context("the directory has no name")?;
+    let path = resolve(path).context("the directory has no name")?;
     let text = path.to_str().map(str::to_owned);
     text.with_context(|| format!("{} is not UTF-8: name another directory", path.display()))
 }

@@ -10,6 +10,7 @@ mod inspect;
 mod produce;
 mod remedy;
 mod repair;
+mod restore;
 mod serve;
 mod topic;
 
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Group(group::Command),
     /// Back up a running broker
     Backup(backup::Arguments),
+    /// Copy a backup to where it is to be served, without a broker
+    Restore(restore::Arguments),
     /// Show it: stream events, kill the broker in the middle, lose nothing
     Demo(demo::Arguments),
     /// Verify what lies on disk, without a broker
@@ -73,6 +76,7 @@ impl Command {
             }
             Self::Inspect(arguments) => inspect::run(&arguments, context),
             Self::Repair(arguments) => repair::run(&arguments, context),
+            Self::Restore(arguments) => restore::run(&arguments, context),
             Self::Bench(workload) => client_block_on(context, bench::run(workload, context)),
             Self::Completions(arguments) => completions::run(&arguments, program()),
         }

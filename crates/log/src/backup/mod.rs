@@ -10,11 +10,12 @@
 //! Deliberately absent: which logs belong together, and in which order they are to be copied.
 
 mod manifest;
+mod restore;
 mod segments;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use taffrail_model::{LogId, Timestamp};
@@ -27,6 +28,7 @@ use crate::vfs::{Vfs, parent};
 
 pub use manifest::Manifest;
 pub(crate) use manifest::{MANIFEST, RESTORED, read_manifest, take_over};
+pub use restore::{RestoreError, Restored, restore};
 
 /// What the name of a backup in the making has behind the one it will get.
 const MAKING: &str = ".making";
@@ -88,7 +90,9 @@ pub enum BackupError {
         path: PathBuf,
     },
     /// It must be said where, whoever says it.
-    #[error("{path} is not an absolute path: name the place as the broker's machine does, from /")]
+    #[error(
+        "{path} is not an absolute path: name the place as the broker's machine does, from / and without .."
+    )]
     Relative {
         /// The place.
         path: PathBuf,
@@ -143,8 +147,10 @@ impl Directory {
     /// # Errors
     /// If there is something else, or the disk refuses.
     pub fn begin_backup(&self, path: &Path, now: Timestamp) -> Result<Backup, BackupError> {
-        let path = path.to_owned();
-        if !path.is_absolute() {
+        let is_plain = !path.components().any(|part| part == Component::ParentDir);
+        // Whatever it ends with, its name is what stands behind the last separator.
+        let path: PathBuf = path.components().collect();
+        if !path.is_absolute() || !is_plain {
             return Err(BackupError::Relative { path });
         }
         if path.starts_with(self.path()) || self.path().starts_with(&path) {
@@ -248,7 +254,11 @@ impl Backup {
             vfs.rename(&making, &path)?;
             vfs.sync_directory(parent(&path))
         };
-        finish().map_err(|source| failed(&path, source))?;
+        if let Err(source) = finish() {
+            // Where that fails too, the next backup does it.
+            let _ = settle(vfs, &path, &gone);
+            return Err(failed(&path, source));
+        }
         self.is_finished = true;
         // If it cannot be removed, the next backup does it.
         let _ = remove_if_there(vfs, &gone);
