@@ -1,7 +1,7 @@
 //! Batches on their way in, and where they went.
 
 use bytes::Bytes;
-use taffrail_model::batch::{BatchHeader, BatchKind, HEADER_BYTES};
+use taffrail_model::batch::{BatchHeader, BatchKind, Compression, HEADER_BYTES};
 use taffrail_model::{Offset, ProducerStamp, Timestamp};
 
 /// A batch to append: a payload that was checked, and what the check found.
@@ -9,6 +9,8 @@ use taffrail_model::{Offset, ProducerStamp, Timestamp};
 pub struct NewBatch {
     /// The encoded records.
     pub payload: Bytes,
+    /// How they are compressed.
+    pub compression: Compression,
     /// CRC-32 of the payload.
     pub records_crc: u32,
     /// Number of records, at least 1.

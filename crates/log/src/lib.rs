@@ -36,7 +36,7 @@ pub mod verify;
 pub mod vfs;
 
 pub use append::Append;
-pub use backup::{Backup, BackupError, BackupReport, Manifest};
+pub use backup::{Backup, BackupError, BackupReport, Manifest, RestoreError, Restored, restore};
 pub use batch::{Appended, NewBatch};
 pub use compaction::{
     Compaction, CompactionConfig, CompactionError, CompactionReport, Dirt, Step as CompactionStep,

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use taffrail_model::batch::{BatchHeader, Compression, HEADER_BYTES, Salt};
+use taffrail_model::batch::{BatchHeader, HEADER_BYTES, Salt};
 use taffrail_model::{LeaderEpoch, LogId, Offset, ProducerId, Timestamp, limits};
 
 use crate::batch::{Appended, NewBatch, whole_batches};
@@ -436,7 +436,7 @@ impl Log {
             producer: batch.producer,
             append_time: self.append_time,
             max_timestamp: batch.max_timestamp.max(unstamped).unwrap_or(self.append_time),
-            compression: Compression::None,
+            compression: batch.compression,
             kind: batch.kind,
             records_crc: batch.records_crc,
             synced_end,

@@ -469,7 +469,10 @@ impl Source {
             if header.max_timestamp < timestamp || header.end_offset() <= start {
                 continue;
             }
-            let batch = Batch { header, payload };
+            // What cannot be opened was never taken.
+            let Ok(batch) = Batch { header, payload }.open() else {
+                continue;
+            };
             let reached = batch
                 .records()
                 .map_while(Result::ok)

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use taffrail_model::batch::{Batch, BatchKind, Compression, WireError};
+use taffrail_model::batch::{Batch, BatchKind};
 use taffrail_model::{Timestamp, limits};
 
 use crate::damage::Damage;
@@ -77,9 +77,9 @@ pub struct CompactionReport {
     pub read_bytes: u64,
     /// Bytes of new segments.
     pub written_bytes: u64,
-    /// Segments that were replaced, and by how many.
+    /// Segments that were replaced.
     pub segments_before: usize,
-    /// See there.
+    /// Segments that stand for these.
     pub segments_after: usize,
     /// Records that went.
     pub removed_records: u64,
@@ -267,8 +267,9 @@ impl Compaction {
             if !is_thinned(&batch) {
                 continue;
             }
+            let batch = open(segment, &batch)?;
             for record in batch.records() {
-                let record = record.map_err(|cause| damaged_records(segment, &batch, cause))?;
+                let record = record.map_err(|cause| damaged_records(segment, &batch, &cause))?;
                 match self.keys.note(record.key).map_err(|error| self.keys.failed(error))? {
                     Room::Enough => {}
                     Room::TooManyKeys => return self.begin_anew(),
@@ -338,21 +339,23 @@ impl Compaction {
             *rewrite = Some(Box::new(begun));
             return Ok(Step::Worked { bytes: 0 });
         };
-        let group = going_on.group.clone();
+        let is_outrun = |group: &Group| !group.is_in(&self.shared.segments.load().sealed);
         match going_on.step(&self.keys) {
             Ok(Some(bytes)) => return Ok(Step::Worked { bytes }),
-            Err(_) if is_outrun(&self.shared, &group) => {
-                groups.push_front(group);
+            Ok(None) => {}
+            Err(_) if is_outrun(&going_on.group) => {
+                groups.push_front(going_on.group.clone());
                 *rewrite = None;
                 return Ok(Step::Worked { bytes: 0 });
             }
-            done => drop(done?),
+            Err(error) => return Err(error),
         }
         let rewrite = rewrite.take().expect("it was there");
+        let group = rewrite.group.clone();
         // An older record that was not taken out is not to outlive the tombstone behind it.
         self.expired = self.expired.filter(|_| !rewrite.has_kept_more);
         let written = match rewrite.finish(&self.shared) {
-            Err(CompactionError::Outrun) if is_outrun(&self.shared, &group) => {
+            Err(CompactionError::Outrun) if is_outrun(&group) => {
                 groups.push_front(group);
                 return Ok(Step::Worked { bytes: 0 });
             }
@@ -367,14 +370,15 @@ impl Compaction {
     }
 }
 
-/// Whether the log does not have all segments of a group any more.
-fn is_outrun(shared: &Shared, group: &Group) -> bool {
-    !group.is_in(&shared.segments.load().sealed)
+/// Whether records may be taken out of a batch: not of the broker's own.
+fn is_thinned(batch: &Batch) -> bool {
+    batch.header.kind == BatchKind::Data
 }
 
-/// Whether records may be taken out of a batch: not of the broker's own, and of none that is closed.
-fn is_thinned(batch: &Batch) -> bool {
-    batch.header.kind == BatchKind::Data && batch.header.compression == Compression::None
+/// A batch with its records as they are.
+fn open(segment: &SealedSegment, batch: &Batch) -> Result<Batch, CompactionError> {
+    let opened = batch.open();
+    opened.map_err(|cause| damaged_records(segment, batch, &cause))
 }
 
 /// Reads a segment from its first batch on.
@@ -400,7 +404,11 @@ fn ends_early(segment: &SealedSegment) -> CompactionError {
     CompactionError::Damaged { path: segment.path.clone(), position: segment.length, cause }
 }
 
-fn damaged_records(segment: &SealedSegment, batch: &Batch, cause: WireError) -> CompactionError {
+fn damaged_records(
+    segment: &SealedSegment,
+    batch: &Batch,
+    cause: &dyn std::error::Error,
+) -> CompactionError {
     let cause = format!("the batch at offset {}: {cause}", batch.header.base_offset);
     CompactionError::Damaged { path: segment.path.clone(), position: 0, cause }
 }

@@ -8,7 +8,7 @@ use taffrail_model::{Timestamp, limits};
 
 use super::keys::Keys;
 use super::plan::Group;
-use super::{CompactionError, damaged, damaged_records, failed, is_thinned, scan};
+use super::{CompactionError, damaged, damaged_records, failed, is_thinned, open, scan};
 use crate::index::Index;
 use crate::segment::{
     Compacted, Scanned, Scanner, SealedSegment, SegmentHeader, random_salt, segment_path,
@@ -18,9 +18,6 @@ use crate::vfs::{File, Vfs, beside, write_full};
 
 /// Bytes that are gathered before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
-
-/// Bytes of a segment, however many were added to it: it is one protobuf message.
-const FILE_BYTES_MAX: u64 = i32::MAX as u64;
 
 /// A new segment in the making.
 #[derive(Debug)]
@@ -73,7 +70,7 @@ impl Rewrite {
         let first = group.segments.first().map(|(segment, _)| &segment.header);
         let header = SegmentHeader {
             salt: random_salt(vfs.as_ref()),
-            compacted: Some(Compacted { end: group.end_offset(), due: None }),
+            compacted: Some(Compacted { end: group.end_offset(), bytes: 0, due: None }),
             ..first.expect("a group has segments").clone()
         };
         let header_bytes = header.encode().len() as u64;
@@ -149,59 +146,67 @@ impl Rewrite {
         if !is_thinned(&batch) {
             return self.put(batch);
         }
-        let mut fates = Vec::new();
+        let opened = open(segment, &batch)?;
+        let (stored, batch) = (batch, opened);
+        let (mut fates, mut due) = (Vec::new(), None);
         for record in batch.records() {
-            let record = record.map_err(|cause| damaged_records(segment, &batch, cause))?;
+            let record = record.map_err(|cause| damaged_records(segment, &batch, &cause))?;
             let is_tombstone = record.key.is_some() && record.value.is_none();
-            fates.push(match record.delete_after {
+            let fate = match record.delete_after {
                 _ if !keys.is_last(self.number) => Fate::Goes,
                 _ if !is_tombstone => Fate::Stays,
                 Some(time) if self.expired.is_some_and(|now| time <= now) => Fate::Goes,
                 Some(_) => Fate::Stays,
                 None => Fate::StaysUntil(self.horizon),
-            });
+            };
+            let more = match fate {
+                Fate::Goes => None,
+                Fate::Stays => record.delete_after,
+                Fate::StaysUntil(time) => Some(time),
+            };
+            due = due.into_iter().chain(more).min();
+            fates.push(fate);
             self.number += 1;
         }
         if fates.iter().all(|fate| *fate == Fate::Stays) {
-            return self.put_whole(batch);
+            return self.put_whole(stored, &batch);
         }
         let thinned = thin(&batch, &fates);
-        let thinned = thinned.map_err(|cause| damaged_records(segment, &batch, cause))?;
-        let grown = thinned.payload.len().saturating_sub(batch.payload.len()) as u64;
-        let is_too_large = HEADER_BYTES + thinned.payload.len() > limits::BATCH_BYTES_MAX as usize
-            || grown > 0 && self.position + self.rest_bytes + grown > FILE_BYTES_MAX;
+        let thinned = thinned.map_err(|cause| damaged_records(segment, &batch, &cause))?;
+        let removed = fates.len() as u64 - u64::from(thinned.record_count);
+        if thinned.record_count == 0 {
+            self.removed_records += removed;
+            return Ok(());
+        }
+        let opened_bytes = thinned.payload.len();
+        let payload = stored.header.compression.pack(thinned.payload);
+        let bytes = HEADER_BYTES + payload.len().max(opened_bytes);
+        let grown = payload.len().saturating_sub(stored.payload.len()) as u64;
+        let is_too_large = bytes > limits::BATCH_BYTES_MAX as usize
+            || grown > 0
+                && self.position + self.rest_bytes + grown > limits::SEGMENT_FILE_BYTES_MAX;
         if is_too_large {
             // Offsets that have to be stated take more than what goes.
             self.has_kept_more = true;
             self.expired = None;
-            return self.put_whole(batch);
+            return self.put_whole(stored, &batch);
         }
-        self.removed_records += fates.len() as u64 - u64::from(thinned.record_count);
-        if thinned.record_count == 0 {
-            return Ok(());
-        }
-        let delete_after = batch.records().map(|record| record.ok()?.delete_after);
-        for (fate, delete_after) in fates.iter().zip(delete_after.collect::<Vec<_>>()) {
-            self.note_due(match fate {
-                Fate::Goes => None,
-                Fate::Stays => delete_after,
-                Fate::StaysUntil(time) => Some(*time),
-            });
-        }
+        self.removed_records += removed;
+        self.note_due(due);
         let header = BatchHeader {
             max_timestamp: thinned.max_timestamp,
-            records_crc: records_crc(&thinned.payload),
-            payload_bytes: thinned.payload.len() as u32,
-            ..batch.header
+            records_crc: records_crc(&payload),
+            payload_bytes: payload.len() as u32,
+            ..stored.header
         };
-        self.put(Batch { header, payload: thinned.payload })
+        self.put(Batch { header, payload })
     }
 
-    /// Writes a batch as it is.
-    fn put_whole(&mut self, batch: Batch) -> Result<(), CompactionError> {
-        let due = batch.records().filter_map(|record| record.ok()?.delete_after).min();
+    /// Writes a batch as it is stored, whose records are these.
+    fn put_whole(&mut self, stored: Batch, opened: &Batch) -> Result<(), CompactionError> {
+        let due = opened.records().filter_map(|record| record.ok()?.delete_after).min();
         self.note_due(due);
-        self.put(batch)
+        self.put(stored)
     }
 
     /// Takes note of when a tombstone may go that stays.
@@ -238,6 +243,9 @@ impl Rewrite {
     fn seal(&mut self) -> Result<(), CompactionError> {
         self.flush()?;
         let failed = |source| failed(&self.beside, source);
+        if let Some(compacted) = &mut self.header.compacted {
+            compacted.bytes = self.position;
+        }
         let header = self.header.encode();
         write_full(self.file.as_ref(), 0, &header).map_err(|(_, error)| failed(error))?;
         self.file.sync_data().map_err(failed)?;

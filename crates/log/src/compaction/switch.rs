@@ -10,7 +10,7 @@ use super::rewrite::Rewrite;
 use super::{CompactionError, failed};
 use crate::index::{IndexFile, index_path};
 use crate::segment::{SealedSegment, write_index};
-use crate::shared::{Segments, Shared};
+use crate::shared::Shared;
 
 /// What putting a new segment in place has changed.
 pub(super) struct Switched {
@@ -26,7 +26,9 @@ impl Rewrite {
         let _one = shared.trimming.lock().unwrap_or_else(PoisonError::into_inner);
         let old: Vec<_> = self.group.segments.iter().map(|(segment, _)| segment).collect();
         let first_segment = shared.points.known(shared.id).unwrap_or_default().first_segment;
-        if self.header.base_offset < first_segment || !holds(&shared.segments.load(), &old) {
+        let is_in = self.group.is_in(&shared.segments.load().sealed);
+        // One that a deletion has said to be gone is not to take the place of others.
+        if self.header.base_offset < first_segment || !is_in {
             return Err(CompactionError::Outrun);
         }
         for segment in &old {
@@ -79,12 +81,4 @@ impl Rewrite {
             removed_records: self.removed_records,
         })
     }
-}
-
-/// Whether a log still has these segments, one behind the other.
-fn holds(segments: &Segments, group: &[&Arc<SealedSegment>]) -> bool {
-    let first = group.first().expect("a group has segments");
-    let at = segments.sealed.iter().position(|segment| Arc::ptr_eq(segment, first));
-    let found = at.and_then(|at| segments.sealed.get(at..at + group.len()));
-    found.is_some_and(|found| found.iter().zip(group).all(|(a, b)| Arc::ptr_eq(a, b)))
 }

@@ -98,12 +98,14 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<IndexFile> {
     let due = Timestamp::from_millis(get_u64(fixed, 49)? as i64);
     let due = (due != Timestamp::default()).then_some(due);
     let is_compacted = *fixed.get(48)? != 0;
+    let segment_bytes = get_u64(fixed, 16)?;
+    let compacted = Compacted { end: end_offset, bytes: segment_bytes, due };
     Some(IndexFile {
         salt: Salt::new(get_u32(fixed, 8)?),
-        segment_bytes: get_u64(fixed, 16)?,
+        segment_bytes,
         base_offset,
         end_offset,
-        compacted: is_compacted.then_some(Compacted { end: end_offset, due }),
+        compacted: is_compacted.then_some(compacted),
         index: Index { entries, max_timestamp },
     })
 }
@@ -134,6 +136,7 @@ mod tests {
             end_offset: Offset::new((1 << 40) + 800),
             compacted: Some(Compacted {
                 end: Offset::new((1 << 40) + 800),
+                bytes: 70_000,
                 due: Some(Timestamp::from_millis(9)),
             }),
             index: Index {

@@ -4,9 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::last::LastSegment;
-use crate::vfs::{File, Vfs, parent, read_bytes, write_full};
-
-const COPY_BYTES: usize = 1 << 20;
+use crate::vfs::{Vfs, copy_bytes, parent};
 
 /// Keeps what lies behind `position` in a file of its own, durably.
 pub(super) fn keep_aside(vfs: &dyn Vfs, last: &LastSegment, position: u64) -> io::Result<PathBuf> {
@@ -29,24 +27,15 @@ pub(super) fn cut(last: &LastSegment, position: u64) -> io::Result<()> {
 /// Copies what lies behind `position` to a new file, durably.
 fn copy(vfs: &dyn Vfs, last: &LastSegment, position: u64, path: &Path) -> io::Result<()> {
     let aside = vfs.create(path)?;
-    let mut copied = position;
-    while copied < last.length {
-        let bytes = read_some(last.file.as_ref(), copied, last.length)?;
-        write_full(aside.as_ref(), copied - position, &bytes).map_err(|(_, error)| error)?;
-        copied += bytes.len() as u64;
-    }
+    copy_bytes(last.file.as_ref(), position..last.length, aside.as_ref(), 0)?;
     aside.sync_data()?;
     vfs.sync_directory(parent(path))
 }
 
 /// Writes what lies between two positions again, in place, and syncs it.
 pub(super) fn rewrite(last: &LastSegment, from: u64, to: u64) -> io::Result<()> {
-    let mut position = from;
-    while position < to {
-        let bytes = read_some(last.file.as_ref(), position, to)?;
-        write_full(last.file.as_ref(), position, &bytes).map_err(|(_, error)| error)?;
-        position += bytes.len() as u64;
-    }
+    let file = last.file.as_ref();
+    copy_bytes(file, from..to, file, from)?;
     last.file.sync_data()
 }
 
@@ -62,11 +51,4 @@ pub(super) fn aside_path(vfs: &dyn Vfs, segment: &Path, position: u64) -> io::Re
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
-}
-
-/// The next bytes before `to`, of which there must be some.
-fn read_some(file: &dyn File, position: u64, to: u64) -> io::Result<bytes::Bytes> {
-    let wanted = (to - position).min(COPY_BYTES as u64) as usize;
-    let bytes = read_bytes(file, position, wanted)?;
-    if bytes.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
 }

@@ -16,7 +16,7 @@ use crate::delete::{count_left, remove};
 use crate::index::index_path;
 use crate::points::Point;
 use crate::segment::{
-    HEADER_BYTES_MAX, Salvaged, SegmentHeader, SegmentHeaderError, decode_header,
+    BASE_OFFSET, HEADER_BYTES_MAX, Salvaged, SegmentHeader, SegmentHeaderError, decode_header,
     parse_segment_name, salvage_header, segment_path,
 };
 use crate::vfs::{Entry, Vfs, read_bytes};
@@ -33,6 +33,7 @@ pub(super) struct Files {
 /// may have open files.
 pub(super) struct SegmentFile {
     pub(super) path: PathBuf,
+    /// How long it should be.
     pub(super) length: u64,
     pub(super) header: SegmentHeader,
     pub(super) header_bytes: u64,
@@ -158,7 +159,7 @@ fn remove_unfinished(vfs: &dyn Vfs, directory: &Path, entries: &[Entry], covered
 fn salvage(vfs: &dyn Vfs, path: &Path, id: LogId, base: Offset) -> io::Result<Option<SegmentFile>> {
     let Some(salvaged) = salvage_header(vfs, path, id, base)? else { return Ok(None) };
     let Salvaged { header, header_bytes } = salvaged;
-    let length = vfs.open_read_only(path)?.length()?;
+    let length = header.length(vfs.open_read_only(path)?.length()?);
     Ok(Some(SegmentFile { path: path.to_owned(), length, header, header_bytes }))
 }
 
@@ -174,7 +175,7 @@ fn read_header(
 ) -> Result<Result<SegmentFile, SegmentHeaderError>, OpenError> {
     let io = io_at(path);
     let file = vfs.open_read_only(path).map_err(&io)?;
-    let length = file.length().map_err(&io)?;
+    let file_bytes = file.length().map_err(&io)?;
     let bytes = read_bytes(file.as_ref(), 0, HEADER_BYTES_MAX).map_err(&io)?;
     let path = path.to_owned();
     match decode_header(&bytes) {
@@ -182,10 +183,10 @@ fn read_header(
             Err(OpenError::Foreign { path, found: header.log_id })
         }
         Ok((header, header_bytes)) if header.base_offset == base => {
-            let header_bytes = header_bytes as u64;
+            let (length, header_bytes) = (header.length(file_bytes), header_bytes as u64);
             Ok(Ok(SegmentFile { path, length, header, header_bytes }))
         }
-        Ok(_) => Ok(Err(SegmentHeaderError::Damaged { at: 25 })),
+        Ok(_) => Ok(Err(SegmentHeaderError::Damaged { at: BASE_OFFSET })),
         Err(cause @ SegmentHeaderError::Version { .. }) => Err(OpenError::Damaged { path, cause }),
         Err(cause) => Ok(Err(cause)),
     }

@@ -11,9 +11,7 @@ use super::plan::{LogPlan, NewSegment, Range};
 use crate::index::index_path;
 use crate::producers::CHECKPOINTS;
 use crate::segment::segment_path;
-use crate::vfs::{Vfs, parent, read_bytes, write_full};
-
-const COPY_BYTES: u64 = 1 << 20;
+use crate::vfs::{Vfs, copy_bytes, copy_file, parent, write_full};
 
 /// Where the directories of a repair stand.
 #[derive(Debug)]
@@ -104,31 +102,12 @@ fn write_segment(
     let header = segment.header.encode();
     let file = vfs.create(path)?;
     write_full(file.as_ref(), 0, &header).map_err(|(_, error)| error)?;
-    if let Some(range) = batches {
-        copy_range(vfs, range, file.as_ref(), header.len() as u64)?;
+    if let Some(Range { path, position, end_position }) = batches {
+        let from = vfs.open_read_only(path)?;
+        let range = *position..*end_position;
+        copy_bytes(from.as_ref(), range, file.as_ref(), header.len() as u64)?;
     }
     file.sync_data()
-}
-
-fn copy_range(
-    vfs: &dyn Vfs,
-    range: &Range,
-    to: &dyn crate::vfs::File,
-    mut at: u64,
-) -> io::Result<()> {
-    let from = vfs.open_read_only(&range.path)?;
-    let mut position = range.position;
-    while position < range.end_position {
-        let wanted = (range.end_position - position).min(COPY_BYTES);
-        let bytes = read_bytes(from.as_ref(), position, wanted as usize)?;
-        if bytes.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        write_full(to, at, &bytes).map_err(|(_, error)| error)?;
-        position += bytes.len() as u64;
-        at += bytes.len() as u64;
-    }
-    Ok(())
 }
 
 /// Gives a file that never changes a second name, where there is one; a copy where the file system has
@@ -145,14 +124,6 @@ fn share_if_there(vfs: &dyn Vfs, from: &Path, to: &Path) -> Result<(), RepairErr
 fn is_refused(error: &io::Error) -> bool {
     use io::ErrorKind::{PermissionDenied, TooManyLinks, Unsupported};
     matches!(error.kind(), PermissionDenied | TooManyLinks | Unsupported)
-}
-
-fn copy_file(vfs: &dyn Vfs, from: &Path, to: &Path) -> io::Result<()> {
-    let end_position = vfs.open_read_only(from)?.length()?;
-    let range = Range { path: from.to_owned(), position: 0, end_position };
-    let file = vfs.create(to)?;
-    copy_range(vfs, &range, file.as_ref(), 0)?;
-    file.sync_data()
 }
 
 fn remove_if_there(vfs: &dyn Vfs, directory: &Path) -> io::Result<()> {

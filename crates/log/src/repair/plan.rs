@@ -14,7 +14,7 @@ use super::error::RepairError;
 use super::sources::{Contents, Piece, Source};
 use crate::damage::Damage;
 use crate::points::Point;
-use crate::segment::{Compacted, SegmentHeader};
+use crate::segment::SegmentHeader;
 
 /// What a repair makes of a log.
 #[derive(Debug)]
@@ -205,14 +205,17 @@ impl<'a> Planning<'a> {
         let base_offset = if is_first { old.base_offset } else { from };
         let is_recorded = is_first && self.reached == old.previous_end;
         let lost = (self.reached < base_offset).then_some(GapReason::Quarantine);
-        let header = SegmentHeader {
+        let mut header = SegmentHeader {
             base_offset,
             previous_end: self.reached,
             gap_reason: if is_recorded { old.gap_reason } else { lost },
             label: label.to_owned(),
-            compacted: old.compacted.map(|compacted| Compacted { end: to, ..compacted }),
             ..old.clone()
         };
+        let header_bytes = header.encode().len() as u64;
+        if let Some(compacted) = &mut header.compacted {
+            (compacted.end, compacted.bytes) = (to, header_bytes + end_position - position);
+        }
         let is_same = header == *old
             && contents.header_error.is_none()
             && contents.holes.is_empty()

@@ -31,6 +31,7 @@ pub(super) struct Contents {
     pub(super) header_error: Option<String>,
     /// Where its batches begin.
     header_bytes: u64,
+    /// How long it should be.
     pub(super) length: u64,
     pub(super) pieces: Vec<Piece>,
     pub(super) holes: Vec<Hole>,
@@ -111,7 +112,7 @@ fn read_source(
             None => return Ok(Source { path, base_offset, contents: Err(cause.to_string()) }),
         },
     };
-    let length = file.length().map_err(&io)?;
+    let length = header.length(file.length().map_err(&io)?);
     let mut contents = Contents {
         header_bytes,
         length,

@@ -1,11 +1,11 @@
 //! The first bytes of a segment file: which log it belongs to, and where it begins.
 //!
 //! ```text
-//!  0  tag of `header`, padded length   29  compaction_due_ms      61  created_ms
-//!  5  crc                              38  base_offset            70  log_id, 16 bytes
-//! 10  format_version                   47  previous_end           88  label, padded length
-//! 15  salt                             56  gap_reason             91  the label's bytes
-//! 20  compacted_end
+//!  0  tag of `header`, padded length   29  compacted_bytes        65  gap_reason
+//!  5  crc                              38  compaction_due_ms      70  created_ms
+//! 10  format_version                   47  base_offset            79  log_id, 16 bytes
+//! 15  salt                             56  previous_end           97  label, padded length
+//! 20  compacted_end                                              100  the label's bytes
 //! ```
 
 use taffrail_model::batch::Salt;
@@ -22,28 +22,30 @@ pub(super) const CRC: usize = 5;
 pub(super) const VERSION: usize = 10;
 pub(super) const SALT: usize = 15;
 pub(super) const COMPACTED_END: usize = 20;
-pub(super) const COMPACTION_DUE: usize = 29;
-pub(super) const BASE_OFFSET: usize = 38;
-pub(super) const PREVIOUS_END: usize = 47;
-pub(super) const GAP_REASON: usize = 56;
-pub(super) const CREATED: usize = 61;
-pub(super) const LOG_ID: usize = 70;
-pub(super) const LABEL: usize = 88;
+pub(super) const COMPACTED_BYTES: usize = 29;
+pub(super) const COMPACTION_DUE: usize = 38;
+pub(crate) const BASE_OFFSET: usize = 47;
+pub(super) const PREVIOUS_END: usize = 56;
+pub(super) const GAP_REASON: usize = 65;
+pub(super) const CREATED: usize = 70;
+pub(super) const LOG_ID: usize = 79;
+pub(super) const LABEL: usize = 97;
 
 /// What each begins with.
-pub(super) const TAGS: [(usize, u8); 12] = [
+pub(super) const TAGS: [(usize, u8); 13] = [
     (0, 0x0a),
     (CRC, 0x0d),
     (VERSION, 0x15),
     (SALT, 0x1d),
     (COMPACTED_END, 0x21),
-    (COMPACTION_DUE, 0x29),
-    (BASE_OFFSET, 0x31),
-    (PREVIOUS_END, 0x39),
-    (GAP_REASON, 0x45),
-    (CREATED, 0x49),
-    (LOG_ID, 0x52),
-    (LABEL, 0x5a),
+    (COMPACTED_BYTES, 0x29),
+    (COMPACTION_DUE, 0x31),
+    (BASE_OFFSET, 0x39),
+    (PREVIOUS_END, 0x41),
+    (GAP_REASON, 0x4d),
+    (CREATED, 0x51),
+    (LOG_ID, 0x5a),
+    (LABEL, 0x62),
 ];
 
 /// Bytes of a header with the longest label.
@@ -75,6 +77,8 @@ pub struct SegmentHeader {
 pub struct Compacted {
     /// It stands for all offsets below this, whether or not there are records left.
     pub end: Offset,
+    /// Length of its file: nothing behind it says where it should end.
+    pub bytes: u64,
     /// When a tombstone in it may go, if it has one.
     pub due: Option<Timestamp>,
 }
@@ -121,14 +125,15 @@ impl SegmentHeader {
         put_u32(&mut bytes, 0x15, FORMAT_VERSION);
         put_u32(&mut bytes, 0x1d, self.salt.get());
         put_u64(&mut bytes, 0x21, self.compacted.map_or(0, |compacted| compacted.end.get()));
-        put_u64(&mut bytes, 0x29, due.as_millis() as u64);
-        put_u64(&mut bytes, 0x31, self.base_offset.get());
-        put_u64(&mut bytes, 0x39, self.previous_end.get());
-        put_u32(&mut bytes, 0x45, self.gap_reason.map_or(0, GapReason::code));
-        put_u64(&mut bytes, 0x49, self.created.as_millis() as u64);
-        bytes.extend([0x52, LogId::BYTES as u8]);
+        put_u64(&mut bytes, 0x29, self.compacted.map_or(0, |compacted| compacted.bytes));
+        put_u64(&mut bytes, 0x31, due.as_millis() as u64);
+        put_u64(&mut bytes, 0x39, self.base_offset.get());
+        put_u64(&mut bytes, 0x41, self.previous_end.get());
+        put_u32(&mut bytes, 0x4d, self.gap_reason.map_or(0, GapReason::code));
+        put_u64(&mut bytes, 0x51, self.created.as_millis() as u64);
+        bytes.extend([0x5a, LogId::BYTES as u8]);
         bytes.extend(self.log_id.bytes());
-        bytes.extend([0x5a, label.len() as u8 | 0x80, (label.len() >> 7) as u8]);
+        bytes.extend([0x62, label.len() as u8 | 0x80, (label.len() >> 7) as u8]);
         assert_eq!(bytes.len(), FIXED_BYTES, "the fields have constant places");
         bytes.extend(label);
         let crc = header_crc(&bytes);
@@ -139,6 +144,12 @@ impl SegmentHeader {
     /// The offset below which it stands for all, if it was compacted; else where it begins.
     pub(crate) fn covered_end(&self) -> Offset {
         self.compacted.map_or(self.base_offset, |compacted| compacted.end)
+    }
+
+    /// Where its batches should end in its file, which has `file_bytes`: of a compacted one that was cut,
+    /// those that are missing are damage.
+    pub(crate) fn length(&self, file_bytes: u64) -> u64 {
+        self.compacted.map_or(file_bytes, |compacted| compacted.bytes)
     }
 
     /// The offsets that are missing in front of the segment, if it says why.
@@ -176,10 +187,14 @@ pub(crate) fn decode_header(bytes: &[u8]) -> Result<(SegmentHeader, usize), Segm
     log_id.copy_from_slice(&fixed[LOG_ID + 2..LABEL]);
     let due = Timestamp::from_millis(get_u64(fixed, COMPACTION_DUE) as i64);
     let due = (due != Timestamp::default()).then_some(due);
-    let compacted_end = get_u64(fixed, COMPACTED_END);
+    let (end, bytes) = (get_u64(fixed, COMPACTED_END), get_u64(fixed, COMPACTED_BYTES));
+    if bytes > limits::SEGMENT_FILE_BYTES_MAX {
+        return Err(SegmentHeaderError::Damaged { at: COMPACTED_BYTES });
+    }
     let header = SegmentHeader {
         salt: Salt::new(get_u32(fixed, SALT)),
-        compacted: (compacted_end != 0).then(|| Compacted { end: Offset::new(compacted_end), due }),
+        // It may stand for nothing, but has a length.
+        compacted: (bytes != 0).then(|| Compacted { end: Offset::new(end), bytes, due }),
         base_offset: Offset::new(get_u64(fixed, BASE_OFFSET)),
         previous_end: Offset::new(get_u64(fixed, PREVIOUS_END)),
         gap_reason: GapReason::from_code(get_u32(fixed, GAP_REASON)),
@@ -239,6 +254,7 @@ mod tests {
             salt: Salt::new(7),
             compacted: Some(Compacted {
                 end: Offset::new(250),
+                bytes: 9_000,
                 due: Some(Timestamp::from_millis(77)),
             }),
             base_offset: Offset::new(100),
@@ -248,6 +264,14 @@ mod tests {
             log_id: LogId::new(*b"sixteen bytes id"),
             label: "quakes/3".into(),
         }
+    }
+
+    #[test]
+    fn an_empty_segment_that_was_compacted_says_so() {
+        let compacted = Some(Compacted { end: Offset::ZERO, bytes: 109, due: None });
+        let (base_offset, previous_end) = (Offset::ZERO, Offset::ZERO);
+        let header = SegmentHeader { compacted, base_offset, previous_end, ..header() };
+        assert_eq!(decode_header(&header.encode()).expect("it is one").0, header);
     }
 
     #[test]

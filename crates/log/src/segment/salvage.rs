@@ -147,7 +147,7 @@ fn names_another(bytes: &[u8], id: LogId) -> bool {
         rest.is_some_and(|rest| !rest.starts_with(value))
     };
     says_other(VERSION, &[0x15], &FORMAT_VERSION.to_le_bytes())
-        || says_other(LOG_ID, &[0x52, LogId::BYTES as u8], &id.bytes())
+        || says_other(LOG_ID, &[0x5a, LogId::BYTES as u8], &id.bytes())
 }
 
 /// What the segment's index says, if a batch of the segment confirms it.
@@ -252,7 +252,7 @@ fn look_around(vfs: &dyn Vfs, path: &Path, id: LogId, base_offset: Offset) -> io
 
 /// The offset behind the last sound batch of a segment.
 fn end_offset(file: &Arc<dyn File>, header: &SegmentHeader, position: u64) -> io::Result<Offset> {
-    let length = file.length()?;
+    let length = header.length(file.length()?);
     let base = header.base_offset;
     let mut scanner = Scanner::new(Arc::clone(file), header, length, position, base);
     let mut end = base;

@@ -56,7 +56,7 @@ pub enum Dumped {
 pub fn dump(vfs: &dyn Vfs, path: &Path) -> Result<Dump, InspectError> {
     let io = |source| InspectError::Io { path: path.to_owned(), source };
     let file = vfs.open_read_only(path).map_err(io)?;
-    let length = file.length().map_err(io)?;
+    let file_bytes = file.length().map_err(io)?;
     let bytes = read_bytes(file.as_ref(), 0, HEADER_BYTES_MAX).map_err(io)?;
     let (header, header_bytes) = match decode_header(&bytes) {
         Ok((header, header_bytes)) => (header, header_bytes as u64),
@@ -65,6 +65,7 @@ pub fn dump(vfs: &dyn Vfs, path: &Path) -> Result<Dump, InspectError> {
             None => return Err(InspectError::Header { path: path.to_owned(), cause }),
         },
     };
+    let length = header.length(file_bytes);
     let scanner = Scanner::new(file, &header, length, header_bytes, header.base_offset);
     Ok(Dump { header, scanner: Some(scanner) })
 }

@@ -77,7 +77,9 @@ pub(super) fn inspect_log(
     inspection.log.point = point;
     let first = segments.first().map(|segment| segment.report.base_offset);
     for base in covered {
-        inspection.covered(segment_path(path, base));
+        let what = "a compacted segment stands for it: the compaction did not end";
+        let advice = "nothing to do: the next start removes it";
+        inspection.note(segment_path(path, base), what, advice);
     }
     inspection.sort_others(&entries, first.filter(|first| *first <= kept_from(point)));
     let (checkpoints, findings) = inspect_checkpoints(vfs, path, id);
@@ -88,7 +90,7 @@ pub(super) fn inspect_log(
 }
 
 /// How often segments are looked at again that are compacted meanwhile.
-const ATTEMPTS_MAX: usize = 5;
+const ATTEMPTS_MAX: usize = 20;
 
 /// Inspects segments, ascending by base offset, but for those for which a compacted one stands: they are
 /// named.
@@ -109,7 +111,7 @@ fn inspect_segments(
         let is_active = index + 1 == bases.len();
         let wanted = Wanted { path, id, base_offset: *base, is_active, length_max };
         let inspected = inspect_segment(vfs, wanted);
-        covered_end = inspected.report.header.as_ref().map_or(*base, SegmentHeader::covered_end);
+        covered_end = inspected.covered_end();
         segments.push(inspected);
     }
     (segments, covered)
@@ -211,7 +213,9 @@ impl<'a> Inspection<'a> {
             if *is_directory {
                 self.log.unknown.push(self.log.path.join(name));
             } else if is_deleted {
-                self.half_deleted(self.log.path.join(name));
+                let what = "the log begins behind it: it was deleted, and the deletion did not end";
+                let advice = "nothing to do: the next deletion removes it, or the next start";
+                self.note(self.log.path.join(name), what, advice);
             } else if ending == "new" || ending == "aside" {
                 self.log.leftovers.push(self.log.path.join(name));
             } else if !is_index
@@ -223,31 +227,20 @@ impl<'a> Inspection<'a> {
         }
     }
 
-    /// What lies below the log's start.
-    fn half_deleted(&mut self, path: PathBuf) {
+    /// Says something of a file that is on its way out.
+    fn note(&mut self, path: PathBuf, what: &str, advice: &str) {
+        let (what, advice) = (what.into(), advice.into());
+        let (severity, remedy) = (Severity::Note, None);
+        let (position, from, to) = (None, None, None);
         self.log.findings.push(Finding {
-            severity: Severity::Note,
+            severity,
             path,
-            position: None,
-            from: None,
-            to: None,
-            what: "the log begins behind it: it was deleted, and the deletion did not end".into(),
-            advice: "nothing to do: the next deletion removes it, or the next start".into(),
-            remedy: None,
-        });
-    }
-
-    /// A segment for which another one stands.
-    fn covered(&mut self, path: PathBuf) {
-        self.log.findings.push(Finding {
-            severity: Severity::Note,
-            path,
-            position: None,
-            from: None,
-            to: None,
-            what: "a compacted segment stands for it: the compaction did not end".into(),
-            advice: "nothing to do: the next start removes it".into(),
-            remedy: None,
+            position,
+            from,
+            to,
+            what,
+            advice,
+            remedy,
         });
     }
 
@@ -266,7 +259,8 @@ impl<'a> Inspection<'a> {
         let last_sound = segments.iter().rposition(|segment| segment.report.header.is_some());
         let mut recovery_point = point.recovery_point;
         if let Some(last) = last_sound.and_then(|at| segments.get(at)) {
-            recovery_point = recovery_point.max(last.report.base_offset).max(last.synced_end);
+            let covered_end = last.covered_end();
+            recovery_point = recovery_point.max(covered_end).max(last.synced_end);
         }
         let bases: Vec<_> = segments.iter().map(|segment| segment.report.base_offset).collect();
         let previous_ends: Vec<_> = segments.iter().map(previous_end).collect();
@@ -278,7 +272,7 @@ impl<'a> Inspection<'a> {
             let end_min = next.unwrap_or(if self.is_whole && segment.report.is_active {
                 recovery_point
             } else {
-                segment.report.end_offset
+                segment.report.end_offset.max(segment.covered_end())
             });
             self.log.end = self.log.end.max(segment.report.end_offset);
             if segment.report.header.is_none() {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use taffrail_model::batch::{Batch, BatchHeader, Compression, scan};
+use taffrail_model::batch::{Batch, BatchHeader, OpenError, scan};
 use taffrail_model::{LogId, Offset};
 
 use super::{Finding, IndexState, SegmentReport, Severity};
@@ -83,6 +83,12 @@ pub(super) fn inspect_segment(vfs: &dyn Vfs, wanted: Wanted<'_>) -> Inspected {
 }
 
 impl Inspected {
+    /// Where the one behind it begins at the earliest.
+    pub(super) fn covered_end(&self) -> Offset {
+        let header = self.report.header.as_ref();
+        header.map_or(self.report.base_offset, SegmentHeader::covered_end)
+    }
+
     fn read(&mut self, vfs: &dyn Vfs, wanted: Wanted<'_>) -> io::Result<()> {
         let file = vfs.open_read_only(&self.report.path)?;
         self.report.bytes = file.length()?;
@@ -100,7 +106,12 @@ impl Inspected {
             }
         };
         self.position = header_bytes;
-        let index = self.walk(file, &header, self.report.bytes.min(wanted.length_max))?;
+        let length = header.length(self.report.bytes);
+        if length < self.report.bytes {
+            self.note_surplus(length);
+        }
+        let length = length.min(wanted.length_max);
+        let index = self.walk(file, &header, length)?;
         self.report.index = self.compare_index(vfs, &header, &index);
         self.report.header = Some(header);
         Ok(())
@@ -124,15 +135,15 @@ impl Inspected {
                     self.synced_end = self.synced_end.max(batch.synced_end);
                     self.report.end_offset = batch.end_offset();
                     self.report.batches += 1;
+                    let batch = Batch { header: batch, payload };
+                    let opened = batch.open();
                     if header.compacted.is_some() {
-                        let batch = Batch { header: batch, payload };
-                        self.report.records += batch.records().count() as u64;
+                        let records = opened.map_or(0, |batch| batch.records().count());
+                        self.report.records += records as u64;
                         continue;
                     }
-                    self.report.records += batch.record_count();
-                    if batch.compression == Compression::None {
-                        self.check_records(position, &batch, &payload);
-                    }
+                    self.report.records += batch.header.record_count();
+                    self.check_records(position, &batch.header, opened);
                 }
                 Scanned::Hole(hole) => {
                     self.synced_end = self.synced_end.max(hole.synced_end);
@@ -147,15 +158,38 @@ impl Inspected {
         Ok(index)
     }
 
+    /// Bytes that no reader comes to.
+    fn note_surplus(&mut self, length: u64) {
+        self.findings.push(Finding {
+            severity: Severity::Warning,
+            path: self.report.path.clone(),
+            position: Some(length),
+            from: None,
+            to: None,
+            what: format!("{} bytes lie behind where it ends", self.report.bytes - length),
+            advice: "nobody reads them, and nothing is lost: they can be cut off".into(),
+            remedy: None,
+        });
+    }
+
     /// A payload may be what the producer sent and still not be what a consumer can read.
-    fn check_records(&mut self, position: u64, batch: &BatchHeader, payload: &[u8]) {
-        let what = match scan(payload) {
-            Ok(summary) if u64::from(summary.record_count) == batch.record_count() => return,
-            Ok(summary) => {
+    fn check_records(
+        &mut self,
+        position: u64,
+        batch: &BatchHeader,
+        opened: Result<Batch, OpenError>,
+    ) {
+        let scanned = opened.map(|opened| scan(&opened.payload));
+        let what = match scanned {
+            Ok(Ok(summary)) if u64::from(summary.record_count) == batch.record_count() => return,
+            Ok(Ok(summary)) => {
                 let (found, stated) = (summary.record_count, batch.record_count());
                 format!("the batch holds {found} records, its header says {stated}")
             }
-            Err(error) => format!("the batch is whole, but not all of it can be decoded: {error}"),
+            Ok(Err(error)) => {
+                format!("the batch is whole, but not all of it can be decoded: {error}")
+            }
+            Err(error) => format!("the batch is whole, but cannot be opened: {error}"),
         };
         self.findings.push(Finding {
             severity: Severity::Warning,
@@ -178,7 +212,7 @@ impl Inspected {
         let Some(file) = file else { return IndexState::Damaged };
         let belongs = file.salt == header.salt
             && file.base_offset == self.report.base_offset
-            && file.segment_bytes == self.report.bytes;
+            && file.segment_bytes == header.length(self.report.bytes);
         if !belongs {
             return IndexState::Stale;
         }

@@ -9,6 +9,7 @@ mod memory;
 
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +17,9 @@ use bytes::Bytes;
 
 pub use disk::Disk;
 pub use memory::{Fault, Memory};
+
+/// Bytes that are copied at a time.
+const COPY_BYTES: u64 = 1 << 20;
 
 /// A file system, and what else the log needs of the machine.
 pub trait Vfs: Debug + Send + Sync {
@@ -110,17 +114,24 @@ pub(crate) fn read_full(file: &dyn File, position: u64, buffer: &mut [u8]) -> io
     Ok(filled)
 }
 
-/// Reads up to `length` bytes as a shared slice; shorter only at the end of the file. Where reading
-/// ends before the file does, that is an error: what was not read must not be taken for missing.
+/// Reads up to `length` bytes as a shared slice; shorter only at the end of the file, which may be
+/// growing. Where reading ends before the file does, that is an error: what was not read must not be
+/// taken for missing.
 pub(crate) fn read_bytes(file: &dyn File, position: u64, length: usize) -> io::Result<Bytes> {
     let mut buffer = vec![0; length];
-    let filled = read_full(file, position, &mut buffer)?;
-    if filled < length {
+    let mut filled = read_full(file, position, &mut buffer)?;
+    while filled < length {
         let (reached, end) = (position + filled as u64, file.length()?);
-        if reached < end {
+        if end <= reached {
+            break;
+        }
+        // Unless it has grown since.
+        let more = read_full(file, reached, &mut buffer[filled..])?;
+        if more == 0 {
             let message = format!("reading ends at byte {reached} of {end}");
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
         }
+        filled += more;
     }
     buffer.truncate(filled);
     Ok(Bytes::from(buffer))
@@ -153,6 +164,35 @@ pub(crate) fn write_full(
         }
     }
     Ok(())
+}
+
+/// Copies bytes of one file into another, from `at` on.
+pub(crate) fn copy_bytes(
+    from: &dyn File,
+    bytes: Range<u64>,
+    to: &dyn File,
+    mut at: u64,
+) -> io::Result<()> {
+    let mut position = bytes.start;
+    while position < bytes.end {
+        let wanted = (bytes.end - position).min(COPY_BYTES);
+        let read = read_bytes(from, position, wanted as usize)?;
+        if read.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        write_full(to, at, &read).map_err(|(_, error)| error)?;
+        position += read.len() as u64;
+        at += read.len() as u64;
+    }
+    Ok(())
+}
+
+/// Copies a file to where there is none, and syncs it.
+pub(crate) fn copy_file(vfs: &dyn Vfs, from: &Path, to: &Path) -> io::Result<()> {
+    let from = vfs.open_read_only(from)?;
+    let (length, to) = (from.length()?, vfs.create(to)?);
+    copy_bytes(from.as_ref(), 0..length, to.as_ref(), 0)?;
+    to.sync_data()
 }
 
 /// Puts a file with these contents in place, durably: the old file or the new one is there at any

@@ -8,21 +8,19 @@ use taffrail_log::verify::{Severity, inspect};
 use taffrail_log::vfs::{Fault, Memory, Vfs};
 use taffrail_log::{
     BackupError, BackupReport, CompactionConfig, CompactionStep, Directory, Log, LogReader,
-    NewBatch,
 };
 use taffrail_model::Offset;
 
-use crate::given::{
-    AppendAll, DeleteAll, Given, NO_PRODUCERS, NOW, batch, config, log_id, root, try_open,
-};
+use crate::delete::append;
+use crate::given::{DeleteAll, Given, NO_PRODUCERS, NOW, batch, config, log_id, root, try_open};
 use crate::model::Model;
 
-fn place() -> &'static Path {
+pub(crate) fn place() -> &'static Path {
     Path::new("/backups/one")
 }
 
 /// A log of four segments, and a directory for backups.
-fn given() -> (Given, Model) {
+pub(crate) fn given() -> (Given, Model) {
     let mut given = Given::new(1 << 20);
     let mut model = Model::default();
     given.memory.create_directory(Path::new("/backups")).expect("the place is free");
@@ -37,14 +35,10 @@ fn given() -> (Given, Model) {
     (given, model)
 }
 
-#[track_caller]
-fn append<const N: usize>(log: &mut Log, model: &mut Model, batches: [NewBatch; N]) {
-    let (appended, error) = log.append(&batches, NOW);
-    assert!(error.is_none(), "{error:?}");
-    model.append(&batches, &appended, log.leader_epoch());
-}
-
-fn back_up(directory: &Directory, reader: &LogReader) -> Result<BackupReport, BackupError> {
+pub(crate) fn back_up(
+    directory: &Directory,
+    reader: &LogReader,
+) -> Result<BackupReport, BackupError> {
     let mut backup = directory.begin_backup(place(), NOW)?;
     backup.add(reader, &mut |_| true)?;
     backup.finish(NOW)
@@ -53,10 +47,15 @@ fn back_up(directory: &Directory, reader: &LogReader) -> Result<BackupReport, Ba
 /// Opens the backup as a broker does, and holds it against what should be in it.
 #[track_caller]
 fn check(memory: &Memory, model: &Model) -> Log {
-    let report = inspect(memory, place()).expect("it can be inspected");
+    check_at(memory, place(), model)
+}
+
+#[track_caller]
+pub(crate) fn check_at(memory: &Memory, path: &Path, model: &Model) -> Log {
+    let report = inspect(memory, path).expect("it can be inspected");
     let bad: Vec<_> = report.findings().filter(|it| it.severity > Severity::Note).collect();
     assert!(bad.is_empty(), "{bad:?}");
-    let directory = try_open(Arc::new(memory.clone()), place()).expect("it opens");
+    let directory = try_open(Arc::new(memory.clone()), path).expect("it opens");
     let restored = directory.restored().expect("it says what it was");
     assert_eq!(restored.taken, NOW);
     let opened = directory.open_log(log_id(), config(1 << 20), NO_PRODUCERS).expect("it opens");
@@ -120,6 +119,12 @@ fn the_next_backup_shares_what_has_not_changed() {
     assert!(report.verified_bytes < report.bytes / 2, "{report:?}");
     assert_eq!(names(&given.memory), ["one"]);
     check(&copy_of(&given.memory), &model);
+    // Whoever lets a shell complete its name means the same.
+    let mut backup =
+        given.directory.begin_backup(Path::new("/backups/one/"), NOW).expect("it is its own");
+    backup.add(&given.log.reader(), &mut |_| true).expect("there is room");
+    backup.finish(NOW).expect("there is room");
+    assert_eq!(names(&given.memory), ["one"]);
     // What was compacted is another segment of the same name.
     let mut compaction = given.log.begin_compaction(CompactionConfig::default(), NOW, true);
     while !matches!(compaction.step().expect("it works"), CompactionStep::Done(_)) {}
@@ -138,7 +143,9 @@ fn a_place_that_holds_something_else_is_refused_and_left_as_it_is() {
         assert_eq!(given.memory.files(), before, "{place}");
         refused.expect_err("it is not free")
     };
-    assert!(matches!(refused("backups/two"), BackupError::Relative { .. }));
+    for unclear in ["backups/two", "/backups/../data/two"] {
+        assert!(matches!(refused(unclear), BackupError::Relative { .. }), "{unclear}");
+    }
     for within in ["/data", "/data/logs", "/data/backup", "/"] {
         assert!(matches!(refused(within), BackupError::Within { .. }), "{within}");
     }

@@ -64,7 +64,7 @@ fn read_all(reader: &LogReader) -> (Vec<Entry>, Vec<(u64, u64)>) {
             Ok(Read::Batches { bytes, next }) => {
                 for batch in Batches::received(bytes) {
                     let batch = batch.expect("a batch");
-                    for record in batch.records() {
+                    for record in batch.open().expect("a frame").records() {
                         let record = record.expect("it decodes");
                         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
                         entries.push(Entry {
@@ -277,6 +277,64 @@ fn a_repair_keeps_what_is_sound_of_a_compacted_segment_and_it_goes_on() {
         }
     }
     assert!(repairs > 10, "{repairs}");
+}
+
+#[test]
+fn a_compacted_segment_that_was_cut_is_noticed_wherever_it_ends_now() {
+    let (memory, left) = given();
+    let files = memory.files().into_iter().filter(|(path, _)| has_ending(path, "log"));
+    for (path, contents) in files.take(2) {
+        for (length, has_index) in (SEGMENT_HEADER_BYTES..contents.len())
+            .flat_map(|length| [(length, true), (length, false)])
+        {
+            let case = format!("{} cut at {length}, index: {has_index}", path.display());
+            let memory = memory.copy();
+            memory
+                .open(&path)
+                .and_then(|file| file.set_length(length as u64))
+                .expect("it is there");
+            if !has_index {
+                memory.remove_file(&path.with_extension("index")).expect("it is there");
+            }
+            let memory = settled(&memory);
+            let report = inspect(&memory, root()).expect("it can be inspected");
+            assert_eq!(report.worst(), Some(Severity::Damage), "{case}: {report:#?}");
+            let alone = inspect(&memory, &path).expect("it can be inspected");
+            assert_eq!(alone.worst(), Some(Severity::Damage), "{case}: {alone:#?}");
+            let (given, _) = Given::open(&memory, 1 << 20);
+            let (found, lost) = read_all(&given.log.reader());
+            judge(&case, &left, &(found.clone(), lost.clone()));
+            assert!(!lost.is_empty(), "{case}");
+            let memory = settled(&given.close());
+            accept_loss(&memory).expect("it is repaired");
+            let report = inspect(&memory, root()).expect("it can be inspected");
+            assert!(report.worst() <= Some(Severity::Note), "{case}: {report:#?}");
+            let (given, report) = Given::open(&memory, 1 << 20);
+            assert_eq!((report.damage, given.log.read_only()), (vec![], None), "{case}");
+            assert_eq!(read_all(&given.log.reader()), (found, lost), "{case}");
+        }
+    }
+}
+
+#[test]
+fn bytes_behind_the_end_of_a_compacted_segment_are_read_by_nobody() {
+    let (memory, left) = given();
+    let files = memory.files().into_iter().filter(|(path, _)| has_ending(path, "log"));
+    for (path, contents) in files.take(2) {
+        for surplus in [vec![0], contents[SEGMENT_HEADER_BYTES..].to_vec()] {
+            let memory = memory.copy();
+            let file = memory.open(&path).expect("it is there");
+            file.write_at(contents.len() as u64, &surplus).expect("there is room");
+            let report = inspect(&memory, root()).expect("it can be inspected");
+            let bad: Vec<_> = report.findings().filter(|it| it.severity > Severity::Note).collect();
+            let [finding] = bad[..] else { panic!("{report:#?}") };
+            assert_eq!(finding.severity, Severity::Warning, "{finding:?}");
+            assert!(finding.what.contains("behind where it ends"), "{finding:?}");
+            let (given, report) = Given::open(&settled(&memory), 1 << 20);
+            assert!(report.damage.is_empty() && report.moved_aside.is_empty(), "{report:?}");
+            assert_eq!(read_all(&given.log.reader()), (left.clone(), vec![]));
+        }
+    }
 }
 
 #[test]

@@ -10,14 +10,14 @@ use taffrail_log::{
     CompactionConfig, CompactionError, CompactionReport, CompactionStep, Deletion, Known, Log,
     LogReader, NewBatch, Read, ReadRequest,
 };
-use taffrail_model::batch::{BatchKind, Batches, RecordFields, RecordSetBuilder};
+use taffrail_model::batch::{BatchKind, Batches, Compression, RecordFields, RecordSetBuilder};
 use taffrail_model::{
     GapReason, Offset, ProducerEpoch, ProducerId, ProducerStamp, Sequence, Timestamp,
 };
 
 use crate::given::{
-    AppendAll, DeleteAll, Given, NOW, Numbers, checked, config, has_ending, log_id, log_path, root,
-    seeds, segment, settled, try_open,
+    AppendAll, DeleteAll, Given, NOW, Numbers, checked, config, has_ending, log_id, log_path,
+    packed, root, seeds, segment, settled, try_open,
 };
 
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -35,6 +35,7 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     pub(crate) entries: Vec<Entry>,
+    batches: usize,
 }
 
 impl History {
@@ -62,7 +63,11 @@ impl History {
             builder.push(&fields);
             self.entries.push(Entry { offset, key: name, value });
         }
-        let (appended, error) = log.append(&[checked(builder.finish())], NOW);
+        // One after another in each way.
+        let compressions = [Compression::None, Compression::Lz4, Compression::Zstd];
+        let batch = packed(checked(builder.finish()), compressions[self.batches % 3]);
+        self.batches += 1;
+        let (appended, error) = log.append(&[batch], NOW);
         assert!(error.is_none() && appended.len() == 1, "{error:?}");
         assert_eq!(appended[0].end_offset.get(), self.end());
     }
@@ -127,7 +132,7 @@ pub(crate) fn read_from(reader: &LogReader, from: u64) -> Vec<Entry> {
                     let batch = batch.expect("a batch");
                     assert!(batch.is_sound());
                     let mut latest = Timestamp::MIN;
-                    for record in batch.records() {
+                    for record in batch.open().expect("a frame").records() {
                         let record = record.expect("it decodes");
                         latest = latest.max(record.timestamp);
                         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");

@@ -131,7 +131,8 @@ impl Lives {
         let before = self.numbers.below(log.end().get() + 1);
         let deleted = log.delete_before(Offset::new(before));
         let start = log.reader().start().get();
-        let bases = self.model.batches.iter().map(|batch| batch.base);
+        // A segment without batches begins at the end.
+        let bases = self.model.batches.iter().map(|batch| batch.base).chain([self.model.end()]);
         let most = bases.filter(|base| *base <= before).max().unwrap_or_default();
         self.start_max = self.start_max.max(most).max(start);
         self.model.begin_at(start);

@@ -37,7 +37,7 @@ fn given(segments: u64) -> (Given, Model) {
 }
 
 #[track_caller]
-fn append<const N: usize>(log: &mut Log, model: &mut Model, batches: [NewBatch; N]) {
+pub(crate) fn append<const N: usize>(log: &mut Log, model: &mut Model, batches: [NewBatch; N]) {
     let (appended, error) = log.append(&batches, NOW);
     assert!(error.is_none(), "{error:?}");
     model.append(&batches, &appended, log.leader_epoch());

@@ -10,14 +10,14 @@ use taffrail_log::{
     LogConfig, NewBatch, OpenError, Opened,
 };
 use taffrail_model::batch::{
-    BatchKind, HEADER_BYTES, RecordFields, RecordSetBuilder, records_crc, scan,
+    BatchKind, Compression, HEADER_BYTES, RecordFields, RecordSetBuilder, records_crc, scan,
 };
 use taffrail_model::{LogId, Offset, ProducerId, Timestamp};
 
 pub(crate) const LABEL: &str = "quakes/0";
 
 /// Bytes of a segment's header with that label.
-pub(crate) const SEGMENT_HEADER_BYTES: usize = 91 + LABEL.len();
+pub(crate) const SEGMENT_HEADER_BYTES: usize = 100 + LABEL.len();
 
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -164,7 +164,14 @@ pub(crate) fn checked(payload: Bytes) -> NewBatch {
         kind: BatchKind::Data,
         producer: None,
         payload,
+        compression: Compression::None,
     }
+}
+
+/// The same batch, compressed.
+pub(crate) fn packed(batch: NewBatch, compression: Compression) -> NewBatch {
+    let payload = compression.pack(batch.payload);
+    NewBatch { records_crc: records_crc(&payload), payload, compression, ..batch }
 }
 
 /// A batch of `records` small records that no other batch with another `mark` equals.

@@ -104,11 +104,12 @@ fn the_golden_segment_says_what_it_is() {
     assert_eq!(bytes[0], 0x0a);
     assert_eq!(bytes[11..15], 1u32.to_le_bytes(), "format version");
     assert_eq!(bytes[21..29], 0u64.to_le_bytes(), "compacted end");
-    assert_eq!(bytes[39..47], 0u64.to_le_bytes(), "base offset");
-    assert_eq!(bytes[62..70], NOW.as_millis().to_le_bytes(), "created");
-    assert_eq!(bytes[72..88], log_id().bytes(), "log id");
-    assert_eq!(&bytes[91..91 + LABEL.len()], LABEL.as_bytes(), "label");
-    let batch = &bytes[91 + LABEL.len()..];
+    assert_eq!(bytes[30..38], 0u64.to_le_bytes(), "compacted bytes");
+    assert_eq!(bytes[48..56], 0u64.to_le_bytes(), "base offset");
+    assert_eq!(bytes[71..79], NOW.as_millis().to_le_bytes(), "created");
+    assert_eq!(bytes[81..97], log_id().bytes(), "log id");
+    assert_eq!(&bytes[100..100 + LABEL.len()], LABEL.as_bytes(), "label");
+    let batch = &bytes[100 + LABEL.len()..];
     assert_eq!(batch[0], 0x12);
     assert_eq!(batch[11..19], 0u64.to_le_bytes(), "base offset");
     assert_eq!(batch[20..24], 2u32.to_le_bytes(), "last offset delta");

@@ -22,6 +22,7 @@ mod not_compacted;
 mod property;
 mod repair;
 mod reserved;
+mod restore;
 mod retention;
 mod salvage;
 mod scrub;

@@ -24,7 +24,7 @@ fn what_is_damaged_is_not_compacted() {
     let (filled, history) = given(5);
     let memory = settled(&filled.close());
     // In a payload of the second segment.
-    memory.flip(&segment(6), 91 + 8 + 89 + 10, 1).expect("it is there");
+    memory.flip(&segment(6), SEGMENT_HEADER_BYTES + 89 + 10, 1).expect("it is there");
     let (opened, _) = Given::open(&memory, 1 << 20);
     let before = memory.files();
     let refused = compact_by(&opened.log, tight(1 << 20, 1_000), NOW);

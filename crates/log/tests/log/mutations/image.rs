@@ -2,13 +2,16 @@
 //!
 //! Small, so that each of its bytes can be changed, and still all there is: sealed segments and one
 //! that is not, indexes, checkpoints of producers, a reserved end, batches that the recovery points
-//! cover, some that only a sync covers, and some that none does.
+//! cover, some that only a sync covers, and some that none does. It is a backup that nobody has served yet,
+//! and a scrub was interrupted in it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use taffrail_log::vfs::Memory;
-use taffrail_log::{Directory, DirectoryError, DirectoryOptions, Log, LogConfig, Opened};
+use taffrail_log::vfs::{Memory, Vfs as _};
+use taffrail_log::{
+    Directory, DirectoryError, DirectoryOptions, Log, LogConfig, Opened, ScrubPass, ScrubState,
+};
 use taffrail_model::{LogId, ProducerEpoch, ProducerId, ProducerStamp, Sequence};
 
 use crate::given::{LABEL, NOW, NewRecord, batch_of, is_deep, log_id, root};
@@ -157,6 +160,18 @@ impl Life {
         self.directory.persist_points().expect("they are written");
     }
 
+    /// Leaves the files of a backup and of a scrub.
+    fn note_upkeep(&self) {
+        let pass = ScrubPass { began: NOW, segments: 1, bytes: 200, ..ScrubPass::default() };
+        let state = ScrubState { current: Some((pass, log_id())), last: Some(pass) };
+        self.directory.store_scrub_state(&state).expect("it is written");
+        let manifest = self.memory.create(&root().join("backup")).expect("the place is free");
+        let text = format!("taffrail backup\nof {}\ntaken 5\n", self.directory.id());
+        manifest.write_at(0, text.as_bytes()).expect("there is room");
+        manifest.sync_data().expect("it syncs");
+        self.memory.sync_directory(root()).expect("it syncs");
+    }
+
     fn close(mut self) -> (Memory, [History; 2]) {
         self.sync();
         let Self { memory, directory, logs, histories } = self;
@@ -185,6 +200,7 @@ impl Life {
         life.append(1, Some(1), &[Some(6)]);
         life.sync();
         life.persist();
+        life.note_upkeep();
         life.append(0, Some(1), &[Some(30)]);
         life.append(0, Some(3), &[Some(20), None]);
         life.append(1, Some(3), &[Some(20), None]);
