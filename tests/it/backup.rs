@@ -1,7 +1,6 @@
 //! A backup of a running broker, and what is restored from it.
 
 use std::path::Path;
-use std::process::Command;
 
 use taffrail_proto::v1;
 use tonic::Code;
@@ -12,10 +11,10 @@ use crate::door::{Door, batch, check_error, check_status, fetch_request, produce
 use crate::pipe::Pipe;
 use crate::program::run;
 
-/// Copies a directory as whoever restores a backup does.
 fn restore(from: &Path, home: &Home) {
-    let copied = Command::new("cp").arg("-r").arg(from).arg(home.data()).status();
-    assert!(copied.expect("it runs").success());
+    let (from, to) = (from.display().to_string(), home.data().display().to_string());
+    let said = run(&["restore", &from, &to]).success();
+    assert!(said.contains("restored to"), "{said}");
 }
 
 async fn back_up(door: &Door, directory: &Path) -> Result<v1::BackupSummary, tonic::Status> {
@@ -166,4 +165,62 @@ async fn the_command_line_names_places_as_its_user_does() {
     assert!(said.contains("backed up to") && said.contains("4 logs"), "{said}");
     let data = broker.home.data().display().to_string();
     taffrail(&broker, &["backup", &data]).check(3, &["INVALID_DIRECTORY"]);
+}
+
+#[tokio::test]
+async fn a_backup_is_restored_where_nothing_is_and_nowhere_else() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    door.create("t", 1).await;
+    door.append("t", &["a"]).await;
+    let backup = broker.home.path().join("backup").display().to_string();
+    taffrail(&broker, &["backup", &backup]).success();
+    let live = broker.home.data().display().to_string();
+    run(&["restore", &backup, &live]).check(2, &["is in use", "place that is free"]);
+    assert_eq!(door.append("t", &["b"]).await, 1, "it is as it was");
+    let home = Home::new();
+    let to = home.data().display().to_string();
+    run(&["restore", &live, &to]).check(2, &["is no backup", "taffrail backup"]);
+    let link = broker.home.path().join("link");
+    std::os::unix::fs::symlink(&backup, &link).expect("the place is free");
+    let around = format!("{backup}/../backup/within");
+    let linked = link.join("within").display().to_string();
+    for within in [format!("{backup}/within"), around, linked] {
+        run(&["restore", &backup, &within]).check(2, &["within the backup"]);
+    }
+    let said = run(&["restore", &backup, &to, "--output", "json"]).json();
+    assert_eq!((&said["damaged"], &said["directory"]), (&0.into(), &to.as_str().into()), "{said}");
+    run(&["restore", &backup, &to]).check(2, &["is no empty directory"]);
+    let restored = home.start(&[]);
+    assert_eq!(Door::open(&restored).await.values("t").await, ["a"]);
+    run(&["restore", &to, &format!("{to}.again")]).check(2, &["a broker has served it"]);
+}
+
+#[tokio::test]
+async fn partitions_that_cannot_be_opened_are_named_and_all_else_is_backed_up() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    let topic = door.create("t", 2).await;
+    for partition in 0..2 {
+        door.produce(produce_batch("t", partition, batch(&["a"]))).await;
+    }
+    let folder = broker.partition_folder(&topic.id, 1);
+    drop(door);
+    let home = broker.stop().await;
+    std::fs::remove_dir_all(folder).expect("it is there");
+    let broker = home.start(&[]);
+    let door = Door::open(&broker).await;
+    soon(async { while door.status("t", 1).await == v1::PartitionStatus::Recovering {} }).await;
+    let backup = home.path().join("backup").display().to_string();
+    let ended = taffrail(&broker, &["backup", &backup, "--output", "json"]);
+    ended.check(1, &["t/1 cannot be opened"]);
+    let said: serde_json::Value = serde_json::from_str(&ended.output).expect("json");
+    assert_eq!(said["skipped"], serde_json::json!(["t/1"]), "{said}");
+    let restored = Home::new();
+    restore(Path::new(&backup), &restored);
+    let restored = restored.start(&[]);
+    let there = Door::open(&restored).await;
+    assert_eq!(there.fetch("t", 0, 0).await.error, None);
+    soon(async { while there.status("t", 1).await == v1::PartitionStatus::Recovering {} }).await;
+    assert_eq!(there.status("t", 1).await, v1::PartitionStatus::Offline);
 }

@@ -13,6 +13,7 @@ mod backup;
 mod broker;
 mod commands;
 mod compaction;
+mod compression;
 mod consume;
 mod contract;
 mod credit;

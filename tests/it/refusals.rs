@@ -4,7 +4,6 @@
 //! Deliberately absent: what only a failing disk brings (`STORAGE_FULL`, `PARTITION_READ_ONLY`,
 //! `DATA_LOSS`, ...), and `PRECEDING_FAILED` and `OVERLOADED`, which are in `stream`.
 
-use bytes::Bytes;
 use taffrail_proto::v1;
 use taffrail_proto::v1::position::At;
 use tonic::Code;
@@ -81,7 +80,6 @@ async fn batches_that_are_not_what_they_must_be() {
     door.create("orders", 2).await;
     let to = |batch| produce_batch("orders", 0, batch);
     let plain = || batch(&["x"]);
-    let compressed = Some(v1::record_batch::Payload::CompressedRecords(Bytes::from_static(b"z")));
     let large = "x".repeat(1 << 20);
     let crc = crc32fast::hash(b"something else").to_string();
     let far = v1::Record { timestamp_ms: i64::MAX, ..record("x") };
@@ -105,24 +103,6 @@ async fn batches_that_are_not_what_they_must_be() {
                 "CORRUPT_BATCH",
                 &[("found", &crc), ("computed", "*")],
                 "send it again",
-            ),
-            (
-                to(v1::RecordBatch { compression: 2, ..plain() }),
-                "UNSUPPORTED_COMPRESSION",
-                &[("compression", "2")],
-                "send COMPRESSION_NONE",
-            ),
-            (
-                to(v1::RecordBatch { compression: 17, ..plain() }),
-                "UNSUPPORTED_COMPRESSION",
-                &[("compression", "17")],
-                "send COMPRESSION_NONE",
-            ),
-            (
-                to(v1::RecordBatch { payload: compressed, ..plain() }),
-                "UNSUPPORTED_COMPRESSION",
-                &[("compression", "0")],
-                "send COMPRESSION_NONE",
             ),
             (
                 v1::ProduceBatch {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use taffrail_log::vfs::{Disk, Vfs as _};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Home};
 use crate::door::{Door, batch, produce_batch};
 use crate::http::{await_metric, metric};
 use crate::pipe::Pipe;
@@ -78,4 +78,31 @@ async fn a_scrub_can_be_turned_off() {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(metric(&broker, "taffrail_scrubbed_bytes_total").await, 0);
     assert!(!broker.home.data().join("scrub").exists());
+}
+
+#[tokio::test]
+async fn a_scrub_goes_on_after_a_restart() {
+    let broker = Broker::with(&["scrub_interval=0s"]);
+    let door = Door::open(&broker).await;
+    fill(&door).await;
+    drop(door);
+    let inspected = |home: &Home| {
+        let data = home.data().display().to_string();
+        run(&["inspect", &data, "--output", "json"]).json()["directory"].clone()
+    };
+    let home = broker.stop().await;
+    let broker = home.start(&["scrub_interval=1h", "scrub_bytes_per_second=200KiB"]);
+    await_metric(&broker, "taffrail_scrubbed_bytes_total", |bytes| bytes > 0).await;
+    let home = broker.stop().await;
+    let interrupted = inspected(&home);
+    assert_eq!(interrupted["last_scrub"], serde_json::Value::Null, "it came to no end");
+    assert!(interrupted["scrub"]["bytes"].as_u64() > Some(0), "{interrupted}");
+
+    let broker = home.start(&["scrub_interval=1h"]);
+    let ended = "taffrail_scrub_ended_timestamp_seconds";
+    await_metric(&broker, ended, |seconds| seconds > 0).await;
+    let home = broker.stop().await;
+    let last = &inspected(&home)["last_scrub"];
+    assert_eq!(last["began"], interrupted["scrub"]["began"], "it was the same one");
+    assert!(last["bytes"].as_u64() > interrupted["scrub"]["bytes"].as_u64(), "{last}");
 }
