@@ -1,10 +1,11 @@
-//! What developers run: `cargo xtask ci | test | lint | sim | fix | codegen`.
+//! What developers run: `cargo xtask ci | test | lint | counts | sim | fix | codegen`.
 //!
-//! `ci` is everything a change has to pass; `fix` and `codegen` are the only ones that write
-//! anything but `target/`. Nothing has to be installed by hand: tools beyond the Rust toolchain are
+//! `ci` is everything a change has to pass; `fix`, `codegen` and `counts --accept` are the only ones
+//! that write anything but `target/`. Nothing has to be installed by hand: tools beyond the Rust toolchain are
 //! fetched into `target/`, and where that fails the summary says what was skipped.
 
 mod codegen;
+mod counts;
 mod fix;
 mod lint;
 mod process;
@@ -32,7 +33,7 @@ enum Command {
         #[arg(long)]
         deep: bool,
     },
-    /// Runs every test, each suite within its budget.
+    /// Runs every test, each suite within its budget, and counts instructions.
     Test {
         /// More cases, larger budgets.
         #[arg(long)]
@@ -43,6 +44,12 @@ enum Command {
         /// Compiles the tools that are missing.
         #[arg(long)]
         deep: bool,
+    },
+    /// Counts instructions, and compares them with what is committed. `test` does it too.
+    Counts {
+        /// Makes what is counted now the baseline.
+        #[arg(long)]
+        accept: bool,
     },
     /// Runs whole brokers in a simulation, for seeds that one names.
     Sim(sim::Seeds),
@@ -66,6 +73,7 @@ fn main() -> Result<ExitCode> {
         }
         Command::Test { deep } => test::test(&mut report, &root, deep),
         Command::Lint { deep } => lint::lint(&mut report, &root, deep),
+        Command::Counts { accept } => counts::counts(&mut report, &root, accept),
         Command::Sim(seeds) => sim::sim(&mut report, &root, seeds),
         Command::Fix => fix::fix(&mut report, &root),
         Command::Codegen { check: true } => codegen::check(&root)?,

@@ -1,4 +1,4 @@
-//! Runs every test, each suite within its budget.
+//! Runs every test, each suite within its budget, and counts instructions.
 //!
 //! Everything is built once and first, so that a budget measures tests, not compiling.
 //! `TAFFRAIL_BIN` tells suites which binary to start, `TAFFRAIL_DEEP=1` that they may take long, and
@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::counts::counts;
 use crate::python;
 use crate::report::Report;
 use crate::workspace::{BUILD, Built, cargo};
@@ -39,7 +40,7 @@ const BUDGETS: [(&str, u64, u64); 8] = [
 /// The same for all others.
 const BUDGET: (u64, u64) = (90, 900);
 
-/// Builds everything, then runs every suite.
+/// Builds everything, runs every suite, and then counts.
 pub(crate) fn test(report: &mut Report, root: &Path, deep: bool) {
     if !report.run("build", BUILD_BUDGET, &mut cargo(root, BUILD)) {
         return;
@@ -82,6 +83,7 @@ pub(crate) fn test(report: &mut Report, root: &Path, deep: bool) {
             run(report, PYTHON_NAME, &mut command);
         }
     }
+    counts(report, root, false);
     match fs::read_to_string(&skips) {
         Ok(notes) => skipped(&notes).for_each(|(name, why)| report.skip(name, why)),
         Err(error) => report.fail(SKIPS, &error.to_string()),
@@ -92,7 +94,7 @@ pub(crate) fn test(report: &mut Report, root: &Path, deep: bool) {
 }
 
 /// What suites have noted: names and reasons.
-fn skipped(notes: &str) -> impl Iterator<Item = (&str, &str)> {
+pub(crate) fn skipped(notes: &str) -> impl Iterator<Item = (&str, &str)> {
     notes.lines().map(|line| line.split_once('\t').unwrap_or((line, "it does not say why")))
 }
 
