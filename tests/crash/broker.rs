@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::dice::Dice;
 use crate::proxy::Proxy;
 use crate::strace::inject;
 
@@ -45,6 +46,13 @@ impl Home {
         let data = folder.path().join("data");
         let (settings, proxy) = (Vec::new(), Proxy::start().await);
         Self { folder: Some(folder), data, settings, proxy }
+    }
+
+    /// Lets brokers sync two partitions that wait with one call already, by chance or not.
+    pub(crate) fn syncs_together_half_the_time(&mut self, dice: &mut Dice) {
+        if dice.below(2) == 0 {
+            self.settings.push("sync_together_min=2".to_owned());
+        }
     }
 
     /// A place for files beside the data.

@@ -38,6 +38,7 @@ async fn run(dice: &mut Dice) -> Option<usize> {
     let mut home = Home::new().await;
     let mut disk = Mount::new(home.folder(), "ext4", "disk copy")?;
     home.data = disk.path.join("data");
+    home.syncs_together_half_the_time(dice);
     let mut broker = home.start().await;
     create_topics(&broker).await;
     let load = start_load(&home, dice);

@@ -21,7 +21,7 @@ use crate::strace::{Strace, strace_works};
 const SLOWLY: Duration = Duration::from_secs(1);
 
 /// What changes files.
-const CALLS: &str = "pwrite64,pwritev,write,fdatasync,fsync,ftruncate,openat,rename,unlink,mkdir";
+const CALLS: &str = "pwrite64,pwritev,write,fdatasync,fsync,syncfs,sync_file_range,ftruncate,openat,rename,unlink,mkdir";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failed_sync_nothing_more_is_acknowledged_and_nothing_is_lost() {
@@ -196,7 +196,8 @@ async fn killed_at_any_system_call_nothing_acknowledged_is_lost() {
         return;
     }
     let mut dice = Dice::new("system calls");
-    let home = Home::new().await;
+    let mut home = Home::new().await;
+    home.syncs_together_half_the_time(&mut dice);
     let broker = home.start().await;
     create_topics(&broker).await;
     let load = start_load(&home, &mut dice);

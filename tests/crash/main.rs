@@ -29,6 +29,7 @@ mod strace;
 mod stream;
 mod sweep;
 mod tails;
+mod together;
 mod topics;
 
 use std::fs::OpenOptions;

@@ -21,6 +21,9 @@ pub struct BrokerConfig {
     pub writer_threads: usize,
     /// Threads that sync logs: so many syncs may hang before others wait.
     pub committer_threads: usize,
+    /// From how many partitions on that wait for a sync one is for all of them, where the file system
+    /// can.
+    pub sync_together_min: usize,
     /// Threads that read from logs what is not in memory.
     pub reader_threads: usize,
     /// Bytes that compaction reads and writes in a second, over all partitions.
@@ -47,6 +50,7 @@ impl Default for BrokerConfig {
             partitions_max: limits::PARTITIONS_DEFAULT,
             writer_threads: 2,
             committer_threads: 8,
+            sync_together_min: 16,
             reader_threads: 4,
             compaction_bytes_per_second: limits::COMPACTION_BYTES_PER_SECOND_DEFAULT,
             scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND_DEFAULT,

@@ -103,6 +103,7 @@ impl Broker {
         let threads = LogThreads::start(ThreadsConfig {
             writers: config.writer_threads,
             committers: config.committer_threads,
+            sync_together_min: config.sync_together_min,
             readers: config.reader_threads,
             tail_bytes: config.tail_bytes,
             compaction_bytes_per_second: config.compaction_bytes_per_second,

@@ -88,6 +88,12 @@ impl<T: Send + 'static> WorkQueue<T> {
         true
     }
 
+    /// Takes all that is queued, if it is so many at least.
+    pub(crate) fn drain_many(&self, min: usize) -> VecDeque<T> {
+        let mut state = self.state();
+        if state.work.len() < min { VecDeque::new() } else { std::mem::take(&mut state.work) }
+    }
+
     /// Takes all that is queued.
     pub(crate) fn drain(&self) -> VecDeque<T> {
         std::mem::take(&mut self.state().work)

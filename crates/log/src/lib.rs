@@ -54,7 +54,7 @@ pub use recovery::{OpenError, RecoveryReport, SalvagedHeader};
 pub use retention::{Expired, Retention};
 pub use scrub::{Scrub, ScrubPass, ScrubState, ScrubStep};
 pub use segment::{Compacted, SegmentHeader, SegmentHeaderError};
-pub use sync::{LogSyncer, SyncError};
+pub use sync::{LogSyncer, SyncError, sync_together};
 pub use taffrail_model::LogId;
 pub use trim::ReadRequest;
 pub use unread::Unread;

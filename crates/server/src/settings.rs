@@ -120,7 +120,7 @@ pub enum SettingsError {
 }
 
 /// Every setting.
-pub static SETTINGS: [SettingInfo; 22] = [
+pub static SETTINGS: [SettingInfo; 23] = [
     setting(
         "allow_unauthenticated",
         "true | false",
@@ -303,6 +303,16 @@ pub static SETTINGS: [SettingInfo; 22] = [
         "How often all sealed segments are read again to find rot (7d).",
         |s, v| {
             s.broker.scrub_interval = duration(v)?;
+            Some(())
+        },
+    ),
+    setting(
+        "sync_together_min",
+        "2 to 1000000",
+        "Partitions waiting for a sync from which on one is for all of them, on ext4 (16).",
+        |s, v| {
+            let min = v.parse().ok().filter(|min| (2..=1_000_000).contains(min));
+            s.broker.sync_together_min = min?;
             Some(())
         },
     ),

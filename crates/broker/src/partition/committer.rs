@@ -3,9 +3,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use taffrail_log::SyncError;
+use taffrail_log::{SyncError, sync_together};
 use taffrail_model::Offset;
 
 use super::appender::Order;
@@ -44,6 +45,55 @@ struct State {
     turn: Turn,
 }
 
+/// How long committers wait for one that syncs many partitions: meanwhile more of them come together.
+/// One that takes longer is waiting for somebody else's writes; nobody waits with it.
+const GATHER_MAX: Duration = Duration::from_millis(50);
+
+/// Whether a committer syncs many partitions at once: one at a time does.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    state: Mutex<GatheringState>,
+    ended: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum GatheringState {
+    #[default]
+    Idle,
+    Syncing,
+    /// Somebody has waited for it long enough.
+    Late,
+}
+
+/// A sync of many partitions, until this is dropped.
+pub(super) struct Gathered<'a>(&'a Gathering);
+
+impl Gathering {
+    /// Waits for a while until nobody syncs many partitions, and then may; `None` if somebody still does.
+    fn begin(&self) -> Option<Gathered<'_>> {
+        let is_awaited = |state: &mut GatheringState| *state == GatheringState::Syncing;
+        let waited = self.ended.wait_timeout_while(self.state(), GATHER_MAX, is_awaited);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if *state != GatheringState::Idle {
+            *state = GatheringState::Late;
+            return None;
+        }
+        *state = GatheringState::Syncing;
+        Some(Gathered(self))
+    }
+
+    fn state(&self) -> MutexGuard<'_, GatheringState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Gathered<'_> {
+    fn drop(&mut self) {
+        *self.0.state() = GatheringState::Idle;
+        self.0.ended.notify_all();
+    }
+}
+
 /// Where a partition stands in the committers' queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Turn {
@@ -79,6 +129,36 @@ impl Queue {
     }
 }
 
+/// A partition that is being synced.
+struct Commit {
+    partition: Arc<Partition>,
+    open: Arc<OpenLog>,
+    was_poisoned: bool,
+}
+
+impl Commit {
+    /// The sync came to its end.
+    fn answer(&self, result: Result<Offset, SyncError>) {
+        let Self { partition, open, was_poisoned } = self;
+        match result {
+            // What was let go of since ends where the log that is opened anew says.
+            Ok(end) if partition.has(open) => partition.commit_written(end),
+            Ok(_) => {}
+            Err(SyncError::Poisoned { cause }) => {
+                if !was_poisoned {
+                    let (topic, partition) = (&partition.topic, partition.index);
+                    tracing::error!(%topic, %partition, cause, "sync failed: the partition is read-only");
+                }
+                // Where it was let go of, what waits may be of the log that was opened since.
+                let log = open.lock();
+                if log.is_some() {
+                    partition.give_up(&cause);
+                }
+            }
+        }
+    }
+}
+
 impl Partition {
     /// Gives the partition to a committer, if none has it that will see what was written.
     pub(super) fn schedule_commit(self: &Arc<Self>) {
@@ -110,12 +190,54 @@ impl Partition {
         self.schedule_commit();
     }
 
-    /// Syncs what was written and answers who waits; called by a committer thread.
-    pub(super) fn commit(self: &Arc<Self>) {
-        self.commits.state().turn = Turn::Running;
-        if let Some(open) = self.open_log() {
-            self.sync(&open);
+    /// Syncs what was written and answers who waits; called by a committer thread. Where many partitions
+    /// wait, one call syncs them all.
+    pub(super) fn commit(self: Arc<Self>) {
+        let threads = Arc::clone(&self.threads);
+        let can_gather = self.open_log().is_some_and(|open| open.syncer.can_sync_together());
+        let gathered = if can_gather { threads.gathering.begin() } else { None };
+        let mut partitions = vec![self];
+        if gathered.is_some() {
+            partitions.extend(threads.committers.drain_many(threads.sync_together_min - 1));
         }
+        // The others need not wait for one that syncs a single partition.
+        let gathered = gathered.filter(|_| partitions.len() > 1);
+        let commits: Vec<_> = partitions.iter().filter_map(Self::begin_commit).collect();
+        let syncers: Vec<_> = commits.iter().map(|commit| commit.open.syncer.clone()).collect();
+        let stopwatch = Stopwatch::start();
+        let synced = match syncers.as_slice() {
+            [syncer] => vec![syncer.sync()],
+            syncers => sync_together(syncers),
+        };
+        // The next ones may be synced while these are answered.
+        drop(gathered);
+        if !synced.is_empty() {
+            threads.metrics.sync_seconds.record(stopwatch.elapsed());
+        }
+        for (commit, result) in commits.iter().zip(synced) {
+            commit.answer(result);
+        }
+        // Nobody waits for a segment that another one begins.
+        let (later, now): (Vec<_>, Vec<_>) =
+            partitions.into_iter().partition(|it| it.must_roll.load(Ordering::Acquire));
+        now.iter().for_each(Self::end_commit);
+        for partition in &later {
+            if let Some(open) = partition.open_log() {
+                partition.roll_if_due(&open);
+            }
+            partition.end_commit();
+        }
+    }
+
+    /// A committer has the partition from here on; `None` if it has no log.
+    fn begin_commit(self: &Arc<Self>) -> Option<Commit> {
+        self.commits.state().turn = Turn::Running;
+        let open = self.open_log()?;
+        let was_poisoned = open.syncer.is_poisoned();
+        Some(Commit { partition: Arc::clone(self), open, was_poisoned })
+    }
+
+    fn end_commit(self: &Arc<Self>) {
         let again = {
             let mut state = self.commits.state();
             let again = state.turn == Turn::RunningAgain;
@@ -127,32 +249,6 @@ impl Partition {
         }
         // A writer that waited for this sync goes on.
         self.schedule_append();
-    }
-
-    fn sync(self: &Arc<Self>, open: &Arc<OpenLog>) {
-        let was_poisoned = open.syncer.is_poisoned();
-        let stopwatch = Stopwatch::start();
-        let result = open.syncer.sync();
-        self.threads.metrics.sync_seconds.record(stopwatch.elapsed());
-        match result {
-            // What was let go of since ends where the log that is opened anew says.
-            Ok(end) if self.has(open) => {
-                self.commit_written(end);
-                self.roll_if_due(open);
-            }
-            Ok(_) => {}
-            Err(SyncError::Poisoned { cause }) => {
-                if !was_poisoned {
-                    let (topic, partition) = (&self.topic, self.index);
-                    tracing::error!(%topic, %partition, cause, "sync failed: the partition is read-only");
-                }
-                // Where it was let go of, what waits may be of the log that was opened since.
-                let log = open.lock();
-                if log.is_some() {
-                    self.give_up(&cause);
-                }
-            }
-        }
     }
 
     /// Everything below `end` is committed: readers see it, and who waits is answered.

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Partition;
+use super::committer::Gathering;
 use super::compactor::CompactionWork;
 use super::scrubber::ScrubWork;
 use crate::clock::{self, Clock};
@@ -28,6 +29,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 pub(crate) struct ThreadsConfig {
     pub(crate) writers: usize,
     pub(crate) committers: usize,
+    pub(crate) sync_together_min: usize,
     pub(crate) readers: usize,
     pub(crate) tail_bytes: u64,
     pub(crate) compaction_bytes_per_second: u64,
@@ -48,6 +50,9 @@ pub(crate) struct ThreadsConfig {
 pub(crate) struct LogThreads {
     pub(super) writers: WorkQueue<Arc<Partition>>,
     pub(super) committers: WorkQueue<Arc<Partition>>,
+    /// From how many partitions on that wait for a committer one sync is for all of them.
+    pub(super) sync_together_min: usize,
+    pub(super) gathering: Gathering,
     /// Partitions that were written to and may be synced a little later.
     pub(super) lazy: WorkQueue<Arc<Partition>>,
     pub(super) readers: WorkQueue<Job>,
@@ -91,6 +96,8 @@ impl LogThreads {
         let threads = Arc::new(Self {
             writers: WorkQueue::new(),
             committers: WorkQueue::new(),
+            sync_together_min: config.sync_together_min,
+            gathering: Gathering::default(),
             lazy: WorkQueue::new(),
             readers: WorkQueue::new(),
             openers: WorkQueue::new(),

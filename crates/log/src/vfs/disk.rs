@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once, PoisonError, RwLock};
+use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 use memmap2::{Advice, Mmap};
@@ -131,11 +131,26 @@ fn find_lock(locks: &str, device: u64, inode: u64) -> Option<bool> {
 struct DiskFile {
     file: fs::File,
     path: PathBuf,
+    /// The file system that can be synced as a whole instead, once that was asked.
+    system: OnceLock<Option<u64>>,
 }
 
 impl DiskFile {
     fn shared(file: fs::File, path: &Path) -> Arc<dyn File> {
-        Arc::new(Self { file, path: path.to_owned() })
+        Arc::new(Self { file, path: path.to_owned(), system: OnceLock::new() })
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl DiskFile {
+    /// Writes all of the file, or waits for that: not what makes it findable, and not the disk's cache.
+    #[expect(unsafe_code, reason = "rustix does not have this call")]
+    fn sync_range(&self, flags: libc::c_uint) -> io::Result<()> {
+        use std::os::fd::AsRawFd as _;
+
+        // SAFETY: the descriptor is open as long as `self.file` is borrowed, and no memory is passed.
+        let done = unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, flags) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -160,6 +175,32 @@ impl File for DiskFile {
         self.file.sync_data()
     }
 
+    fn file_system(&self) -> Option<u64> {
+        *self.system.get_or_init(|| whole_system(&self.file))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn start_write(&self) -> io::Result<()> {
+        self.sync_range(libc::SYNC_FILE_RANGE_WRITE)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn finish_write(&self) -> io::Result<()> {
+        self.sync_range(
+            libc::SYNC_FILE_RANGE_WAIT_BEFORE
+                | libc::SYNC_FILE_RANGE_WRITE
+                | libc::SYNC_FILE_RANGE_WAIT_AFTER,
+        )
+    }
+
+    #[cfg(target_os = "linux")]
+    fn sync_file_system(&self) -> io::Result<()> {
+        rustix::fs::syncfs(&self.file)?;
+        // Without a journal the last of what `syncfs` writes comes behind its flush of the disk's cache,
+        // and of a journal that was given up it may say nothing: this flushes, and says so.
+        self.file.sync_data()
+    }
+
     #[expect(unsafe_code, reason = "mapping a file is unsafe by nature")]
     fn map(&self, length: u64) -> io::Result<Arc<dyn Map>> {
         // SAFETY: only sealed segments are mapped. Nobody writes to or cuts a sealed segment: it is
@@ -170,6 +211,25 @@ impl File for DiskFile {
         let map = Arc::new(Mapped::new(map, &self.path));
         Ok(Arc::new(DiskMap { bytes: Bytes::from_owner(SharedMap(Arc::clone(&map))), map }))
     }
+}
+
+/// The file system that a file is on, if it can be synced as a whole so that nothing is said to be durable
+/// that is not: what `syncfs` returns of failures, and that `fdatasync` flushes the disk's cache where the
+/// file has nothing to write, is known of ext4 since Linux 6.5.
+#[cfg(target_os = "linux")]
+fn whole_system(file: &fs::File) -> Option<u64> {
+    const EXT4: u64 = 0xef53;
+    const LINUX_MIN: (u32, u32) = (6, 5);
+    let kind = rustix::fs::fstatfs(file).ok()?.f_type as u64;
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    let linux = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    (kind == EXT4 && LINUX_MIN <= linux).then_some(file.metadata().ok()?.dev())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn whole_system(_: &fs::File) -> Option<u64> {
+    None
 }
 
 /// A file that is read past the page cache, in whole blocks.
@@ -186,7 +246,7 @@ impl UncachedFile {
 
         let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
         let file = fs::File::options().read(true).custom_flags(direct).open(path)?;
-        let file = Self(DiskFile { file, path: path.to_owned() });
+        let file = Self(DiskFile { file, path: path.to_owned(), system: OnceLock::new() });
         // Some refuse only now.
         file.read_at(0, &mut [0])?;
         Ok(Arc::new(file))

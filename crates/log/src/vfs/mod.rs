@@ -75,6 +75,24 @@ pub trait File: Debug + Send + Sync {
     /// Makes its contents and length durable, as `fdatasync`. After an error nothing is known of
     /// what was written since the last success, and trying again proves nothing.
     fn sync_data(&self) -> io::Result<()>;
+    /// The file system that it is on, if [`Self::sync_file_system`] can be had there.
+    fn file_system(&self) -> Option<u64> {
+        None
+    }
+    /// Begins to write its contents to the disk.
+    fn start_write(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Waits until its contents are written, but for what makes them findable. An error is that of this
+    /// file, and is as final as one of [`Self::sync_data`].
+    fn finish_write(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Makes durable what makes the contents of all files of its file system findable, once they are
+    /// written.
+    fn sync_file_system(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Maps its first `length` bytes, which nobody may cut off while the map lives.
     fn map(&self, length: u64) -> io::Result<Arc<dyn Map>>;
 }
@@ -98,6 +116,45 @@ pub struct Entry {
     pub name: String,
     /// Whether it is a directory itself.
     pub is_directory: bool,
+}
+
+/// Makes files durable, as [`File::sync_data`] does each: with one call for all where they are on one
+/// file system that can. What became of each stands in its place.
+pub(crate) fn sync_files(files: &[Arc<dyn File>]) -> Vec<io::Result<()>> {
+    let [first, others @ ..] = files else { return Vec::new() };
+    let system = first.file_system();
+    let is_one = system.is_some() && others.iter().all(|file| file.file_system() == system);
+    if others.is_empty() || !is_one {
+        return files.iter().map(|file| file.sync_data()).collect();
+    }
+    let started: Vec<_> = files.iter().map(|file| file.start_write()).collect();
+    // Whoever forbids the call has not written anything, or lost it.
+    let is_forbidden = |result: &io::Result<()>| {
+        use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+        let kind = result.as_ref().err().map(io::Error::kind);
+        matches!(kind, Some(InvalidInput | PermissionDenied | Unsupported))
+    };
+    if started.iter().any(is_forbidden) {
+        let sync = |(started, file): (io::Result<()>, &Arc<dyn File>)| {
+            if is_forbidden(&started) {
+                file.sync_data()
+            } else {
+                started.and_then(|()| file.sync_data())
+            }
+        };
+        return started.into_iter().zip(files).map(sync).collect();
+    }
+    // What is lost once is lost: a later call may find nothing wrong.
+    let finish = |(started, file): (io::Result<()>, &Arc<dyn File>)| {
+        started.and_then(|()| file.finish_write())
+    };
+    let written: Vec<_> = started.into_iter().zip(files).map(finish).collect();
+    if first.sync_file_system().is_ok() {
+        return written;
+    }
+    let sync =
+        |(written, file): (io::Result<()>, &Arc<dyn File>)| written.and_then(|()| file.sync_data());
+    written.into_iter().zip(files).map(sync).collect()
 }
 
 /// Reads until `buffer` is full or the file ends; how many bytes were read.

@@ -37,6 +37,15 @@ struct State {
     boots: u64,
 }
 
+impl State {
+    fn next_random(&mut self) -> u64 {
+        let mut random = Random(self.random);
+        let next = random.next();
+        self.random = random.0;
+        next
+    }
+}
+
 impl Memory {
     /// An empty file system whose random bits follow from `seed`.
     pub fn new(seed: u64) -> Self {
@@ -190,9 +199,7 @@ impl Vfs for Memory {
 
     fn random(&self) -> [u8; 16] {
         let mut state = self.state();
-        let mut random = Random(state.random);
-        let bits = u128::from(random.next()) << 64 | u128::from(random.next());
-        state.random = random.0;
+        let bits = u128::from(state.next_random()) << 64 | u128::from(state.next_random());
         bits.to_be_bytes()
     }
 
@@ -261,7 +268,26 @@ impl File for MemoryFile {
             Err(SyncFailure { drops: true }) => contents.drop_unsynced(),
             Err(SyncFailure { drops: false }) => contents.forget_unsynced(),
         }
-        Err(io::Error::other("injected: sync failed"))
+        Err(lost())
+    }
+
+    fn file_system(&self) -> Option<u64> {
+        Some(0)
+    }
+
+    fn start_write(&self) -> io::Result<()> {
+        self.disk.state().faults.change()
+    }
+
+    /// What it writes is durable at once, which a real disk does not promise.
+    fn finish_write(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn sync_file_system(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.faults.change()?;
+        state.faults.sync().map_err(|_| lost())
     }
 
     fn map(&self, length: u64) -> io::Result<Arc<dyn Map>> {
@@ -270,6 +296,10 @@ impl File for MemoryFile {
         mapped.truncate(read);
         Ok(Arc::new(MemoryMap(Bytes::from(mapped))))
     }
+}
+
+fn lost() -> io::Error {
+    io::Error::other("injected: sync failed")
 }
 
 #[derive(Debug)]

@@ -5,6 +5,7 @@ mod full;
 mod read;
 mod steps;
 mod sync;
+mod together;
 
 use taffrail_log::AppendError;
 
