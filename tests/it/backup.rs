@@ -59,6 +59,9 @@ async fn a_backup_holds_what_was_acknowledged_and_can_be_served() {
     restore(&place, &home);
     let restored = home.start(&[]);
     let there = Door::open(&restored).await;
+    for topic in ["synced", "cached"] {
+        there.online(topic).await;
+    }
     for partition in 0..2 {
         let (before, after) =
             (door.fetch("synced", partition, 0).await, there.fetch("synced", partition, 0).await);
@@ -192,7 +195,9 @@ async fn a_backup_is_restored_where_nothing_is_and_nowhere_else() {
     assert_eq!((&said["damaged"], &said["directory"]), (&0.into(), &to.as_str().into()), "{said}");
     run(&["restore", &backup, &to]).check(2, &["is no empty directory"]);
     let restored = home.start(&[]);
-    assert_eq!(Door::open(&restored).await.values("t").await, ["a"]);
+    let there = Door::open(&restored).await;
+    there.online("t").await;
+    assert_eq!(there.values("t").await, ["a"]);
     run(&["restore", &to, &format!("{to}.again")]).check(2, &["a broker has served it"]);
 }
 
@@ -220,7 +225,10 @@ async fn partitions_that_cannot_be_opened_are_named_and_all_else_is_backed_up() 
     restore(Path::new(&backup), &restored);
     let restored = restored.start(&[]);
     let there = Door::open(&restored).await;
+    for partition in 0..2 {
+        let recovering = v1::PartitionStatus::Recovering;
+        soon(async { while there.status("t", partition).await == recovering {} }).await;
+    }
     assert_eq!(there.fetch("t", 0, 0).await.error, None);
-    soon(async { while there.status("t", 1).await == v1::PartitionStatus::Recovering {} }).await;
     assert_eq!(there.status("t", 1).await, v1::PartitionStatus::Offline);
 }

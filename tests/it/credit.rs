@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use taffrail_proto::v1;
 use taffrail_proto::v1::consume_request::Command;
 
 use crate::broker::Broker;
-use crate::door::{Door, batch, batches, produce_batch};
+use crate::door::{Door, batch, batches, placed, produce_batch};
+use crate::http::{await_metric, metric};
 use crate::pipe::{EARLIEST, Feed, Pipe};
 
 const A_WHILE: Duration = Duration::from_millis(150);
@@ -89,4 +91,52 @@ async fn a_consumer_that_takes_nothing_stops_nobody() {
     door.append("t", &["live"]).await;
     assert_eq!(feed.values(40, 1).await, ["live"]);
     drop(stuck);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_grants_nothing_more_is_sent_nothing_more_and_nothing_waits_for_him() {
+    const BATCHES: u64 = 64;
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    door.create_with("t", 1, &[("durability", "page_cache")]).await;
+    fill(&door, BATCHES, 500_000).await;
+    let mut stingy = Vec::new();
+    for number in 0..20 {
+        let feed = Feed::open(&door).await;
+        // Half of them grant a byte, once.
+        if number % 2 == 0 {
+            feed.say(Command::Grant(v1::Grant { bytes: 1 }));
+        }
+        feed.subscribe(1, "t", 0, EARLIEST);
+        stingy.push(feed);
+    }
+    for (number, feed) in stingy.iter_mut().enumerate() {
+        feed.subscribed().await;
+        if number % 2 == 0 {
+            assert_eq!(batches(&feed.delivery().await.data).len(), 1);
+        }
+    }
+    // Others get everything, old and new.
+    let mut feed = Feed::on(&door, "t", EARLIEST, 1 << 30).await;
+    feed.subscribed().await;
+    let mut seen = 0;
+    while seen < BATCHES as usize {
+        seen += batches(&feed.delivery().await.data).len();
+    }
+    for number in 0..50 {
+        let text = number.to_string();
+        assert_eq!(door.append("t", &[&text]).await, BATCHES + number);
+        assert_eq!(feed.values(BATCHES + number, 1).await, [text]);
+    }
+    await_metric(&broker, "taffrail_consume_streams", |streams| streams == 21).await;
+    await_metric(&broker, "taffrail_read_memory_used_bytes", |bytes| bytes == 0).await;
+    let read = metric(&broker, "taffrail_read_bytes_total").await;
+    let quiet = stingy.iter_mut().map(|feed| feed.within(A_WHILE));
+    for event in join_all(quiet).await {
+        assert_eq!(event, None, "more than was granted");
+    }
+    assert_eq!(metric(&broker, "taffrail_read_bytes_total").await, read, "read for nobody");
+    // It is his as soon as he grants it.
+    stingy[1].say(Command::Grant(v1::Grant { bytes: 1 }));
+    assert_eq!(placed(&stingy[1].delivery().await.data)[0].offset, 0);
 }

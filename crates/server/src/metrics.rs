@@ -104,6 +104,14 @@ impl Snapshot {
             let counter = ConstCounter::new(counter.load(Ordering::Relaxed));
             counter.encode(out.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
+        let cpu_seconds = ConstCounter::new(cpu_seconds());
+        let help = "CPU time of the process";
+        cpu_seconds.encode(out.encode_descriptor(
+            "process_cpu_seconds",
+            help,
+            None,
+            cpu_seconds.metric_type(),
+        )?)?;
         let refused = ConstCounter::new(self.connections.failed());
         let help = "Connections that ended with an error";
         refused.encode(out.encode_descriptor(
@@ -283,6 +291,12 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+/// CPU time of this process: all its threads, at any time.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// Memory of this process, as the kernel counts it.

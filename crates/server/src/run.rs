@@ -10,13 +10,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use taffrail_broker::{Broker, Crew, Machine, StartError, SystemClock};
 use taffrail_log::vfs::Disk;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::accept::{self, Connections};
 use crate::settings::Settings;
 use crate::{http, telemetry};
+
+/// Connections that the kernel lets wait until they are accepted, if `net.core.somaxconn` is not less.
+const CONNECTIONS_WAITING_MAX: u32 = 4_096;
 
 /// A broker that serves.
 #[derive(Clone, Debug)]
@@ -131,8 +134,17 @@ fn raise_open_files() {
     }
 }
 
+/// Listens with a long queue: all clients may come at once after a restart.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Or a port of old connections could not be had for a minute.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(CONNECTIONS_WAITING_MAX)
+}
+
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    match TcpListener::bind(address).await {
+    match bind(address) {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             Err(ServeError::InUse { address, holder: holder(address).await })
