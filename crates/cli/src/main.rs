@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error; a closed pipe ends quietly.
 
 mod arguments;
+mod child;
 mod commands;
 mod context;
 mod directory;

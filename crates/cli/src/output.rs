@@ -76,6 +76,20 @@ impl Output {
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }
+
+    /// A spinner that counts, with what goes on in front. Hidden where nobody looks.
+    pub(crate) fn counter(self) -> ProgressBar {
+        if self.is_quiet || !io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::new_spinner();
+        let template = "{spinner} {msg}: {human_pos} records, {per_sec}, {elapsed}";
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
 }
 
 /// Writes a line to standard error; if nobody reads that any more, there is nobody to tell.

@@ -4,9 +4,8 @@
 //! in the middle, starts it again, replays, and counts.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -15,6 +14,7 @@ use taffrail_client::{Client, Delivery, Position, ProduceError, Producer, Record
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::child::ChildBroker;
 use crate::context::Context;
 use crate::output::Output;
 
@@ -52,10 +52,10 @@ async fn show(arguments: Arguments, output: Output, data: &Path) -> anyhow::Resu
     let events = events()?;
     let pause = Duration::from_micros(1_000_000 / arguments.rate);
 
-    let broker = Broker::start(data)?;
-    let client = Client::connect(&broker.url)?;
+    let broker = ChildBroker::start(data, "error")?;
+    let client = Client::connect(broker.url())?;
     client.admin().create_topic(TOPIC, PARTITIONS, BTreeMap::new()).await?;
-    say(&format!("started a broker on {} with data in {}", broker.url, data.display()))?;
+    say(&format!("started a broker on {} with data in {}", broker.url(), data.display()))?;
 
     let half = events.len() / 2;
     let mut sent = Sent::default();
@@ -64,7 +64,7 @@ async fn show(arguments: Arguments, output: Output, data: &Path) -> anyhow::Resu
         sent.push(event, &producer).await?;
         tokio::time::sleep(pause).await;
     }
-    let process = broker.child.id();
+    let process = broker.id();
     broker.kill()?;
     say(&format!("killed the broker (process {process}) with SIGKILL after {half} events"))?;
     drop(producer);
@@ -75,8 +75,8 @@ async fn show(arguments: Arguments, output: Output, data: &Path) -> anyhow::Resu
         unknown.len()
     ))?;
 
-    let broker = Broker::start(data)?;
-    let client = Client::connect(&broker.url)?;
+    let broker = ChildBroker::start(data, "error")?;
+    let client = Client::connect(broker.url())?;
     let replayed = replay(&client).await?;
     for id in &acknowledged {
         let times = replayed.get(*id).copied().unwrap_or(0);
@@ -161,45 +161,4 @@ async fn replay(client: &Client) -> anyhow::Result<BTreeMap<String, usize>> {
         }
     }
     Ok(found)
-}
-
-/// A broker that runs as a child of this process.
-struct Broker {
-    child: Child,
-    url: String,
-}
-
-impl Broker {
-    fn start(data: &Path) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("cannot find this program")?;
-        let mut child = Command::new(program)
-            .args(["serve", "--listen", "127.0.0.1:0", "--set", "log=error", "--data"])
-            .arg(data)
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start a broker")?;
-        let stdout = child.stdout.take().context("its output is piped")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).context("cannot hear the broker")?;
-        let url = line.split_whitespace().find(|word| word.starts_with("http://"));
-        match url {
-            Some(url) => Ok(Self { child, url: url.to_owned() }),
-            None => bail!("the broker did not start; it said {line:?}"),
-        }
-    }
-
-    /// Ends it without any warning.
-    fn kill(mut self) -> anyhow::Result<()> {
-        self.child.kill().context("cannot kill the broker")?;
-        self.child.wait().context("cannot see the broker end")?;
-        Ok(())
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // A demo that ends ends its broker. It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -46,8 +46,7 @@ pub(crate) enum Command {
     /// Repair what lies on disk, without a broker, as far as told
     Repair(repair::Arguments),
     /// Measure a broker
-    #[command(subcommand)]
-    Bench(bench::Workload),
+    Bench(bench::Arguments),
     /// Print a script that makes a shell complete commands
     Completions(completions::Arguments),
 }
@@ -77,7 +76,7 @@ impl Command {
             Self::Inspect(arguments) => inspect::run(&arguments, context),
             Self::Repair(arguments) => repair::run(&arguments, context),
             Self::Restore(arguments) => restore::run(&arguments, context),
-            Self::Bench(workload) => client_block_on(context, bench::run(workload, context)),
+            Self::Bench(arguments) => client_block_on(context, bench::run(arguments, context)),
             Self::Completions(arguments) => completions::run(&arguments, program()),
         }
     }

@@ -1,34 +1,73 @@
-//! `taffrail bench`: measures a broker that runs.
+//! `taffrail bench`: measures a broker, as a user would see it: through the public client.
 //!
-//! Makes a topic of its own, and deletes it at the end, unless one is named.
+//! ```text
+//! arguments -> cases (standard) -> rounds -> workloads -> figures -> report
+//! ```
 
-mod churn;
-mod commit;
-mod consume;
-mod crowd;
-mod pace;
-mod produce;
+mod broker;
+mod case;
+mod figure;
+mod harness;
+mod latencies;
 mod report;
-mod tail;
+mod rounds;
+mod standard;
+mod values;
+mod workloads;
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::{Subcommand, ValueEnum};
-use taffrail_client::{Client, ProduceError, ProducerBuilder, TopicName};
+use clap::Subcommand;
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::produce::{AcksArgument, CompressionArgument};
+use broker::Broker;
+use case::{Case, Work};
+use harness::Harness;
+use report::{Before, Report};
+use rounds::Rounds;
+
 use crate::context::Context;
-use report::Report;
+use crate::exit::Usage;
+use workloads::{churn, commit, consume, crowd, load, replay, start_up};
+
+/// Runs of each standard case that count, and rounds before them.
+const STANDARD_RUNS: u32 = 5;
+const STANDARD_WARM_UP: u32 = 1;
+
+/// What to measure, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    workload: Workload,
+    /// Number of runs, of which median, minimum and maximum are told; default 1, of standard workloads 5
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
+    /// Number of runs before those, which do not count; default 0, of standard workloads 1
+    #[arg(long, global = true, value_name = "N")]
+    warm_up: Option<u32>,
+    /// Compare with what an earlier run wrote with --output json
+    #[arg(long, global = true, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// Start a broker for this, with its data in a new directory in DIR, and remove both at the end;
+    /// without it the one at --server is measured
+    #[arg(long, global = true, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Workload {
+enum Workload {
+    /// Run the standard workloads, all of them or those whose names begin so
+    Standard(standard::Options),
     /// Append records as fast as the broker takes them, or at a rate
-    Produce(Options),
+    Produce(load::Load),
     /// Read records from the beginning as fast as they come
-    Consume(Options),
+    Consume(consume::Options),
+    /// Append records at a rate, alone and then beside a replay, and see what the producer feels
+    Replay(replay::Options),
+    /// Stop and kill a broker with many partitions, and see how soon it is back
+    StartUp(start_up::Options),
     /// Let members of a consumer group come and go under load, and see for how long partitions stand
     /// still
     Churn(churn::Options),
@@ -38,192 +77,89 @@ pub(crate) enum Workload {
     Crowd(crowd::Options),
 }
 
-/// How to measure.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
-    /// Number of records, over all producers
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
-    records: u64,
-    /// Bytes of a record's value
-    #[arg(long, value_name = "N", default_value_t = 1_024)]
-    record_bytes: usize,
-    /// Number of different keys, which choose the partition; without it records have none
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    keys: Option<u64>,
-    /// Bytes at which a batch is full; without it the client decides
-    #[arg(long, value_name = "N")]
-    batch_bytes: Option<usize>,
-    /// Number of producers, each with a connection of its own
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    producers: u32,
-    /// Number of consumers, each of which reads everything; while producing (default none) they
-    /// measure the time from end to end
-    #[arg(long, value_name = "N")]
-    consumers: Option<u32>,
-    /// Number of partitions
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    partitions: u32,
-    /// Records a second over all producers; without it as many as go
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    rate: Option<u64>,
-    /// When the topic counts a record as committed
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
-    durability: Durability,
-    /// What producers wait for
-    #[arg(long, value_enum, value_name = "ACKS", default_value_t)]
-    acks: AcksArgument,
-    /// How to compress batches
-    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
-    compression: CompressionArgument,
-    /// Send without sequences, so that what is sent again may be appended twice
-    #[arg(long)]
-    no_idempotence: bool,
-    /// End after this time, such as 30s or 2m, whatever --records says
-    #[arg(long, value_name = "T", value_parser = crate::duration::parse)]
-    duration: Option<Duration>,
-    /// Use this topic, and leave it there
-    #[arg(
-        long,
-        value_name = "NAME",
-        value_parser = TopicName::parse,
-        conflicts_with_all = ["partitions", "durability"]
-    )]
-    topic: Option<TopicName>,
-}
-
-/// When a topic counts a record as committed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Durability {
-    /// On disk
-    #[default]
-    Fsync,
-    /// Written to the operating system
-    #[value(name = "page_cache", alias = "page-cache")]
-    PageCache,
-}
-
-impl Durability {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Fsync => "fsync",
-            Self::PageCache => "page_cache",
-        }
+pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Result<()> {
+    if let Workload::Standard(options) = &arguments.workload
+        && options.is_list()
+    {
+        let names: Vec<_> = options.cases()?.into_iter().map(|case| case.name).collect();
+        return Ok(context.output.result(|| names.join("\n"), || names.clone().into())?);
     }
-}
-
-/// A workload, where it runs.
-#[derive(Clone, Debug)]
-struct Run {
-    options: Options,
-    server: String,
-    topic: String,
-    partitions: u32,
-}
-
-pub(crate) async fn run(workload: Workload, context: &Context) -> anyhow::Result<()> {
-    let output = context.output;
-    match workload {
-        Workload::Produce(options) => run_records(Records::Produce, options, context).await,
-        Workload::Consume(options) => run_records(Records::Consume, options, context).await,
-        Workload::Churn(options) => {
-            let report = churn::measure(&options, context).await?;
-            Ok(output.result(|| report.text(), || report.json())?)
-        }
-        Workload::Commit(options) => {
-            let report = commit::measure(&options, context).await?;
-            Ok(output.result(|| report.text(), || report.json())?)
-        }
-        Workload::Crowd(options) => {
-            let report = crowd::measure(&options, context).await?;
-            Ok(output.result(|| report.text(), || report.json())?)
-        }
-    }
-}
-
-/// What is done with records.
-#[derive(Clone, Copy, Debug)]
-enum Records {
-    Produce,
-    Consume,
-}
-
-async fn run_records(what: Records, options: Options, context: &Context) -> anyhow::Result<()> {
-    let client = context.client()?;
-    let topic = match &options.topic {
-        Some(topic) => topic.to_string(),
-        None => create_topic(&client, options.partitions, options.durability).await?,
+    let before = arguments.compare.as_deref().map(Before::read).transpose()?;
+    let is_standard = matches!(arguments.workload, Workload::Standard(_));
+    let (runs, warm_up) = if is_standard { (STANDARD_RUNS, STANDARD_WARM_UP) } else { (1, 0) };
+    let rounds = Rounds {
+        warm_up: arguments.warm_up.unwrap_or(warm_up),
+        runs: arguments.runs.unwrap_or(runs),
     };
+    let mut cases = match arguments.workload {
+        Workload::Standard(options) => options.cases()?,
+        Workload::Produce(options) => vec![Case::of(Work::Produce(options))],
+        Workload::Consume(options) => vec![Case::of(Work::Consume(options))],
+        Workload::Replay(options) => vec![Case::of(Work::Replay(options))],
+        Workload::StartUp(options) => vec![Case::of(Work::StartUp(options))],
+        Workload::Churn(options) => vec![Case::of(Work::Churn(options))],
+        Workload::Commit(options) => vec![Case::of(Work::Commit(options))],
+        Workload::Crowd(options) => vec![Case::of(Work::Crowd(options))],
+    };
+    if arguments.data.is_none() {
+        leave_out_what_needs_its_own(&mut cases, is_standard, context)?;
+    }
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let mut interrupted = listen(SignalKind::interrupt())?;
+    let mut terminated = listen(SignalKind::terminate())?;
+    let broker = match &arguments.data {
+        Some(parent) => Broker::start(parent)?,
+        None => Broker::find(&context.server).await,
+    };
+    if cfg!(debug_assertions) {
+        context.output.note("this is a debug build: its figures say nothing");
+    }
+    let harness = Harness::new(broker, context.output);
+    let mut report = Report::new(&cases, before);
     let measured = tokio::select! {
-        measured = measure(what, &options, &client, &topic, context) => measured,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        measured = rounds.run(&cases, &harness, &mut report) => measured,
+        _ = interrupted.recv() => Err(anyhow::anyhow!("interrupted")),
+        _ = terminated.recv() => Err(anyhow::anyhow!("terminated")),
     };
-    if options.topic.is_none() {
-        let admin = client.admin();
-        let left_over = tokio::select! {
-            deleted = admin.delete_topic(&topic) => deleted.err().map(anyhow::Error::from),
-            _ = tokio::signal::ctrl_c() => Some(anyhow::anyhow!("interrupted")),
-        };
-        if let Some(cause) = left_over {
-            context.output.note(format_args!("the topic {topic} is left over: {cause}"));
+    harness.progress.finish_and_clear();
+    // Those of a broker of its own go with it.
+    if arguments.data.is_none() {
+        tokio::select! {
+            () = harness.clean() => {}
+            _ = interrupted.recv() => context.output.note("interrupted: topics are left over"),
+            _ = terminated.recv() => context.output.note("terminated: topics are left over"),
         }
     }
-    let (report, failure) = measured?;
+    let failure = measured?;
     context.output.result(|| report.text(), || report.json())?;
-    failure.map_or(Ok(()), |failure| Err(failure).context("not all records were appended"))
+    match failure {
+        Some(failure) => Err(anyhow::Error::from(failure).context("not all records were appended")),
+        None => Ok(()),
+    }
 }
 
-/// Makes a topic of a name of its own.
-async fn create_topic(
-    client: &Client,
-    partitions: u32,
-    durability: Durability,
-) -> anyhow::Result<String> {
-    let name = format!("bench-{}", jiff::Timestamp::now().as_millisecond());
-    let settings = BTreeMap::from([("durability".to_owned(), durability.name().to_owned())]);
-    let created = client.admin().create_topic(&name, partitions, settings).await;
-    created.with_context(|| format!("cannot create the topic {name}"))?;
-    Ok(name)
-}
-
-async fn measure(
-    what: Records,
-    options: &Options,
-    client: &Client,
-    topic: &str,
+/// Without a broker of its own some cases cannot be: of the standard ones they are left out.
+fn leave_out_what_needs_its_own(
+    cases: &mut Vec<Case>,
+    is_standard: bool,
     context: &Context,
-) -> anyhow::Result<(Report, Option<ProduceError>)> {
-    let (described, _) = client.admin().describe_topic(topic).await?;
-    let run = Run {
-        options: options.clone(),
-        server: context.server.clone(),
-        topic: topic.to_owned(),
-        partitions: described.partitions,
-    };
-    match what {
-        Records::Produce => produce::measure(&run).await,
-        Records::Consume => {
-            if options.topic.is_none() {
-                context.output.note("filling the topic ...");
-                produce::fill(&run).await?;
-            }
-            Ok((consume::measure(&run).await?, None))
+) -> anyhow::Result<()> {
+    let mut left_out = Vec::new();
+    cases.retain(|case| {
+        let stays = !case.work.needs_own_broker();
+        if !stays {
+            left_out.push(case.name.clone());
         }
+        stays
+    });
+    if left_out.is_empty() {
+        return Ok(());
     }
-}
-
-impl Run {
-    /// A client with a connection of its own.
-    fn connect(&self) -> anyhow::Result<Client> {
-        Ok(Client::connect(&self.server)?)
+    let advice = "takes a broker of its own: name a directory for its data with --data";
+    let left_out = left_out.join(", ");
+    if !is_standard || cases.is_empty() {
+        return Err(Usage(format!("{left_out} {advice}")).into());
     }
-
-    fn producer(&self) -> anyhow::Result<ProducerBuilder> {
-        let builder = self.connect()?.producer(&self.topic).acks(self.options.acks.into());
-        let builder = builder.idempotent(!self.options.no_idempotence);
-        let builder = builder.compression(self.options.compression.into());
-        Ok(match self.options.batch_bytes {
-            Some(bytes) => builder.batch_bytes(bytes).batch_bytes_busy(bytes),
-            None => builder,
-        })
-    }
+    context.output.note(format_args!("skipped {left_out}, which {advice}"));
+    Ok(())
 }

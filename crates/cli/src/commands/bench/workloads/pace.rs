@@ -65,7 +65,7 @@ impl Pace {
             }
             timed.due -= 1;
             let moment = self.begun + Duration::from_secs_f64(number as f64 / timed.rate);
-            let is_over = self.end.is_some_and(|end| end < moment);
+            let is_over = self.end.is_some_and(|end| end <= moment);
             return (!is_over).then_some((number, Some(moment)));
         }
         if !number.is_multiple_of(stride) {

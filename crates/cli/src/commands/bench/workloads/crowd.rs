@@ -7,10 +7,9 @@ use serde_json::{Value, json};
 use taffrail_client::{Client, GroupConsumer};
 use tokio::task::JoinSet;
 
-use super::{Durability, create_topic};
-use crate::context::Context;
-use crate::figures;
-use crate::output::table;
+use super::super::figure::{Figure, Unit};
+use super::super::harness::Harness;
+use super::load::Durability;
 
 /// Members that share a connection.
 const CONNECTION_MEMBERS: u32 = 100;
@@ -32,38 +31,29 @@ pub(crate) struct Options {
     rest: Duration,
 }
 
-/// What was measured.
-#[derive(Debug)]
-pub(super) struct Report {
-    options: Options,
-    joined: Duration,
-    settled: Duration,
-    left: Duration,
-}
-
-pub(super) async fn measure(options: &Options, context: &Context) -> anyhow::Result<Report> {
-    let client = context.client()?;
-    let name = create_topic(&client, options.partitions, Durability::Fsync).await?;
-    let measured = run(options, &client, &name, context).await;
+pub(crate) async fn measure(options: &Options, harness: &Harness) -> anyhow::Result<Vec<Figure>> {
+    let client = harness.connect()?;
+    let name = harness.create_topic(options.partitions, Durability::Fsync).await?;
+    let measured = run(options, &client, &name, harness).await?;
     if let Err(error) = client.groups().delete(&name).await {
-        context.output.note(format_args!("the group {name} is left over: {error}"));
+        harness.output.note(format_args!("the group {name} is left over: {error}"));
     }
-    client.admin().delete_topic(&name).await.context("the topic is left over")?;
-    measured
+    harness.delete_topic(&name).await?;
+    Ok(measured)
 }
 
 async fn run(
     options: &Options,
     client: &Client,
     name: &str,
-    context: &Context,
-) -> anyhow::Result<Report> {
+    harness: &Harness,
+) -> anyhow::Result<Vec<Figure>> {
     let begun = Instant::now();
     let mut joining = JoinSet::new();
-    let mut connection = context.client()?;
+    let mut connection = harness.connect()?;
     for number in 0..options.members {
         if number % CONNECTION_MEMBERS == 0 {
-            connection = context.client()?;
+            connection = harness.connect()?;
         }
         joining.spawn(connection.group(name).topic(name).build());
     }
@@ -93,7 +83,7 @@ async fn run(
     }
     let settled = begun.elapsed();
     if !options.rest.is_zero() {
-        context.output.note(format_args!("settled; resting for {:?}", options.rest));
+        harness.output.note(format_args!("settled; resting for {:?}", options.rest));
         tokio::time::sleep(options.rest).await;
     }
     stop.send_replace(true);
@@ -105,7 +95,10 @@ async fn run(
     while let Some(left) = leaving.join_next().await {
         left??;
     }
-    Ok(Report { options: options.clone(), joined, settled, left: begun.elapsed() })
+    let times = [("joined_s", joined), ("settled_s", settled), ("left_s", begun.elapsed())];
+    let figure =
+        |(name, time): (&str, Duration)| Figure::new(name, Unit::Seconds, time.as_secs_f64());
+    Ok(times.into_iter().map(figure).collect())
 }
 
 /// Whether every member has as many partitions as any other, or one more, and none is on its way.
@@ -120,31 +113,12 @@ async fn is_settled(client: &Client, name: &str, options: &Options) -> anyhow::R
     Ok(is_even && is_whole && group.partitions.iter().all(is_owned))
 }
 
-impl Report {
-    pub(super) fn text(&self) -> String {
-        let time = |time: Duration| figures::micros(time.as_micros() as u64);
-        let rows = [
-            ("workload", "crowd".to_owned()),
-            ("members", figures::count(self.options.members.into())),
-            ("partitions", figures::count(self.options.partitions.into())),
-            ("all joined", time(self.joined)),
-            ("settled", time(self.settled)),
-            ("all left", time(self.left)),
-        ];
-        let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-        table(&["", ""], &[], rows).trim_start_matches('\n').to_owned()
-    }
-
-    pub(super) fn json(&self) -> Value {
+impl Options {
+    pub(crate) fn json(&self) -> Value {
         json!({
-            "workload": "crowd",
-            "joined_seconds": self.joined.as_secs_f64(),
-            "settled_seconds": self.settled.as_secs_f64(),
-            "left_seconds": self.left.as_secs_f64(),
-            "options": {
-                "members": self.options.members,
-                "partitions": self.options.partitions,
-            },
+            "members": self.members,
+            "partitions": self.partitions,
+            "rest_seconds": self.rest.as_secs_f64(),
         })
     }
 }

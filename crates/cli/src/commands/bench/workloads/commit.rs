@@ -9,11 +9,10 @@ use serde_json::{Value, json};
 use taffrail_client::{Client, Offset, PartitionIndex, Record, TopicName};
 use tokio::task::JoinSet;
 
-use super::report::Latencies;
-use super::{Durability, create_topic};
-use crate::context::Context;
-use crate::figures;
-use crate::output::table;
+use super::super::figure::{Figure, Unit};
+use super::super::harness::Harness;
+use super::super::latencies::Latencies;
+use super::load::Durability;
 
 /// How to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,31 +31,27 @@ pub(crate) struct Options {
     duration: Duration,
 }
 
-/// What was measured.
-#[derive(Debug)]
-pub(super) struct Report {
-    options: Options,
-    commits: u64,
-    elapsed: Duration,
-    latencies: Latencies,
-}
-
-pub(super) async fn measure(options: &Options, context: &Context) -> anyhow::Result<Report> {
-    let client = context.client()?;
-    let name = create_topic(&client, options.partitions, Durability::Fsync).await?;
-    let measured = run(options, &client, &name).await;
+pub(crate) async fn measure(options: &Options, harness: &Harness) -> anyhow::Result<Vec<Figure>> {
+    let client = harness.connect()?;
+    let name = harness.create_topic(options.partitions, Durability::Fsync).await?;
+    let measured = run(options, harness, &client, &name).await?;
     for group in 0..options.groups {
         client.groups().delete(&group_name(&name, group)).await.context("a group is left over")?;
     }
-    client.admin().delete_topic(&name).await.context("the topic is left over")?;
-    measured
+    harness.delete_topic(&name).await?;
+    Ok(measured)
 }
 
 fn group_name(topic: &str, group: u32) -> String {
     format!("{topic}-{group}")
 }
 
-async fn run(options: &Options, client: &Client, name: &str) -> anyhow::Result<Report> {
+async fn run(
+    options: &Options,
+    harness: &Harness,
+    client: &Client,
+    name: &str,
+) -> anyhow::Result<Vec<Figure>> {
     let producer = client.producer(name).build().await?;
     for partition in 0..options.partitions {
         let record = Record::value(b"one to commit").partition(PartitionIndex::new(partition));
@@ -64,6 +59,7 @@ async fn run(options: &Options, client: &Client, name: &str) -> anyhow::Result<R
     }
     let topic = TopicName::parse(name)?;
     let next = Arc::<AtomicU64>::default();
+    let used = harness.broker.begin().await;
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..options.in_flight {
@@ -88,39 +84,23 @@ async fn run(options: &Options, client: &Client, name: &str) -> anyhow::Result<R
     while let Some(own) = tasks.join_next().await {
         latencies.add(&own??);
     }
-    let elapsed = begun.elapsed();
-    Ok(Report { options: options.clone(), commits: latencies.count(), elapsed, latencies })
+    let (commits, seconds) = (latencies.count(), begun.elapsed().as_secs_f64());
+    let mut figures = vec![
+        Figure::count("commits", commits),
+        Figure::new("commits_per_second", Unit::PerSecond, commits as f64 / seconds),
+    ];
+    figures.extend(latencies.figures("latency"));
+    figures.extend(harness.broker.cost(used, commits, None).await);
+    Ok(figures)
 }
 
-impl Report {
-    fn per_second(&self) -> f64 {
-        self.commits as f64 / self.elapsed.as_secs_f64().max(1e-9)
-    }
-
-    pub(super) fn text(&self) -> String {
-        let rows = [
-            ("workload", "commit".to_owned()),
-            ("groups", figures::count(self.options.groups.into())),
-            ("commits", figures::count(self.commits)),
-            ("commits/s", figures::rate(self.per_second())),
-            ("latency", self.latencies.text()),
-        ];
-        let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-        table(&["", ""], &[], rows).trim_start_matches('\n').to_owned()
-    }
-
-    pub(super) fn json(&self) -> Value {
+impl Options {
+    pub(crate) fn json(&self) -> Value {
         json!({
-            "workload": "commit",
-            "commits": self.commits,
-            "commits_per_second": self.per_second(),
-            "seconds": self.elapsed.as_secs_f64(),
-            "latency_us": self.latencies.json(),
-            "options": {
-                "groups": self.options.groups,
-                "in_flight": self.options.in_flight,
-                "partitions": self.options.partitions,
-            },
+            "groups": self.groups,
+            "in_flight": self.in_flight,
+            "partitions": self.partitions,
+            "duration_seconds": self.duration.as_secs_f64(),
         })
     }
 }

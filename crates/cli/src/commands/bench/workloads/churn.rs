@@ -8,17 +8,21 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use taffrail_client::{Client, Record};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::super::figure::{Figure, Unit};
+use super::super::harness::Harness;
+use super::super::values::Values;
+use super::load::Durability;
 use super::pace::Pace;
-use super::{Durability, create_topic};
-use crate::context::Context;
-use crate::figures;
-use crate::output::table;
+
+/// The shortest session that members may have.
+const SESSION_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 
 /// How to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -72,35 +76,27 @@ struct Member {
     child: Child,
 }
 
-/// What was measured.
-#[derive(Debug)]
-pub(super) struct Report {
-    options: Options,
-    records: u64,
-    gaps: Vec<Gaps>,
-}
-
-pub(super) async fn measure(options: &Options, context: &Context) -> anyhow::Result<Report> {
-    let client = context.client()?;
-    let name = create_topic(&client, options.partitions, Durability::Fsync).await?;
-    let measured = run(options, &client, &name, context).await;
-    client.admin().delete_topic(&name).await.context("the topic is left over")?;
+pub(crate) async fn measure(options: &Options, harness: &Harness) -> anyhow::Result<Vec<Figure>> {
+    let client = harness.connect()?;
+    let name = harness.create_topic(options.partitions, Durability::Fsync).await?;
+    let measured = run(options, &client, &name, harness).await?;
+    harness.delete_topic(&name).await?;
     // Whoever was killed is a member until its session ends.
     if let Err(error) = client.groups().delete(&name).await {
-        context.output.note(format_args!("the group {name} is left over: {error}"));
+        harness.output.note(format_args!("the group {name} is left over: {error}"));
     }
-    measured
+    Ok(measured)
 }
 
 async fn run(
     options: &Options,
     client: &Client,
     name: &str,
-    context: &Context,
-) -> anyhow::Result<Report> {
+    harness: &Harness,
+) -> anyhow::Result<Vec<Figure>> {
     let (seen, mut seeing) = unbounded_channel();
     let mut members: Vec<_> = (0..options.members)
-        .map(|number| start(options, name, number, context, seen.clone()))
+        .map(|number| start(options, name, number, harness, seen.clone()))
         .collect::<anyhow::Result<_>>()?;
     let producing = tokio::spawn(produce(client.clone(), name.to_owned(), options.clone()));
     let begun = Instant::now();
@@ -109,17 +105,17 @@ async fn run(
     let fifth = options.duration / 5;
     // What comes before is the start.
     collect(&mut seeing, &mut all, begun + fifth).await;
-    changes.push(Change { name: "nothing", at: Instant::now() });
+    changes.push(Change { name: "quiet", at: Instant::now() });
     collect(&mut seeing, &mut all, begun + 2 * fifth).await;
-    changes.push(Change { name: "one was killed", at: Instant::now() });
+    changes.push(Change { name: "one_killed", at: Instant::now() });
     members.remove(0).child.kill().await?;
     collect(&mut seeing, &mut all, begun + 3 * fifth).await;
-    changes.push(Change { name: "two were added", at: Instant::now() });
+    changes.push(Change { name: "two_added", at: Instant::now() });
     for number in options.members..options.members + 2 {
-        members.push(start(options, name, number, context, seen.clone())?);
+        members.push(start(options, name, number, harness, seen.clone())?);
     }
     collect(&mut seeing, &mut all, begun + 4 * fifth).await;
-    changes.push(Change { name: "one left", at: Instant::now() });
+    changes.push(Change { name: "one_left", at: Instant::now() });
     interrupt(&mut members.remove(0).child).await?;
     collect(&mut seeing, &mut all, begun + 5 * fifth).await;
     let records = producing.await??;
@@ -127,20 +123,28 @@ async fn run(
     for mut member in members {
         interrupt(&mut member.child).await?;
     }
-    let gaps = changes.windows(2).map(|pair| gaps(&all, pair[0], pair[1].at));
-    Ok(Report { options: options.clone(), records, gaps: gaps.collect() })
+    let gaps = changes.windows(2).flat_map(|pair| gaps(&all, pair[0], pair[1].at).figures());
+    Ok([Figure::count("records", records)].into_iter().chain(gaps).collect())
 }
 
 fn start(
     options: &Options,
     name: &str,
     number: u32,
-    context: &Context,
+    harness: &Harness,
     seen: UnboundedSender<Seen>,
 ) -> anyhow::Result<Member> {
     let mut command = Command::new(std::env::current_exe()?);
     let timeout = format!("{}ms", options.session_timeout.as_millis());
-    command.args(["--server", &context.server, "--quiet", "consume", name, "--group", name]);
+    command.args([
+        "--server",
+        harness.broker.server(),
+        "--quiet",
+        "consume",
+        name,
+        "--group",
+        name,
+    ]);
     command.args(["--session-timeout", &timeout, "--format", "{partition}\\n"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().context("cannot start a member")?;
@@ -160,7 +164,8 @@ fn start(
 /// Asks a member to end, and waits until it has.
 async fn interrupt(child: &mut Child) -> anyhow::Result<()> {
     let id = child.id().context("a member has ended by itself")?;
-    Command::new("kill").args(["-s", "INT", &id.to_string()]).status().await?;
+    let id = i32::try_from(id).ok().and_then(Pid::from_raw).context("a process has an id")?;
+    kill_process(id, Signal::INT)?;
     child.wait().await?;
     Ok(())
 }
@@ -169,11 +174,11 @@ async fn interrupt(child: &mut Child) -> anyhow::Result<()> {
 async fn produce(client: Client, topic: String, options: Options) -> anyhow::Result<u64> {
     let producer = client.producer(&topic).build().await?;
     let mut pace = Pace::new(u64::MAX, Some(options.duration), Some(options.rate as f64));
-    let value = vec![b'.'; options.record_bytes];
+    let values = Values::new(options.record_bytes);
     let mut records = 0;
     while let Some((number, _)) = pace.next(1).await {
         let key = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-        drop(producer.send(Record::value(&value).key(&key)).await?);
+        drop(producer.send(Record::value(values.get(number)).key(&key)).await?);
         records = number + 1;
     }
     producer.close().await?;
@@ -208,47 +213,40 @@ fn gaps(all: &[Seen], change: Change, until: Instant) -> Gaps {
     Gaps { name: change.name, moved: of(true).collect(), others: of(false).collect() }
 }
 
-impl Report {
-    pub(super) fn text(&self) -> String {
-        let longest = |gaps: &[Duration]| match gaps.iter().max() {
-            Some(gap) => figures::micros(gap.as_micros() as u64),
-            None => "-".to_owned(),
+impl Gaps {
+    fn figures(&self) -> Vec<Figure> {
+        let name = self.name;
+        let longest = |whose: &str, gaps: &[Duration]| {
+            let micros = gaps.iter().max()?.as_micros() as f64;
+            Some(Figure::new(format!("{name}_gap_of_{whose}_us"), Unit::Micros, micros))
         };
-        let row = |gaps: &Gaps| {
-            let moved = gaps.moved.len().to_string();
-            vec![gaps.name.to_owned(), moved, longest(&gaps.moved), longest(&gaps.others)]
-        };
-        let header = ["WHAT HAPPENED", "MOVED", "LONGEST GAP", "OF THE OTHERS"];
-        let rows = self.gaps.iter().map(row).collect();
-        format!(
-            "{} records, a session of {}\n\n{}",
-            figures::count(self.records),
-            crate::duration::text(self.options.session_timeout.as_millis() as u64),
-            table(&header, &[1, 2, 3], rows)
-        )
+        let moved = Figure::count(&format!("{name}_moved"), self.moved.len() as u64);
+        let gaps = [longest("moved", &self.moved), longest("others", &self.others)];
+        [moved].into_iter().chain(gaps.into_iter().flatten()).collect()
+    }
+}
+
+impl Options {
+    /// The standard one, or one that takes a part of the time.
+    pub(crate) fn standard(scale: f64) -> Self {
+        Self {
+            members: 4,
+            partitions: 16,
+            rate: 20_000,
+            record_bytes: 1_024,
+            session_timeout: Duration::from_secs_f64(10.0 * scale).max(SESSION_TIMEOUT_MIN),
+            duration: Duration::from_secs_f64(150.0 * scale).max(5 * SESSION_TIMEOUT_MIN),
+        }
     }
 
-    pub(super) fn json(&self) -> Value {
-        let longest = |gaps: &[Duration]| gaps.iter().max().map(Duration::as_micros);
-        let change = |gaps: &Gaps| {
-            json!({
-                "change": gaps.name,
-                "moved": gaps.moved.len(),
-                "gap_moved_us": longest(&gaps.moved).map(|it| it as u64),
-                "gap_others_us": longest(&gaps.others).map(|it| it as u64),
-            })
-        };
+    pub(crate) fn json(&self) -> Value {
         json!({
-            "workload": "churn",
-            "records": self.records,
-            "changes": self.gaps.iter().map(change).collect::<Vec<_>>(),
-            "options": {
-                "members": self.options.members,
-                "partitions": self.options.partitions,
-                "rate": self.options.rate,
-                "record_bytes": self.options.record_bytes,
-                "session_timeout_ms": self.options.session_timeout.as_millis() as u64,
-            },
+            "members": self.members,
+            "partitions": self.partitions,
+            "rate": self.rate,
+            "record_bytes": self.record_bytes,
+            "session_timeout_ms": self.session_timeout.as_millis() as u64,
+            "duration_seconds": self.duration.as_secs_f64(),
         })
     }
 }

@@ -9,8 +9,9 @@ use anyhow::bail;
 use taffrail_client::{Consumer, Position};
 use tokio::sync::watch;
 
-use super::Run;
-use super::report::Latencies;
+use super::super::harness::Harness;
+use super::super::latencies::Latencies;
+use super::load::Load;
 
 /// Bytes of a stamp.
 const STAMP_BYTES: usize = 16;
@@ -61,16 +62,21 @@ pub(super) struct Tail {
 
 impl Tail {
     /// Starts one, and waits until it has found its place.
-    pub(super) async fn start(run: &Run, stamp: Stamp) -> anyhow::Result<Self> {
-        if run.options.record_bytes < STAMP_BYTES {
+    pub(super) async fn start(
+        load: &Load,
+        harness: &Harness,
+        topic: &str,
+        stamp: Stamp,
+    ) -> anyhow::Result<Self> {
+        if load.record_bytes < STAMP_BYTES {
             bail!("to measure from end to end, --record-bytes must be at least {STAMP_BYTES}");
         }
-        let builder = run.connect()?.consumer().topic(&run.topic).from(Position::Latest);
+        let builder = harness.connect()?.consumer().topic(topic).from(Position::Latest);
         let mut consumer = builder.build().await?;
         let deadline = Instant::now() + START_TIMEOUT;
         while consumer.places().any(|place| place.next_offset.is_none()) {
             if Instant::now() > deadline {
-                bail!("a consumer of {} did not start", run.topic);
+                bail!("a consumer of {topic} did not start");
             }
             // What comes here is older than this run.
             let wait = tokio::time::timeout(Duration::from_millis(20), consumer.next_event());
