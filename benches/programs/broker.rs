@@ -48,21 +48,23 @@ pub struct Broker {
     running: Running,
 }
 
-/// What a workload gave and cost.
-#[derive(Clone, Copy, Debug)]
-pub struct Cost {
-    /// Records that were acknowledged or read.
-    pub records_per_second: f64,
-    /// Of keys and values.
-    pub bytes_per_second: f64,
-    /// CPU time of the broker for a million records.
-    pub broker_cpu_seconds_per_million: f64,
-    /// CPU time of the clients for as many.
-    pub client_cpu_seconds_per_million: f64,
-    /// Resident at the most, mapped files included.
-    pub peak_bytes: f64,
-    /// Resident at the end, without mapped files.
-    pub anonymous_bytes: f64,
+/// What `taffrail bench` said of one run.
+#[derive(Clone, Debug)]
+pub struct Run(Value);
+
+impl Run {
+    /// A figure, if it has that.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0["cases"][0]["figures"][name]["median"].as_f64()
+    }
+
+    /// A figure that it must have.
+    ///
+    /// # Errors
+    /// If it has not.
+    pub fn figure(&self, name: &str) -> anyhow::Result<f64> {
+        self.get(name).with_context(|| format!("no {name} in {}", self.0))
+    }
 }
 
 impl Broker {
@@ -80,34 +82,15 @@ impl Broker {
         serde_json::from_str(&printed).with_context(|| format!("{printed:?} is no JSON"))
     }
 
-    /// Runs a workload. Its CPU time is that of all it does, with making and deleting its topic.
+    /// Runs `taffrail bench` with these arguments.
     ///
     /// # Errors
     /// If it fails, or a record does.
-    pub fn bench(&self, arguments: &[&str]) -> anyhow::Result<Cost> {
-        self.running.reset_peak()?;
-        let broker_before = self.running.cpu_seconds()?;
-        let client_before = process::ended_children_cpu_seconds()?;
-        let json = self.call(arguments)?;
-        let client = process::ended_children_cpu_seconds()? - client_before;
-        let broker = self.running.cpu_seconds()? - broker_before;
-        let figure =
-            |name: &str| json[name].as_f64().with_context(|| format!("no {name} in {json}"));
-        ensure!(json["failed_records"] == 0, "records failed: {json}");
-        let millions = figure("records")? / 1e6;
-        Ok(Cost {
-            records_per_second: figure("records_per_second")?,
-            bytes_per_second: figure("bytes_per_second")?,
-            broker_cpu_seconds_per_million: broker / millions,
-            client_cpu_seconds_per_million: client / millions,
-            peak_bytes: self.running.memory_bytes("VmHWM")?,
-            anonymous_bytes: self.running.memory_bytes("RssAnon")?,
-        })
-    }
-
-    /// From spawn to the line that says that it serves.
-    pub fn start_up_seconds(&self) -> f64 {
-        self.running.start_up().as_secs_f64()
+    pub fn bench(&self, arguments: &[&str]) -> anyhow::Result<Run> {
+        let run = Run(self.call(&[&["bench"], arguments].concat())?);
+        let failed = run.get("failed_records").unwrap_or(0.0);
+        ensure!(failed == 0.0, "{failed} records failed");
+        Ok(run)
     }
 
     /// What one of its metrics says.
@@ -123,14 +106,6 @@ impl Broker {
         stream.read_to_string(&mut answer)?;
         let value = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(value.with_context(|| format!("there is no metric {name}"))?.parse()?)
-    }
-
-    /// Memory that it has now.
-    ///
-    /// # Errors
-    /// If the system does not say.
-    pub fn resident_bytes(&self) -> anyhow::Result<f64> {
-        self.running.memory_bytes("VmRSS")
     }
 
     /// Stops it in order, so that its logs are marked clean.

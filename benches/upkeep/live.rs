@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
-use taffrail_benches::broker::{Broker, Taffrail};
+use taffrail_benches::broker::{Broker, Run, Taffrail};
 use taffrail_benches::process::{self, Layout};
 
 /// How long it may take to begin, or to end.
@@ -183,17 +182,17 @@ impl Live {
     /// Appends what is to be kept in order.
     fn fill(&self, broker: &Broker, topic: &str) -> anyhow::Result<()> {
         let records = (self.gib * KIB_PER_GIB).to_string();
-        let bench = ["bench", "produce", "--topic", topic, "--records", &records];
-        broker.call(&[&bench[..], &["--keys", "1000000"]].concat()).map(drop)
+        let load = ["produce", "--topic", topic, "--records", &records, "--keys", "1000000"];
+        broker.bench(&load).map(drop)
     }
 
     /// Produces at a rate and follows, after a while that does not count.
     fn window(&self, broker: &Broker, topic: &str, rate: u64) -> anyhow::Result<Met> {
         let produce = |seconds: u64| {
             let (pace, records) = (rate.to_string(), (rate * seconds).to_string());
-            let bench = ["bench", "produce", "--topic", topic, "--consumers", "1"];
+            let follow = ["produce", "--topic", topic, "--consumers", "1"];
             let load = ["--keys", "1000000", "--rate", &pace, "--records", &records];
-            broker.call(&[&bench[..], &load[..]].concat())
+            broker.bench(&[&follow[..], &load[..]].concat())
         };
         produce(WARM_UP_SECONDS)?;
         Met::read(&produce(self.seconds)?)
@@ -201,19 +200,14 @@ impl Live {
 }
 
 impl Met {
-    fn read(json: &Value) -> anyhow::Result<Self> {
-        let millis = |of: &str, name: &str| {
-            let micros = json[of][name].as_f64();
-            Ok(micros.with_context(|| format!("no {of}.{name} in {json}"))? / 1e3)
-        };
-        let latency = |name: &str| -> anyhow::Result<f64> { millis("latency_us", name) };
-        ensure!(json["failed_records"] == 0, "records failed: {json}");
+    fn read(run: &Run) -> anyhow::Result<Self> {
+        let millis = |name: &str| anyhow::Ok(run.figure(name)? / 1e3);
         Ok(Self {
-            p50: latency("p50")?,
-            p99: latency("p99")?,
-            p999: latency("p999")?,
-            max: latency("max")?,
-            end_to_end_p99: millis("end_to_end_us", "p99")?,
+            p50: millis("latency_p50_us")?,
+            p99: millis("latency_p99_us")?,
+            p999: millis("latency_p999_us")?,
+            max: millis("latency_max_us")?,
+            end_to_end_p99: millis("end_to_end_p99_us")?,
         })
     }
 }

@@ -1,17 +1,17 @@
-//! W1 (one producer, one partition) and warm replay, beside what disk and transport can do at most.
+//! The goals: workloads of `taffrail bench` beside what disk, file system and transport can do at most.
 //!
 //! All parts run in turn on the same directory, a round at a time, every second round backwards; a
 //! first round warms up and is not counted. So a ratio compares neighbours, and a machine that is
 //! busy for a while slows both sides. Before each part the file system is synced, and before those
-//! that write, so much memory is touched as they fill: a virtual machine may have given it back to
-//! its host, and getting it again costs more than all else. `--cold` leaves that out.
+//! that write much, so much memory is touched as they fill: a virtual machine may have given it back
+//! to its host, and getting it again costs more than all else. `--cold` leaves that out.
 
 mod bare;
+mod files;
 mod fio;
 mod report;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -19,18 +19,16 @@ use taffrail_benches::broker::{Broker, Taffrail};
 use taffrail_benches::process::{self, Layout};
 use tempfile::TempDir;
 
-use report::{Figures, Report, Unit};
+use report::{Figures, Goal, Report, THROUGHPUT, Unit};
 
 /// So much longer is a run with 100 B records, in records.
 const SMALL_RECORDS_FACTOR: u64 = 8;
-/// Partitions of the broker whose start-up is timed.
-const MANY_PARTITIONS: &str = "1000";
-/// How long a broker settles before its idle memory is read.
-const IDLE_PAUSE: Duration = Duration::from_secs(1);
+/// How long a workload takes that goes on at a rate.
+const AT_RATE_SECONDS: u64 = 5;
 
-/// Measures W1 and warm replay beside the limits of the same machine in the same run
+/// Measures workloads beside the limits of the same machine in the same run
 #[derive(Debug, Parser)]
-#[command(name = "w1")]
+#[command(name = "goals")]
 struct Arguments {
     /// Number of rounds that count
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -79,6 +77,9 @@ enum Role {
     /// Receive messages and print how many bytes a second came
     #[command(name = "bare-down", hide = true)]
     Down { server: String },
+    /// Call, and print how many seconds that takes
+    #[command(name = "bare-round-trip", hide = true)]
+    RoundTrip { server: String },
 }
 
 /// What is measured by itself.
@@ -92,15 +93,32 @@ enum Part {
         in_flight: u64,
     },
     BareDown,
+    BareRoundTrip,
+    /// Small appends, each synced.
+    FioSmall,
+    /// Many files, and one sync for all.
+    SyncMany,
+    ReadCold,
     Produce {
         record_bytes: u64,
         durability: &'static str,
     },
+    /// At a rate, with a consumer that follows.
+    Latency {
+        rate: u64,
+    },
+    /// Producers that wait for each record.
+    Acks {
+        producers: u64,
+    },
+    /// At 50,000 records a second.
+    Partitions {
+        count: u64,
+    },
     Replay {
         record_bytes: u64,
+        is_cold: bool,
     },
-    StartEmpty,
-    StartMany,
 }
 
 const D2_1024: Part = Part::Produce { record_bytes: 1024, durability: "fsync" };
@@ -109,11 +127,12 @@ const D0_1024: Part = Part::Produce { record_bytes: 1024, durability: "page_cach
 const D0_100: Part = Part::Produce { record_bytes: 100, durability: "page_cache" };
 const UP_16: Part = Part::BareUp { in_flight: 16 };
 const UP_64: Part = Part::BareUp { in_flight: 64 };
-const REPLAY_1024: Part = Part::Replay { record_bytes: 1024 };
-const REPLAY_100: Part = Part::Replay { record_bytes: 100 };
+const REPLAY_1024: Part = Part::Replay { record_bytes: 1024, is_cold: false };
+const REPLAY_100: Part = Part::Replay { record_bytes: 100, is_cold: false };
+const REPLAY_COLD: Part = Part::Replay { record_bytes: 1024, is_cold: true };
 
 /// Each near its limit.
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 26] = [
     Part::FioNew,
     D2_1024,
     Part::FioAgain,
@@ -122,28 +141,75 @@ const PARTS: [Part; 13] = [
     UP_16,
     D0_1024,
     UP_64,
+    Part::FioSmall,
+    Part::Latency { rate: 1_000 },
+    Part::BareRoundTrip,
+    Part::Latency { rate: 10_000 },
+    Part::Latency { rate: 50_000 },
+    Part::Acks { producers: 1 },
+    Part::Acks { producers: 16 },
+    Part::Acks { producers: 64 },
+    Part::Acks { producers: 256 },
+    Part::Partitions { count: 1 },
+    Part::Partitions { count: 16 },
+    Part::Partitions { count: 1_000 },
+    Part::SyncMany,
     REPLAY_1024,
     Part::BareDown,
     REPLAY_100,
-    Part::StartEmpty,
-    Part::StartMany,
+    REPLAY_COLD,
+    Part::ReadCold,
 ];
 
-/// What is compared with what, and the least it should be. Bytes of values count, so small records
-/// pay for their framing.
-const RATIOS: [(Part, Part, Option<f64>); 12] = [
-    (D2_1024, Part::FioNew, Some(0.8)),
-    (D2_1024, Part::FioAgain, None),
-    (D2_100, Part::FioNew, None),
-    (D2_100, Part::FioAgain, None),
-    (D2_1024, UP_16, None),
-    (D2_1024, UP_64, None),
-    (D0_1024, UP_16, Some(0.5)),
-    (D0_1024, UP_64, Some(0.5)),
-    (D0_100, UP_16, None),
-    (D0_100, UP_64, None),
-    (REPLAY_1024, Part::BareDown, Some(0.7)),
-    (REPLAY_100, Part::BareDown, None),
+/// A figure of a part, in terms of the sum of others, and what it should be.
+struct Comparison {
+    figure: (Part, &'static str),
+    limits: &'static [(Part, &'static str)],
+    goal: Option<Goal>,
+}
+
+const fn throughput(
+    part: Part,
+    limit: &'static [(Part, &'static str)],
+    goal: Option<f64>,
+) -> Comparison {
+    let goal = match goal {
+        Some(goal) => Some(Goal::AtLeast(goal)),
+        None => None,
+    };
+    Comparison { figure: (part, THROUGHPUT), limits: limit, goal }
+}
+
+/// Bytes of values count, so small records pay for their framing.
+static COMPARISONS: [Comparison; 12] = [
+    throughput(D2_1024, &[(Part::FioNew, THROUGHPUT)], Some(0.8)),
+    throughput(D2_1024, &[(Part::FioAgain, THROUGHPUT)], None),
+    throughput(D2_100, &[(Part::FioNew, THROUGHPUT)], None),
+    throughput(D0_1024, &[(UP_16, THROUGHPUT)], Some(0.5)),
+    throughput(D0_1024, &[(UP_64, THROUGHPUT)], Some(0.5)),
+    throughput(D0_100, &[(UP_16, THROUGHPUT)], None),
+    Comparison {
+        figure: (Part::Latency { rate: 1_000 }, "p50"),
+        limits: &[
+            (Part::FioSmall, "mean write"),
+            (Part::FioSmall, "mean sync"),
+            (Part::BareRoundTrip, "round trip"),
+        ],
+        goal: Some(Goal::AtMost(2.0)),
+    },
+    Comparison {
+        figure: (Part::Partitions { count: 1_000 }, "p99"),
+        limits: &[(Part::Partitions { count: 16 }, "p99")],
+        goal: Some(Goal::AtMost(4.0)),
+    },
+    Comparison {
+        figure: (Part::Partitions { count: 1_000 }, "p99"),
+        limits: &[(Part::SyncMany, "write and sync")],
+        goal: Some(Goal::AtMost(3.0)),
+    },
+    throughput(REPLAY_1024, &[(Part::BareDown, THROUGHPUT)], Some(0.7)),
+    throughput(REPLAY_100, &[(Part::BareDown, THROUGHPUT)], None),
+    throughput(REPLAY_COLD, &[(Part::ReadCold, THROUGHPUT)], Some(1.0)),
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -153,6 +219,7 @@ fn main() -> anyhow::Result<()> {
         Some(Role::Serve) => bare::serve(),
         Some(Role::Up { server, in_flight }) => bare::up(server, *in_flight),
         Some(Role::Down { server }) => bare::down(server),
+        Some(Role::RoundTrip { server }) => bare::round_trip(server),
     }
 }
 
@@ -195,7 +262,6 @@ struct Bench<'a> {
     arguments: &'a Arguments,
     layout: Layout,
     itself: &'a Path,
-    taffrail: Taffrail,
     has_fio: bool,
     bare: process::Running,
     broker: Broker,
@@ -212,23 +278,19 @@ impl<'a> Bench<'a> {
         taffrail: &Path,
         directory: &Path,
     ) -> anyhow::Result<Self> {
-        let directory = TempDir::with_prefix_in("w1-", directory)
+        let directory = TempDir::with_prefix_in("goals-", directory)
             .with_context(|| format!("cannot write to {}", directory.display()))?;
         let has_fio = process::exists("fio");
         if !has_fio {
             eprintln!("skipped fio: it is not on the PATH, so nothing is compared with the disk");
         }
         let taffrail = Taffrail::new(taffrail, layout);
-        let many = taffrail.serve(&directory.path().join("many"), &[])?;
-        many.call(&["topic", "create", "many", "--partitions", MANY_PARTITIONS])?;
-        many.stop()?;
         let broker = taffrail.serve(&directory.path().join("data"), &[])?;
         let bare = process::Running::start(layout.server(itself).arg("bare-server"))?;
         let figures = Figures::default();
-        let bench =
-            Self { arguments, layout, itself, taffrail, has_fio, bare, broker, figures, directory };
+        let bench = Self { arguments, layout, itself, has_fio, bare, broker, figures, directory };
         for part in PARTS {
-            if let Part::Replay { record_bytes } = part {
+            if let Part::Replay { record_bytes, is_cold: false } = part {
                 bench.fill(record_bytes)?;
             }
         }
@@ -243,7 +305,8 @@ impl<'a> Bench<'a> {
                 parts.reverse();
             }
             for part in parts {
-                if matches!(part, Part::FioNew | Part::FioAgain) && !self.has_fio {
+                let is_fio = matches!(part, Part::FioNew | Part::FioAgain | Part::FioSmall);
+                if is_fio && !self.has_fio {
                     continue;
                 }
                 process::sync(self.directory.path())?;
@@ -263,8 +326,9 @@ impl<'a> Bench<'a> {
             }
         }
         self.broker.stop()?;
-        for (part, limit, goal) in RATIOS {
-            self.figures.compare(&part.name(), &limit.name(), goal);
+        for Comparison { figure: (part, quantity), limits, goal } in &COMPARISONS {
+            let limits: Vec<_> = limits.iter().map(|(part, it)| (part.name(), *it)).collect();
+            self.figures.compare((&part.name(), quantity), &limits, *goal);
         }
         Ok(self.figures)
     }
@@ -294,31 +358,58 @@ impl<'a> Bench<'a> {
                 let bytes_per_second = self.bare_client(&["bare-down", self.bare.ready()])?;
                 self.figures.add_throughput(&name, bytes_per_second);
             }
+            Part::BareRoundTrip => {
+                let seconds = self.bare_client(&["bare-round-trip", self.bare.ready()])?;
+                self.figures.add(&name, "round trip", Unit::Seconds, seconds);
+            }
+            Part::FioSmall => {
+                let folder = tempfile::tempdir_in(directory)?;
+                let appended = fio::append_small(self.layout, folder.path())?;
+                self.figures.add(&name, "mean write", Unit::Seconds, appended.write_seconds);
+                self.figures.add(&name, "mean sync", Unit::Seconds, appended.sync_seconds);
+            }
+            Part::SyncMany => {
+                let seconds = files::sync_many(directory)?;
+                self.figures.add(&name, "write and sync", Unit::Seconds, seconds);
+            }
+            Part::ReadCold => {
+                let speed = files::read_cold(directory)?;
+                self.figures.add_throughput(&name, speed);
+            }
             Part::Produce { record_bytes, durability } => {
                 let (bytes, records) = (record_bytes.to_string(), self.records(record_bytes));
-                let bench = ["bench", "produce", "--records", &records, "--record-bytes", &bytes];
-                let cost =
+                let bench = ["produce", "--records", &records, "--record-bytes", &bytes];
+                let run =
                     self.broker.bench(&[&bench[..], &["--durability", durability]].concat())?;
-                self.figures.add_cost(&name, &cost);
+                self.figures.add_run(&name, &run);
             }
-            Part::Replay { record_bytes } => {
-                let cost =
-                    self.broker.bench(&["bench", "consume", "--topic", &replay(record_bytes)])?;
-                self.figures.add_cost(&name, &cost);
+            Part::Latency { rate } => {
+                let (records, rate) = ((rate * AT_RATE_SECONDS).to_string(), rate.to_string());
+                let bench = ["produce", "--records", &records, "--rate", &rate];
+                let run = self.broker.bench(&[&bench[..], &["--consumers", "1"]].concat())?;
+                self.figures.add_run(&name, &run);
             }
-            Part::StartEmpty => {
-                let data = directory.join("empty");
-                let broker = self.taffrail.serve(&data, &[])?;
-                self.figures.add(&name, "ready after", Unit::Seconds, broker.start_up_seconds());
-                std::thread::sleep(IDLE_PAUSE);
-                self.figures.add(&name, "idle memory", Unit::Bytes, broker.resident_bytes()?);
-                broker.stop()?;
-                std::fs::remove_dir_all(data)?;
+            Part::Acks { producers } => {
+                let (producers, records) = (producers.to_string(), u64::MAX.to_string());
+                let bench =
+                    ["produce", "--records", &records, "--duration", "5s", "--in-flight", "1"];
+                let load = ["--record-bytes", "128", "--producers", &producers];
+                let run = self.broker.bench(&[&bench[..], &load].concat())?;
+                self.figures.add_run(&name, &run);
             }
-            Part::StartMany => {
-                let broker = self.taffrail.serve(&directory.join("many"), &[])?;
-                self.figures.add(&name, "ready after", Unit::Seconds, broker.start_up_seconds());
-                broker.stop()?;
+            Part::Partitions { count } => {
+                let (records, count) = (50_000 * AT_RATE_SECONDS, count.to_string());
+                let bench = ["produce", "--records", &records.to_string(), "--rate", "50000"];
+                let run = self.broker.bench(&[&bench[..], &["--partitions", &count]].concat())?;
+                self.figures.add_run(&name, &run);
+            }
+            Part::Replay { record_bytes, is_cold } => {
+                let (topic, records) = (replay(record_bytes), self.records(record_bytes));
+                let place = directory.to_str().context("a directory's name that is no text")?;
+                let warm = ["consume", "--topic", &topic];
+                let cold = ["consume", "--cold", "--data", place, "--records", &records];
+                let run = self.broker.bench(if is_cold { &cold } else { &warm })?;
+                self.figures.add_run(&name, &run);
             }
         }
         Ok(())
@@ -335,9 +426,8 @@ impl<'a> Bench<'a> {
         eprintln!("{}: filling {topic}", self.layout.name());
         self.broker.call(&["topic", "create", &topic])?;
         let (bytes, records) = (record_bytes.to_string(), self.records(record_bytes));
-        let fill = ["bench", "produce", "--records", &records, "--record-bytes", &bytes];
-        self.broker.call(&[&fill[..], &["--topic", &topic]].concat())?;
-        Ok(())
+        let fill = ["produce", "--records", &records, "--record-bytes", &bytes];
+        self.broker.bench(&[&fill[..], &["--topic", &topic]].concat()).map(drop)
     }
 
     fn records(&self, record_bytes: u64) -> String {
@@ -360,12 +450,19 @@ impl Part {
             Self::FioAgain => "fio 1 MiB + fdatasync, same again".to_owned(),
             Self::BareUp { in_flight } => format!("bare gRPC up, 60 KiB x {in_flight}"),
             Self::BareDown => "bare gRPC down, 1 MiB".to_owned(),
+            Self::BareRoundTrip => "bare gRPC call".to_owned(),
+            Self::FioSmall => "fio 1 KiB + fdatasync".to_owned(),
+            Self::SyncMany => "syncfs over 1,000 files".to_owned(),
+            Self::ReadCold => "read from the disk, 1 MiB".to_owned(),
+            Self::Latency { rate } => format!("W2, {rate} records/s"),
+            Self::Acks { producers } => format!("W3, {producers} producers"),
+            Self::Partitions { count } => format!("W4, {count} partitions"),
             Self::Produce { record_bytes, durability } => {
                 format!("produce {}, {durability}", size(record_bytes))
             }
-            Self::Replay { record_bytes } => format!("warm replay {}", size(record_bytes)),
-            Self::StartEmpty => "start-up, no topics".to_owned(),
-            Self::StartMany => format!("start-up, {MANY_PARTITIONS} empty partitions"),
+            Self::Replay { record_bytes, is_cold } => {
+                format!("{} replay {}", if is_cold { "cold" } else { "warm" }, size(record_bytes))
+            }
         }
     }
 }

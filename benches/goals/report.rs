@@ -8,38 +8,41 @@ use std::process::Command;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use taffrail_benches::broker::Cost;
+use taffrail_benches::broker::Run;
 
-const THROUGHPUT: &str = "values";
+pub(crate) const THROUGHPUT: &str = "values";
 
 /// What a figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     BytesPerSecond,
-    RecordsPerSecond,
     Bytes,
+    Count,
     Seconds,
     CpuSecondsPerMillion,
+    PerSecond,
 }
 
 impl Unit {
     const fn name(self) -> &'static str {
         match self {
             Self::BytesPerSecond => "bytes/s",
-            Self::RecordsPerSecond => "records/s",
             Self::Bytes => "bytes",
+            Self::Count => "",
             Self::Seconds => "s",
             Self::CpuSecondsPerMillion => "CPU s per million records",
+            Self::PerSecond => "1/s",
         }
     }
 
     fn text(self, value: f64) -> String {
         match self {
             Self::BytesPerSecond => format!("{:.0} MB/s", value / 1e6),
-            Self::RecordsPerSecond => format!("{:.2} M/s", value / 1e6),
             Self::Bytes => format!("{:.1} MiB", value / f64::from(1 << 20)),
+            Self::Count => format!("{value:.1}"),
             Self::Seconds => format!("{:.2} ms", value * 1e3),
             Self::CpuSecondsPerMillion => format!("{value:.3} s/M"),
+            Self::PerSecond => format!("{:.1} k/s", value / 1e3),
         }
     }
 }
@@ -53,13 +56,37 @@ struct Series {
     samples: Vec<f64>,
 }
 
-/// One part's throughput in that of another, a sample a round.
+/// A figure of a part in terms of others, a sample a round.
 #[derive(Clone, Debug)]
 struct Ratio {
     part: String,
+    quantity: &'static str,
     limit: String,
     samples: Vec<f64>,
-    goal: Option<f64>,
+    goal: Option<Goal>,
+}
+
+/// What a ratio, or a figure, should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Goal {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Goal {
+    fn text(self) -> String {
+        match self {
+            Self::AtLeast(goal) => format!("at least {goal}"),
+            Self::AtMost(goal) => format!("at most {goal}"),
+        }
+    }
+
+    fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(goal) => goal <= value,
+            Self::AtMost(goal) => value <= goal,
+        }
+    }
 }
 
 /// Everything measured in one layout.
@@ -85,27 +112,50 @@ impl Figures {
         self.add(part, THROUGHPUT, Unit::BytesPerSecond, bytes_per_second);
     }
 
-    pub(crate) fn add_cost(&mut self, part: &str, cost: &Cost) {
-        let cpu = Unit::CpuSecondsPerMillion;
-        self.add_throughput(part, cost.bytes_per_second);
-        self.add(part, "records", Unit::RecordsPerSecond, cost.records_per_second);
-        self.add(part, "broker's CPU", cpu, cost.broker_cpu_seconds_per_million);
-        self.add(part, "client's CPU", cpu, cost.client_cpu_seconds_per_million);
-        self.add(part, "broker's peak, with mapped files", Unit::Bytes, cost.peak_bytes);
-        self.add(part, "broker's own memory after it", Unit::Bytes, cost.anonymous_bytes);
+    /// Adds what is told of a run of `taffrail bench`.
+    pub(crate) fn add_run(&mut self, part: &str, run: &Run) {
+        let told = [
+            ("bytes_per_second", THROUGHPUT, Unit::BytesPerSecond, 1.0),
+            ("records_per_second", "records", Unit::PerSecond, 1.0),
+            ("latency_p50_us", "p50", Unit::Seconds, 1e-6),
+            ("latency_p99_us", "p99", Unit::Seconds, 1e-6),
+            ("end_to_end_p99_us", "end to end p99", Unit::Seconds, 1e-6),
+            ("records_per_sync", "records per sync", Unit::Count, 1.0),
+            ("broker_cpu_per_million_s", "broker's CPU", Unit::CpuSecondsPerMillion, 1.0),
+            ("client_cpu_per_million_s", "client's CPU", Unit::CpuSecondsPerMillion, 1.0),
+            ("broker_own_bytes", "broker's own memory", Unit::Bytes, 1.0),
+            ("broker_peak_bytes", "broker's peak, with mapped files", Unit::Bytes, 1.0),
+        ];
+        for (name, quantity, unit, factor) in told {
+            if let Some(value) = run.get(name) {
+                self.add(part, quantity, unit, value * factor);
+            }
+        }
     }
 
-    /// Adds the ratio of two parts' throughputs; nothing if one was not measured.
-    pub(crate) fn compare(&mut self, part: &str, limit: &str, goal: Option<f64>) {
-        let (Some(above), Some(below)) = (self.throughputs(part), self.throughputs(limit)) else {
+    /// Adds the ratio of a figure to the sum of others; nothing if one was not measured.
+    pub(crate) fn compare(
+        &mut self,
+        (part, quantity): (&str, &'static str),
+        limits: &[(String, &'static str)],
+        goal: Option<Goal>,
+    ) {
+        let limit_samples: Option<Vec<_>> =
+            limits.iter().map(|(part, quantity)| self.samples(part, quantity)).collect();
+        let (Some(above), Some(below)) = (self.samples(part, quantity), limit_samples) else {
             return;
         };
-        let samples = above.iter().zip(below).map(|(above, below)| above / below).collect();
-        self.ratios.push(Ratio { part: part.to_owned(), limit: limit.to_owned(), samples, goal });
+        let rounds = below.iter().map(|it| it.len()).chain([above.len()]).min().unwrap_or(0);
+        let sum = |round: usize| below.iter().map(|it| it[round]).sum::<f64>();
+        let samples = (0..rounds).map(|round| above[round] / sum(round)).collect();
+        let limit: Vec<_> =
+            limits.iter().map(|(part, quantity)| format!("{part}: {quantity}")).collect();
+        let (part, limit) = (part.to_owned(), limit.join(" + "));
+        self.ratios.push(Ratio { part, quantity, limit, samples, goal });
     }
 
-    fn throughputs(&self, part: &str) -> Option<&[f64]> {
-        let is_it = |series: &&Series| series.part == part && series.quantity == THROUGHPUT;
+    fn samples(&self, part: &str, quantity: &str) -> Option<&[f64]> {
+        let is_it = |series: &&Series| series.part == part && series.quantity == quantity;
         self.series.iter().find(is_it).map(|series| series.samples.as_slice())
     }
 
@@ -118,11 +168,14 @@ impl Figures {
         let ratios = self.ratios.iter().map(|ratio| {
             let Summary { median, min, max } = Summary::of(&ratio.samples);
             let [median, min, max] = [median, min, max].map(|value| format!("{value:.2}"));
-            let goal = ratio.goal.map_or_else(String::new, |goal| format!("{goal:.2}"));
-            vec![ratio.part.clone(), ratio.limit.clone(), median, min, max, goal]
+            let is_met = ratio.goal.map(|goal| goal.is_met(Summary::of(&ratio.samples).median));
+            let verdict = is_met.map_or("", |is_met| if is_met { "met" } else { "missed" });
+            let goal = ratio.goal.map_or_else(String::new, Goal::text);
+            let what = format!("{}: {}", ratio.part, ratio.quantity);
+            vec![what, ratio.limit.clone(), median, min, max, goal, verdict.to_owned()]
         });
         let series = table(&["PART", "OF IT", "MEDIAN", "MIN", "MAX"], series.collect());
-        let header = ["PART", "IN TERMS OF", "MEDIAN", "MIN", "MAX", "GOAL"];
+        let header = ["PART", "IN TERMS OF", "MEDIAN", "MIN", "MAX", "GOAL", ""];
         format!("{series}\n\n{}", table(&header, ratios.collect()))
     }
 
@@ -143,11 +196,12 @@ impl Figures {
             let Summary { median, min, max } = Summary::of(&ratio.samples);
             json!({
                 "part": ratio.part,
+                "quantity": ratio.quantity,
                 "limit": ratio.limit,
                 "median": median,
                 "min": min,
                 "max": max,
-                "goal": ratio.goal,
+                "goal": ratio.goal.map(Goal::text),
                 "samples": ratio.samples,
             })
         };
@@ -279,9 +333,11 @@ mod tests {
             figures.add_throughput("ours", ours);
             figures.add_throughput("limit", limit);
         }
-        figures.compare("ours", "limit", None);
-        figures.compare("ours", "not measured", None);
+        figures.compare(("ours", THROUGHPUT), &[("limit".into(), THROUGHPUT)], None);
+        figures.compare(("ours", THROUGHPUT), &[("not measured".into(), THROUGHPUT)], None);
+        let twice = ["limit", "ours"].map(|part| (part.to_owned(), THROUGHPUT));
+        figures.compare(("ours", THROUGHPUT), &twice, Some(Goal::AtLeast(0.5)));
         let ratios: Vec<_> = figures.ratios.iter().map(|ratio| ratio.samples.clone()).collect();
-        assert_eq!(ratios, [[0.5, 1.0]]);
+        assert_eq!(ratios, [[0.5, 1.0], [1.0 / 3.0, 0.5]]);
     }
 }

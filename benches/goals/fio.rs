@@ -1,4 +1,4 @@
-//! What the disk can do: `fio` writes 1 MiB at a time from a file's start, and syncs after each.
+//! What the disk can do: `fio` writes 1 MiB or 1 KiB at a time from a file's start, and syncs after each.
 //!
 //! A new file takes new blocks and, often, cold memory, as a log does that grows into it. The same
 //! file again has both: that is more than any append can do.
@@ -10,15 +10,11 @@ use serde_json::Value;
 
 use taffrail_benches::process::{self, Layout};
 
-const ARGUMENTS: [&str; 7] = [
-    "--name=append",
-    "--rw=write",
-    "--bs=1M",
-    "--fdatasync=1",
-    "--size=1G",
-    "--ioengine=psync",
-    "--output-format=json",
-];
+const ARGUMENTS: [&str; 5] =
+    ["--name=append", "--rw=write", "--fdatasync=1", "--ioengine=psync", "--output-format=json"];
+/// In large pieces, and as single records come.
+const LARGE: [&str; 2] = ["--bs=1M", "--size=1G"];
+const SMALL: [&str; 2] = ["--bs=1k", "--size=4M"];
 
 /// What came out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,10 +26,19 @@ pub(crate) struct Appended {
     pub(crate) sync_seconds: f64,
 }
 
-/// Runs `fio` in `folder`, on a new file unless one is there from before.
+/// Writes 1 MiB at a time in `folder`, to a new file unless one is there from before.
 pub(crate) fn append(layout: Layout, folder: &Path) -> anyhow::Result<Appended> {
-    let printed = process::output(layout.server("fio").args(ARGUMENTS).current_dir(folder))?;
-    parse(&printed)
+    run(layout, folder, LARGE)
+}
+
+/// Writes 1 KiB at a time.
+pub(crate) fn append_small(layout: Layout, folder: &Path) -> anyhow::Result<Appended> {
+    run(layout, folder, SMALL)
+}
+
+fn run(layout: Layout, folder: &Path, sizes: [&str; 2]) -> anyhow::Result<Appended> {
+    let mut fio = layout.server("fio");
+    parse(&process::output(fio.args(ARGUMENTS).args(sizes).current_dir(folder))?)
 }
 
 /// Notes may stand before the JSON.
