@@ -43,7 +43,16 @@ pub(crate) fn soon<T>(what: impl Future<Output = T>) -> impl Future<Output = T> 
 
 impl Door {
     pub(crate) async fn open(broker: &Broker) -> Self {
-        let endpoint = Endpoint::from_shared(broker.url.clone()).expect("an address");
+        Self::through(Endpoint::from_shared(broker.url.clone()).expect("an address")).await
+    }
+
+    /// A connection on which so many bytes of an answer may wait to be read.
+    pub(crate) async fn narrow(url: String, bytes: u32) -> Self {
+        let endpoint = Endpoint::from_shared(url).expect("an address");
+        Self::through(endpoint.initial_stream_window_size(bytes)).await
+    }
+
+    async fn through(endpoint: Endpoint) -> Self {
         let channel = soon(endpoint.connect()).await.expect("the broker serves");
         let log = LogServiceClient::new(channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
