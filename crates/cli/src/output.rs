@@ -3,13 +3,16 @@
 //! Results to standard output, as text or JSON; all else to standard error, and nothing but errors
 //! when quiet. Progress only on a terminal.
 
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::Value;
+
+use crate::figures;
 
 /// How results are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -47,7 +50,7 @@ impl Output {
     }
 
     /// Says something on standard error, unless quiet.
-    pub(crate) fn note(self, text: impl std::fmt::Display) {
+    pub(crate) fn note(self, text: impl fmt::Display) {
         if !self.is_quiet {
             say(text);
         }
@@ -83,17 +86,21 @@ impl Output {
             return ProgressBar::hidden();
         }
         let bar = ProgressBar::new_spinner();
-        let template = "{spinner} {msg}: {human_pos} records, {per_sec}, {elapsed}";
+        let template = "{spinner} {msg}: {human_pos} records, {rate} a second, {elapsed}";
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.set_style(style);
+        let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // What cannot be shown is shown again soon.
+            let _ = text.write_str(&figures::rate(state.per_sec()));
+        };
+        bar.set_style(style.with_key("rate", rate));
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }
 }
 
 /// Writes a line to standard error; if nobody reads that any more, there is nobody to tell.
-pub(crate) fn say(text: impl std::fmt::Display) {
+pub(crate) fn say(text: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
