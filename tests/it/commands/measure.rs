@@ -124,6 +124,19 @@ fn what_a_bench_cannot_do_is_said_with_what_to_do_instead() {
 }
 
 #[test]
+fn a_bench_whose_records_are_refused_says_so_and_fails() {
+    let broker = Broker::new();
+    for mode in [&[][..], &["--in-flight", "2"], &["--rate", "1000"]] {
+        let bench = ["bench", "produce", "--topic", "__catalog", "--records", "9"];
+        let refused = taffrail(&broker, &[&bench[..], mode].concat());
+        assert_eq!(refused.status.code(), Some(3), "{mode:?}: {}", refused.errors);
+        assert!(refused.errors.contains("INTERNAL_TOPIC"), "{mode:?}: {}", refused.errors);
+        let failed = refused.output.lines().find(|line| line.contains("failed records"));
+        assert!(failed.is_some_and(|it| it.trim_end().ends_with('9')), "{}", refused.output);
+    }
+}
+
+#[test]
 fn every_shell_gets_its_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = run(&["completions", shell]).success();

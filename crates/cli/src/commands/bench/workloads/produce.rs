@@ -158,16 +158,16 @@ impl Lane {
         let records = self.load.records / producers + extra;
         let rate = self.load.rate.map(|rate| rate as f64 / producers as f64);
         let pace = Pace::new(records, self.load.duration, rate);
-        let latencies = match self.load.in_flight {
-            Some(in_flight) => self.run_closed(pace, in_flight as usize).await?,
+        let (latencies, failure) = match self.load.in_flight {
+            Some(in_flight) => (self.run_closed(pace, in_flight as usize).await?, None),
             None => self.run_open(pace).await?,
         };
-        let failure = self.producer.close().await.err();
+        let failure = failure.or(self.producer.close().await.err());
         Ok(Done { stats: self.producer.stats(), failure, latencies })
     }
 
     /// As many as the client takes.
-    async fn run_open(&self, mut pace: Pace) -> anyhow::Result<Latencies> {
+    async fn run_open(&self, mut pace: Pace) -> anyhow::Result<(Latencies, Option<ProduceError>)> {
         let (measured, measuring) = unbounded_channel();
         let measuring = tokio::spawn(measure_all(measuring));
         let stride = if self.load.consumers > 0 { 1 } else { STRIDE };
@@ -182,8 +182,8 @@ impl Lane {
         }
         drop(measured);
         // What is on its way is delivered now.
-        drop(self.producer.flush().await);
-        Ok(measuring.await?)
+        let failure = self.producer.flush().await.err();
+        Ok((measuring.await?, failure))
     }
 
     /// No more than so many without an answer.
