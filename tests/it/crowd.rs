@@ -231,3 +231,32 @@ async fn connections_beyond_the_cap_wait_for_their_turn() {
     drop((full, first));
     assert_eq!(soon(asking).await.expect("no panic").expect("served").len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_client_has_as_many_consumers_as_it_likes() {
+    // More than the streams of one connection, of which the broker takes 256.
+    const CONSUMERS: usize = 600;
+    let broker = Broker::new();
+    Door::open(&broker).await.create("t", 1).await;
+    let client = Client::builder(&broker.url).connections_max(1).build().expect("an address");
+    let mut consumers = Vec::new();
+    for _ in 0..CONSUMERS {
+        consumers.push(client.consumer().topic("t").build().await.expect("starts"));
+    }
+    let reading = consumers.into_iter().map(|mut consumer| {
+        tokio::spawn(async move {
+            let batch = consumer.next_batch().await.expect("a batch").expect("sound");
+            batch.records().count()
+        })
+    });
+    let reading: Vec<_> = reading.collect();
+    await_metric(&broker, "taffrail_consume_streams", |streams| streams == CONSUMERS as u64).await;
+    let open = metric(&broker, "taffrail_connections").await;
+    assert!((3..=5).contains(&open), "{open} connections");
+    let producer = client.producer("t").build().await.expect("starts");
+    let delivery = soon(producer.send(Record::value(b"for all"))).await.expect("taken");
+    soon(delivery).await.expect("delivered");
+    for reads in reading {
+        assert_eq!(soon(reads).await.expect("no panic"), 1);
+    }
+}

@@ -27,6 +27,7 @@ mod idempotent;
 mod idle;
 mod observe;
 mod offsets;
+mod partial;
 mod pipe;
 mod process;
 mod program;

@@ -327,6 +327,12 @@ impl Broker {
         &self.shared.metrics
     }
 
+    /// The budget of requests that are there in part: half as much as all others have. Apart from them, so
+    /// that slow ones do not cost whole ones their place.
+    pub fn arriving_memory(&self) -> &MemoryBudget {
+        &self.shared.arriving_memory
+    }
+
     /// The budget of what producers send: half of the whole.
     pub fn produce_memory(&self) -> &MemoryBudget {
         &self.shared.produce_memory

@@ -36,8 +36,14 @@ impl MemoryBudget {
     /// have all of it.
     pub fn try_charge(&self, bytes: usize) -> Option<Charge> {
         let charge = self.charge(bytes);
-        let is_alone = self.used_bytes() == charge.bytes;
-        (is_alone || self.used_bytes() <= self.bytes_max).then_some(charge)
+        self.has_room_for(&charge).then_some(charge)
+    }
+
+    /// Whether what was taken is no more than there is. What is larger than the whole budget may have all
+    /// of it.
+    pub fn has_room_for(&self, charge: &Charge) -> bool {
+        let used_bytes = self.used_bytes();
+        used_bytes <= self.bytes_max || used_bytes == charge.bytes
     }
 
     /// Takes bytes whether or not there are so many left.

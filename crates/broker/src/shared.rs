@@ -20,6 +20,7 @@ pub(crate) struct Shared {
     pub(crate) config: BrokerConfig,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) topics: ArcSwap<Topics>,
+    pub(crate) arriving_memory: MemoryBudget,
     pub(crate) produce_memory: MemoryBudget,
     pub(crate) read_memory: MemoryBudget,
     pub(crate) metrics: Arc<Metrics>,
@@ -38,6 +39,7 @@ impl Shared {
         groups: Groups,
     ) -> Self {
         Self {
+            arriving_memory: MemoryBudget::new(config.memory_bytes / 2),
             produce_memory: MemoryBudget::new(config.memory_bytes / 2),
             read_memory: MemoryBudget::new(config.memory_bytes / 2),
             topics: ArcSwap::from_pointee(topics),

@@ -1,6 +1,4 @@
-//! The connection to a broker, shared by everything that is made from it.
-//!
-//! One HTTP/2 connection per [`Client`], made at the first call and made again after it broke.
+//! A broker as its clients see it: what everything else is made from.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +10,7 @@ use taffrail_proto::v1::group_service_client::GroupServiceClient;
 use taffrail_proto::v1::log_service_client::LogServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::connections::{Connections, Place, Traffic};
 use crate::producer::Identity;
 use crate::{
     AddressError, Admin, CallError, ConsumerBuilder, GroupConsumerBuilder, Groups, ProducerBuilder,
@@ -25,19 +24,23 @@ const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// Large frames are worth two fifths on bulk reads.
 const FRAME_BYTES: u32 = 1 << 20;
 /// The largest batch there can be and what is around it.
-const MESSAGE_BYTES_MAX: usize = limits::BATCH_BYTES_MAX as usize + (4 << 20);
+pub(crate) const MESSAGE_BYTES_MAX: usize = limits::BATCH_BYTES_MAX as usize + (4 << 20);
 
-/// A connection to a broker. Cheap to clone; clones share the connection.
+/// A client of a broker. Cheap to clone; clones share its connections.
+///
+/// The first connection is made at the first call. Producers and consumers have one each while there are
+/// few of them, and then share: see [`ClientBuilder::connections_max`]. One that broke is made again.
 #[derive(Clone, Debug)]
 pub struct Client {
     server: Arc<str>,
-    channel: Channel,
+    connections: Arc<Connections>,
 }
 
-/// Settings of a connection.
+/// Settings of a client's connections.
 #[derive(Clone, Debug)]
 pub struct ClientBuilder {
     url: String,
+    connections_max: usize,
     connect_timeout: Duration,
     keep_alive_interval: Duration,
     keep_alive_timeout: Duration,
@@ -59,6 +62,7 @@ impl Client {
     pub fn builder(url: &str) -> ClientBuilder {
         ClientBuilder {
             url: url.to_owned(),
+            connections_max: 4,
             connect_timeout: Duration::from_secs(5),
             keep_alive_interval: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(10),
@@ -72,7 +76,7 @@ impl Client {
 
     /// Calls to administer topics and to describe the broker.
     pub fn admin(&self) -> Admin {
-        let service = AdminServiceClient::new(self.channel.clone())
+        let service = AdminServiceClient::new(self.connections.for_calls().channel())
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         Admin::new(service, Arc::clone(&self.server))
     }
@@ -117,14 +121,19 @@ impl Client {
         })
     }
 
+    /// Where to make calls about groups.
     pub(crate) fn group_service(&self) -> GroupServiceClient<Channel> {
-        GroupServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+        self.connections.for_calls().group_service()
     }
 
+    /// Where to make calls about records.
     pub(crate) fn log_service(&self) -> LogServiceClient<Channel> {
-        LogServiceClient::new(self.channel.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        self.connections.for_calls().log_service()
+    }
+
+    /// Where to open a stream.
+    pub(crate) fn place(&self, traffic: Traffic) -> Place {
+        self.connections.place(traffic)
     }
 }
 
@@ -148,6 +157,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets how many connections there are at the most; default 4, at least 1. Each producer and each
+    /// consumer has one to itself until there are so many; then they share them evenly. Where streams
+    /// have no room on them, which is with some 200 on each, there are more.
+    pub fn connections_max(mut self, connections_max: usize) -> Self {
+        self.connections_max = connections_max.max(1);
+        self
+    }
+
     /// The client. Connects at the first call, and again whenever the connection broke.
     ///
     /// # Errors
@@ -166,6 +183,7 @@ impl ClientBuilder {
             .keep_alive_while_idle(true)
             .user_agent(concat!("taffrail-client/", env!("CARGO_PKG_VERSION")))
             .map_err(|cause| AddressError { url: url.clone(), cause })?;
-        Ok(Client { server: url.into(), channel: endpoint.connect_lazy() })
+        let connections = Connections::new(endpoint, self.connections_max);
+        Ok(Client { server: url.into(), connections: Arc::new(connections) })
     }
 }

@@ -46,6 +46,7 @@
 
 mod admin;
 mod client;
+mod connections;
 mod consumer;
 mod error;
 mod group;

@@ -201,6 +201,7 @@ fn refused(error: taffrail_broker::CatalogError) -> Status {
 
 fn broker_limits(broker: &Broker) -> BTreeMap<String, u64> {
     let limits = [
+        ("arriving_memory_bytes", broker.arriving_memory().bytes_max()),
         ("produce_memory_bytes", broker.produce_memory().bytes_max()),
         ("read_memory_bytes", broker.read_memory().bytes_max()),
         ("topics", limits::TOPICS_MAX as u64),

@@ -3,19 +3,20 @@
 //! Decides nothing and keeps no state; another front end beside it would not change the broker.
 
 mod admin_service;
+mod consume_body;
 mod convert;
 mod forward;
 mod group_service;
 mod log_service;
+mod memory;
 mod status;
 
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
-use axum::middleware::map_response;
+use axum::extract::Request;
+use axum::middleware::{map_request, map_response};
 use axum::response::Response;
-use http_body_util::BodyExt as _;
-use taffrail_broker::{Broker, Charge, MemoryBudget};
+use taffrail_broker::Broker;
 use taffrail_proto::v1::DESCRIPTOR_SET;
 use taffrail_proto::v1::admin_service_server::AdminServiceServer;
 use taffrail_proto::v1::group_service_server::GroupServiceServer;
@@ -32,7 +33,7 @@ pub async fn routes(broker: Arc<Broker>) -> Result<axum::Router, tonic_reflectio
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let memory = broker.read_memory().clone();
+    let (arriving, sent) = (broker.arriving_memory().clone(), broker.read_memory().clone());
     let log = LogServiceServer::new(log_service::Service::new(Arc::clone(&broker)))
         .max_decoding_message_size(broker.config().request_bytes_max)
         .max_encoding_message_size(usize::MAX);
@@ -48,29 +49,13 @@ pub async fn routes(broker: Arc<Broker>) -> Result<axum::Router, tonic_reflectio
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    let count = move |response: Response| {
-        let counted = count_until_sent(response, memory.clone());
+    let receive = move |request: Request| {
+        let counted = memory::count_until_whole(request, &arriving);
         async { counted }
     };
-    Ok(routes.prepare().into_axum_router().layer(map_response(count)))
-}
-
-/// Counts an answer's encoded bytes until they have been written to the socket, piece by piece.
-fn count_until_sent(response: Response, memory: MemoryBudget) -> Response {
-    let count = move |bytes: Bytes| {
-        Bytes::from_owner(Counted { _charge: memory.charge(bytes.len()), bytes })
+    let send = move |response: Response| {
+        let counted = memory::count_until_sent(consume_body::replace_body(response), sent.clone());
+        async { counted }
     };
-    response.map(|body| Body::new(body.map_frame(move |frame| frame.map_data(&count))))
-}
-
-/// Bytes that are counted for as long as they are there.
-struct Counted {
-    bytes: Bytes,
-    _charge: Charge,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
+    Ok(routes.prepare().into_axum_router().layer(map_request(receive)).layer(map_response(send)))
 }

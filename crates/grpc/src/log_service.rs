@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{BoxStream, Empty, empty};
 use taffrail_broker::{Acks, Broker, StreamRequest};
 use taffrail_model::{PartitionIndex, limits};
 use taffrail_proto::v1;
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::consume_body::ConsumeEvents;
 use crate::convert;
 use crate::forward::forward;
 use crate::status::{Explain, Explained};
@@ -134,7 +135,8 @@ impl LogService for Service {
         Ok(Response::new(v1::FetchResponse { results }))
     }
 
-    type ConsumeStream = BoxStream<'static, Result<v1::ConsumeResponse, Status>>;
+    // The answer's body is made in `consume_body`.
+    type ConsumeStream = Empty<Result<v1::ConsumeResponse, Status>>;
 
     async fn consume(
         &self,
@@ -144,8 +146,10 @@ impl LogService for Service {
         let (event, events) = mpsc::channel(EVENTS_WAITING_MAX);
         tokio::spawn(self.broker.consume_session(event).run(commands));
         let refusals = forward(request.into_inner(), command, convert::consume_command);
-        let events = ReceiverStream::new(events).map(|event| Ok(convert::consume_event(event)));
-        Ok(Response::new(events.chain(refusals.map(Err)).boxed()))
+        let events = ReceiverStream::new(events).map(Ok).chain(refusals.map(Err));
+        let mut answer = Response::new(empty());
+        answer.extensions_mut().insert(ConsumeEvents::new(events.boxed()));
+        Ok(answer)
     }
 
     async fn list_offsets(

@@ -125,12 +125,19 @@ impl Snapshot {
     fn gauges(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = self.broker.metrics();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let arriving = self.broker.arriving_memory();
         let (requests, answers) = (self.broker.produce_memory(), self.broker.read_memory());
         let gauges = [
             ("connections", "Open connections", self.connections.open()),
             ("connections_max", "Open connections at the most", self.connections.max()),
             ("produce_streams", "Producers that are served", load(&metrics.produce_streams)),
             ("consume_streams", "Open streams of consumers", load(&metrics.consume_streams)),
+            (
+                "arriving_memory_used_bytes",
+                "Bytes of requests that are not whole",
+                arriving.used_bytes(),
+            ),
+            ("arriving_memory_bytes", "Bytes of those at the most", arriving.bytes_max()),
             ("produce_memory_used_bytes", "Bytes of requests in memory", requests.used_bytes()),
             ("produce_memory_bytes", "Bytes of requests at the most", requests.bytes_max()),
             ("read_memory_used_bytes", "Bytes of answers in memory", answers.used_bytes()),

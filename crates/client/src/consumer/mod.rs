@@ -5,8 +5,10 @@
 //! no task behind a consumer: it works while [`Consumer::next_event`] is awaited, and what came in
 //! the meantime waits in the connection's window.
 
+mod answers;
 mod error;
 mod event;
+mod messages;
 mod settings;
 mod state;
 
@@ -17,9 +19,10 @@ use std::time::Instant;
 use taffrail_model::{PartitionIndex, TopicName};
 use taffrail_proto::v1;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tonic::{Status, Streaming};
+use tonic::Status;
 use v1::consume_request::Command;
 
+use answers::Answers;
 pub use error::ConsumeError;
 pub use event::{ConsumedBatch, Event, PartitionPlace};
 pub use settings::ConsumerBuilder;
@@ -28,10 +31,9 @@ use state::Subscriptions;
 pub use state::Until;
 pub(crate) use state::{Bounds, Wanted};
 
+use crate::connections::Traffic;
 use crate::retry::{self, Backoff};
 use crate::{CallError, Client, Position};
-
-type Answers = Streaming<v1::ConsumeResponse>;
 
 /// Reads partitions of topics.
 pub struct Consumer {
@@ -202,8 +204,7 @@ impl Consumer {
             drop(commands.send(v1::ConsumeRequest { command: Some(command) }));
         }
         let requests = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-        let mut service = self.client.log_service();
-        let opening = async move { Ok(service.consume(requests).await?.into_inner()) };
+        let opening = Answers::open(self.client.place(Traffic::Records), requests);
         self.link = Link::Opening(Box::pin(opening), commands);
     }
 

@@ -17,6 +17,7 @@ use tonic::{Status, Streaming};
 use super::Commit;
 use super::settings::member_id;
 use super::shared::Shared;
+use crate::connections::{Place, Traffic};
 use crate::retry::{self, Backoff};
 use crate::{CallError, ServerError};
 
@@ -63,6 +64,7 @@ pub(super) async fn keep(shared: Arc<Shared>, profile: Profile) {
         shared,
         profile,
         link: Link::Down(now),
+        place: None,
         sent: VecDeque::new(),
         next_number: 1,
         interval,
@@ -82,6 +84,8 @@ struct Membership {
     shared: Arc<Shared>,
     profile: Profile,
     link: Link,
+    /// The connection that the stream is on.
+    place: Option<Place>,
     /// Heartbeats that were sent and not answered.
     sent: VecDeque<(u64, Instant)>,
     next_number: u64,
@@ -231,7 +235,9 @@ impl Membership {
         self.sent.clear();
         self.say(&sender, now, true);
         let requests = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-        let mut service = self.shared.client.group_service();
+        let place = self.shared.client.place(Traffic::Words);
+        let mut service = place.group_service();
+        self.place = Some(place);
         let opening = async move { Ok(service.membership(requests).await?.into_inner()) };
         self.link = Link::Opening(Box::pin(opening), sender);
     }

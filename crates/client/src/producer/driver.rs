@@ -16,6 +16,7 @@ use tonic::{Status, Streaming};
 
 use super::renewal;
 use super::shared::{Requests, Shared};
+use crate::connections::Traffic;
 use crate::retry::{self, Backoff};
 use crate::{CallError, Client, ServerError};
 
@@ -73,9 +74,9 @@ async fn run_streams(client: &Client, shared: &Arc<Shared>) {
 async fn run_stream(client: &Client, shared: &Arc<Shared>) -> (Ended, bool) {
     const CONNECTING: &str = "no connection to the broker";
     let broken = |status: &Status| Ended::Broken(CallError::from_status(client.server(), status));
+    let place = client.place(Traffic::Records);
     let open = async {
-        let mut service = client.log_service();
-        let answer = service.produce_stream(Requests::new(Arc::clone(shared))).await?;
+        let answer = place.log_service().produce_stream(Requests::new(Arc::clone(shared))).await?;
         let mut answers = answer.into_inner();
         let first = answers.message().await?;
         Ok::<_, Status>((answers, first))

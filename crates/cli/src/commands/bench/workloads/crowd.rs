@@ -11,9 +11,6 @@ use super::super::figure::{Figure, Unit};
 use super::super::harness::Harness;
 use super::load::Durability;
 
-/// Members that share a connection.
-const CONNECTION_MEMBERS: u32 = 100;
-
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -50,12 +47,8 @@ async fn run(
 ) -> anyhow::Result<Vec<Figure>> {
     let begun = Instant::now();
     let mut joining = JoinSet::new();
-    let mut connection = harness.connect()?;
-    for number in 0..options.members {
-        if number % CONNECTION_MEMBERS == 0 {
-            connection = harness.connect()?;
-        }
-        joining.spawn(connection.group(name).topic(name).build());
+    for _ in 0..options.members {
+        joining.spawn(client.group(name).topic(name).build());
     }
     let mut members: Vec<GroupConsumer> = Vec::new();
     while let Some(joined) = joining.join_next().await {
