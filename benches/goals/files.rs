@@ -5,7 +5,9 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
 
 use rustix::fs::{Advice, fadvise, syncfs};
 
@@ -14,6 +16,8 @@ const FILES: usize = 1_000;
 /// Bytes that each gets before a sync: a record of 1 KiB and its batch's header.
 const FILE_BYTES: usize = 1_100;
 const SYNCS: u32 = 5;
+/// At 1,000 a second.
+const RATE_SYNCS: u64 = 5_000;
 const READ_BYTES: usize = 1 << 20;
 const LARGE_FILE_BYTES: usize = 1 << 30;
 
@@ -35,6 +39,23 @@ pub(crate) fn sync_many(folder: &Path) -> anyhow::Result<f64> {
     let seconds = begun.elapsed().as_secs_f64() / f64::from(SYNCS);
     std::fs::remove_dir_all(&folder)?;
     Ok(seconds)
+}
+
+/// Appends 1 KiB at each of 1,000 moments a second and syncs it; the 99th percentile of the time from the
+/// moment on, in seconds.
+pub(crate) fn sync_at_rate(folder: &Path) -> anyhow::Result<f64> {
+    let mut file = tempfile::tempfile_in(folder)?;
+    let begun = Instant::now();
+    let mut latencies = Vec::new();
+    for number in 0..RATE_SYNCS {
+        let due = begun + Duration::from_millis(number);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        file.write_all(&[b'.'; FILE_BYTES])?;
+        file.sync_data()?;
+        latencies.push(due.elapsed().as_secs_f64());
+    }
+    latencies.sort_unstable_by(f64::total_cmp);
+    latencies.get(latencies.len() * 99 / 100).copied().context("no syncs")
 }
 
 /// Reads a large file from the disk, and makes it if it is not there; bytes a second.

@@ -3,7 +3,7 @@
 //! All parts run in turn on the same directory, a round at a time, every second round backwards; a
 //! first round warms up and is not counted. So a ratio compares neighbours, and a machine that is
 //! busy for a while slows both sides. Before each part the file system is synced, and before those
-//! that write much, so much memory is touched as they fill: a virtual machine may have given it back
+//! that fill the page cache, as much memory is touched as they need: a virtual machine may have given it back
 //! to its host, and getting it again costs more than all else. `--cold` leaves that out.
 
 mod bare;
@@ -96,6 +96,8 @@ enum Part {
     BareRoundTrip,
     /// Small appends, each synced.
     FioSmall,
+    /// Small appends at a rate, each synced.
+    SyncAtRate,
     /// Many files, and one sync for all.
     SyncMany,
     ReadCold,
@@ -132,7 +134,7 @@ const REPLAY_100: Part = Part::Replay { record_bytes: 100, is_cold: false };
 const REPLAY_COLD: Part = Part::Replay { record_bytes: 1024, is_cold: true };
 
 /// Each near its limit.
-const PARTS: [Part; 26] = [
+const PARTS: [Part; 27] = [
     Part::FioNew,
     D2_1024,
     Part::FioAgain,
@@ -143,6 +145,7 @@ const PARTS: [Part; 26] = [
     UP_64,
     Part::FioSmall,
     Part::Latency { rate: 1_000 },
+    Part::SyncAtRate,
     Part::BareRoundTrip,
     Part::Latency { rate: 10_000 },
     Part::Latency { rate: 50_000 },
@@ -181,7 +184,7 @@ const fn throughput(
 }
 
 /// Bytes of values count, so small records pay for their framing.
-static COMPARISONS: [Comparison; 12] = [
+static COMPARISONS: [Comparison; 13] = [
     throughput(D2_1024, &[(Part::FioNew, THROUGHPUT)], Some(0.8)),
     throughput(D2_1024, &[(Part::FioAgain, THROUGHPUT)], None),
     throughput(D2_100, &[(Part::FioNew, THROUGHPUT)], None),
@@ -196,6 +199,11 @@ static COMPARISONS: [Comparison; 12] = [
             (Part::BareRoundTrip, "round trip"),
         ],
         goal: Some(Goal::AtMost(2.0)),
+    },
+    Comparison {
+        figure: (Part::Latency { rate: 1_000 }, "p99"),
+        limits: &[(Part::SyncAtRate, "p99")],
+        goal: None,
     },
     Comparison {
         figure: (Part::Partitions { count: 1_000 }, "p99"),
@@ -310,7 +318,7 @@ impl<'a> Bench<'a> {
                     continue;
                 }
                 process::sync(self.directory.path())?;
-                if part.writes() && !self.arguments.cold {
+                if part.fills_page_cache() && !self.arguments.cold {
                     process::touch_memory(2 * self.arguments.records * 1024);
                 }
                 eprintln!(
@@ -367,6 +375,10 @@ impl<'a> Bench<'a> {
                 let appended = fio::append_small(self.layout, folder.path())?;
                 self.figures.add(&name, "mean write", Unit::Seconds, appended.write_seconds);
                 self.figures.add(&name, "mean sync", Unit::Seconds, appended.sync_seconds);
+            }
+            Part::SyncAtRate => {
+                let seconds = files::sync_at_rate(directory)?;
+                self.figures.add(&name, "p99", Unit::Seconds, seconds);
             }
             Part::SyncMany => {
                 let seconds = files::sync_many(directory)?;
@@ -438,8 +450,9 @@ impl<'a> Bench<'a> {
 
 impl Part {
     /// Whether it fills much page cache.
-    fn writes(self) -> bool {
-        matches!(self, Self::FioNew | Self::FioAgain | Self::Produce { .. })
+    fn fills_page_cache(self) -> bool {
+        let is_cold = matches!(self, Self::ReadCold | Self::Replay { is_cold: true, .. });
+        is_cold || matches!(self, Self::FioNew | Self::FioAgain | Self::Produce { .. })
     }
 
     fn name(self) -> String {
@@ -452,6 +465,7 @@ impl Part {
             Self::BareDown => "bare gRPC down, 1 MiB".to_owned(),
             Self::BareRoundTrip => "bare gRPC call".to_owned(),
             Self::FioSmall => "fio 1 KiB + fdatasync".to_owned(),
+            Self::SyncAtRate => "1 KiB and fdatasync, 1,000 a second".to_owned(),
             Self::SyncMany => "syncfs over 1,000 files".to_owned(),
             Self::ReadCold => "read from the disk, 1 MiB".to_owned(),
             Self::Latency { rate } => format!("W2, {rate} records/s"),

@@ -31,7 +31,8 @@ struct Slow {
 }
 
 impl Slow {
-    async fn start(door: &Door) -> Self {
+    /// A call of which so many bytes come.
+    async fn start(door: &Door, bytes: usize) -> Self {
         let value = "x".repeat(PART_BYTES + 100_000);
         let batches = vec![produce_batch("t", 0, batch(&[&value]))];
         let request = v1::ProduceRequest { batches, ..Default::default() };
@@ -41,7 +42,9 @@ impl Slow {
         request.encode(&mut message).expect("there is room");
         let mut rest = message.freeze();
         let (body, pieces) = mpsc::channel(1);
-        body.send(rest.split_to(PREFIX_BYTES + PART_BYTES)).await.expect("it is open");
+        body.send(rest.split_to(bytes.saturating_add(PREFIX_BYTES).min(rest.len())))
+            .await
+            .expect("it is open");
         let pieces = ReceiverStream::new(pieces).map(|piece| Ok::<_, Status>(Frame::data(piece)));
         let answer = tokio::spawn(call(door.clone(), Body::new(StreamBody::new(pieces))));
         Self { body, rest, answer }
@@ -77,13 +80,13 @@ async fn requests_that_do_not_end_are_counted_and_too_many_of_them_are_refused()
     door.create("t", 1).await;
     let mut slow = Vec::new();
     for count in 1..=FITTING {
-        slow.push(Slow::start(&door).await);
+        slow.push(Slow::start(&door, PART_BYTES).await);
         let bytes = count * PART_BYTES as u64;
         await_metric(&broker, "taffrail_arriving_memory_used_bytes", |used| used == bytes).await;
     }
     assert_eq!(metric(&broker, "taffrail_arriving_memory_bytes").await, 8 << 20);
 
-    let Slow { body: _open, answer, .. } = Slow::start(&door).await;
+    let Slow { body: _open, answer, .. } = Slow::start(&door, PART_BYTES).await;
     let refused = soon(answer).await.expect("no panic");
     let says = "requests that are not whole in flight exceed 8388608";
     check_status(refused, Code::ResourceExhausted, "OVERLOADED", &[("limit", "8388608")], says);
@@ -91,12 +94,25 @@ async fn requests_that_do_not_end_are_counted_and_too_many_of_them_are_refused()
     assert_eq!(door.append("t", &["whole"]).await, 0, "others have room");
     let finished = slow.pop().expect("nine").finish().await.expect("it is whole now");
     assert_eq!(finished.results[0].base_offset, Some(1));
-    let more = Slow::start(&door).await;
+    let more = Slow::start(&door, PART_BYTES).await;
     let bytes = FITTING * PART_BYTES as u64;
     await_metric(&broker, "taffrail_arriving_memory_used_bytes", |used| used == bytes).await;
     assert!(more.finish().await.is_ok(), "there is room again");
     for Slow { answer, .. } in &slow {
         answer.abort();
     }
+    await_metric(&broker, "taffrail_arriving_memory_used_bytes", |used| used == 0).await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_whole_and_does_not_end_is_counted() {
+    let broker = Broker::with(&["memory=16MiB", "max_request_bytes=2MiB"]);
+    let door = Door::open(&broker).await;
+    door.create("t", 1).await;
+    let slow = Slow::start(&door, usize::MAX).await;
+    let all = |used| used > PART_BYTES as u64 + 100_000;
+    await_metric(&broker, "taffrail_arriving_memory_used_bytes", all).await;
+    let finished = slow.finish().await.expect("it has ended now");
+    assert_eq!(finished.results[0].base_offset, Some(0));
     await_metric(&broker, "taffrail_arriving_memory_used_bytes", |used| used == 0).await;
 }

@@ -23,6 +23,8 @@ const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// Large frames are worth two fifths on bulk reads.
 const FRAME_BYTES: u32 = 1 << 20;
+/// After so many attempts to open a stream it shares a connection with others.
+const SHARING_ATTEMPTS: u32 = 3;
 /// The largest batch there can be and what is around it.
 pub(crate) const MESSAGE_BYTES_MAX: usize = limits::BATCH_BYTES_MAX as usize + (4 << 20);
 
@@ -131,9 +133,10 @@ impl Client {
         self.connections.for_calls().log_service()
     }
 
-    /// Where to open a stream.
-    pub(crate) fn place(&self, traffic: Traffic) -> Place {
-        self.connections.place(traffic)
+    /// Where to open a stream, after so many attempts that failed.
+    pub(crate) fn place(&self, traffic: Traffic, attempts: u32) -> Place {
+        // A broker that takes no more connections may have room on those that there are.
+        self.connections.place(traffic, attempts < SHARING_ATTEMPTS)
     }
 }
 
@@ -158,8 +161,9 @@ impl ClientBuilder {
     }
 
     /// Sets how many connections there are at the most; default 4, at least 1. Each producer and each
-    /// consumer has one to itself until there are so many; then they share them evenly. Where streams
-    /// have no room on them, which is with some 200 on each, there are more.
+    /// consumer has one to itself until there are so many; then they share them evenly. Calls and the
+    /// memberships of groups go beside them. Where streams have no room on these connections, which is with
+    /// some 200 on each, there are more.
     pub fn connections_max(mut self, connections_max: usize) -> Self {
         self.connections_max = connections_max.max(1);
         self

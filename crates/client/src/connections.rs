@@ -5,6 +5,7 @@
 //! them; then they share those that there are, evenly. A connection ends with its last stream, but for
 //! the first, on which calls are made.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use taffrail_proto::v1::group_service_client::GroupServiceClient;
@@ -22,7 +23,7 @@ pub(crate) struct Connections {
     endpoint: Endpoint,
     /// As many as this, but where streams have no room.
     max: usize,
-    first: Place,
+    first: Arc<Connection>,
     others: Mutex<Vec<Weak<Connection>>>,
 }
 
@@ -30,10 +31,17 @@ pub(crate) struct Connections {
 #[derive(Debug)]
 pub(crate) struct Connection {
     channel: Channel,
+    /// Streams on it, and those of them that carry records.
+    streams: AtomicUsize,
+    bulky: AtomicUsize,
 }
 
 /// A stream's place on a connection, to be kept as long as the stream.
-pub(crate) type Place = Arc<Connection>;
+#[derive(Debug)]
+pub(crate) struct Place {
+    connection: Arc<Connection>,
+    traffic: Traffic,
+}
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,33 +63,64 @@ impl Connections {
         &self.first
     }
 
-    /// A place for another stream.
-    pub(crate) fn place(&self, traffic: Traffic) -> Place {
+    /// A place for another stream, on another connection if there may be more and that is better.
+    pub(crate) fn place(&self, traffic: Traffic, may_open: bool) -> Place {
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         others.retain(|it| it.strong_count() > 0);
-        let open: Vec<Place> = others.iter().filter_map(Weak::upgrade).collect();
-        // Besides the streams, this list holds each, and the client the first.
-        let streams = |place: &Place| Arc::strong_count(place) - 1;
-        let candidates = std::iter::once((&self.first, streams(&self.first)))
-            .chain(open.iter().map(|place| (place, streams(place))));
-        let (best, streams) = candidates.min_by_key(|(_, streams)| *streams).expect("the first");
-        let is_welcome = match traffic {
-            Traffic::Records => streams == 0,
-            Traffic::Words => streams < STREAMS_MAX,
-        };
-        let may_open = open.len() + 1 < self.max || STREAMS_MAX <= streams;
-        if is_welcome || !may_open {
-            return Arc::clone(best);
+        let mut open: Vec<_> = others.iter().filter_map(Weak::upgrade).collect();
+        open.push(Arc::clone(&self.first));
+        let has_room = open.len() < self.max;
+        open.retain(|it| it.streams() < STREAMS_MAX);
+        let best = open.into_iter().min_by_key(|it| (it.bulky(), it.streams()));
+        let is_welcome = |best: &Connection| traffic == Traffic::Words || best.bulky() == 0;
+        match best {
+            Some(best) if is_welcome(&best) || !has_room || !may_open => Place::on(best, traffic),
+            _ => {
+                let another = Connection::new(&self.endpoint);
+                others.push(Arc::downgrade(&another));
+                Place::on(another, traffic)
+            }
         }
-        let another = Connection::new(&self.endpoint);
-        others.push(Arc::downgrade(&another));
-        another
+    }
+}
+
+impl Place {
+    /// Under the lock, so that nobody counts on what another one takes.
+    fn on(connection: Arc<Connection>, traffic: Traffic) -> Self {
+        connection.count(traffic, |count| count.fetch_add(1, Ordering::Relaxed));
+        Self { connection, traffic }
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connection.count(self.traffic, |count| count.fetch_sub(1, Ordering::Relaxed));
     }
 }
 
 impl Connection {
-    fn new(endpoint: &Endpoint) -> Place {
-        Arc::new(Self { channel: endpoint.connect_lazy() })
+    fn new(endpoint: &Endpoint) -> Arc<Self> {
+        let (streams, bulky) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { channel: endpoint.connect_lazy(), streams, bulky })
+    }
+
+    fn count(&self, traffic: Traffic, change: impl Fn(&AtomicUsize) -> usize) {
+        change(&self.streams);
+        if traffic == Traffic::Records {
+            change(&self.bulky);
+        }
+    }
+
+    fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    fn bulky(&self) -> usize {
+        self.bulky.load(Ordering::Relaxed)
     }
 
     pub(crate) fn channel(&self) -> Channel {
@@ -107,45 +146,68 @@ mod tests {
         Connections::new(Endpoint::from_static("http://127.0.0.1:1"), max)
     }
 
-    /// How many streams share the connections that these places are on.
+    /// How many streams share each of the connections that these places are on, ascending.
     fn shares(places: &[Place]) -> Vec<usize> {
         let mut shares: Vec<(*const Connection, usize)> = Vec::new();
         for place in places {
-            let place = Arc::as_ptr(place);
-            match shares.iter_mut().find(|(connection, _)| *connection == place) {
+            let connection = Arc::as_ptr(&place.connection);
+            match shares.iter_mut().find(|(it, _)| *it == connection) {
                 Some((_, streams)) => *streams += 1,
-                None => shares.push((place, 1)),
+                None => shares.push((connection, 1)),
             }
         }
-        shares.into_iter().map(|(_, streams)| streams).collect()
+        let mut streams: Vec<_> = shares.into_iter().map(|(_, streams)| streams).collect();
+        streams.sort_unstable();
+        streams
+    }
+
+    fn places(connections: &Connections, traffic: Traffic, count: usize) -> Vec<Place> {
+        (0..count).map(|_| connections.place(traffic, true)).collect()
     }
 
     #[tokio::test]
     async fn records_have_a_connection_to_themselves_and_then_share_evenly() {
         let connections = connections(4);
-        let mut places: Vec<_> = (0..4).map(|_| connections.place(Traffic::Records)).collect();
-        assert_eq!(shares(&places), [1, 1, 1, 1]);
-        places.extend((0..6).map(|_| connections.place(Traffic::Records)));
-        let mut streams = shares(&places);
-        streams.sort_unstable();
-        assert_eq!(streams, [2, 2, 3, 3]);
+        let mut streams = places(&connections, Traffic::Records, 4);
+        assert_eq!(shares(&streams), [1, 1, 1, 1]);
+        streams.extend(places(&connections, Traffic::Records, 6));
+        assert_eq!(shares(&streams), [2, 2, 3, 3]);
     }
 
     #[tokio::test]
-    async fn words_share_one_connection_until_it_is_full() {
-        let connections = connections(1);
-        let places: Vec<_> = (0..500).map(|_| connections.place(Traffic::Words)).collect();
-        assert_eq!(shares(&places), [200, 200, 100]);
+    async fn words_go_beside_records() {
+        let connections = connections(4);
+        let mut streams = places(&connections, Traffic::Words, 2);
+        streams.extend(places(&connections, Traffic::Records, 1));
+        assert_eq!(shares(&streams), [3]);
+    }
+
+    #[tokio::test]
+    async fn streams_that_have_no_room_open_another_connection_whatever_the_most_is() {
+        for traffic in [Traffic::Words, Traffic::Records] {
+            let connections = connections(1);
+            let mut streams = places(&connections, traffic, 499);
+            streams.push(connections.place(traffic, false));
+            assert_eq!(shares(&streams), [100, 200, 200]);
+        }
+    }
+
+    #[tokio::test]
+    async fn where_no_connection_can_be_opened_records_share_too() {
+        let connections = connections(4);
+        let mut streams = places(&connections, Traffic::Records, 2);
+        streams.push(connections.place(Traffic::Records, false));
+        assert_eq!(shares(&streams), [1, 2]);
     }
 
     #[tokio::test]
     async fn a_connection_ends_with_its_last_stream_and_the_first_does_not() {
         let connections = connections(2);
-        let first = connections.place(Traffic::Records);
-        let second = Arc::downgrade(&connections.place(Traffic::Records));
-        assert!(second.upgrade().is_none());
-        let first = Arc::downgrade(&{ first });
-        assert!(first.upgrade().is_some());
-        assert!(Arc::ptr_eq(&connections.place(Traffic::Records), &connections.first));
+        let mut streams = places(&connections, Traffic::Records, 2);
+        let ended: Vec<_> = streams.iter().map(|it| Arc::downgrade(&it.connection)).collect();
+        streams.clear();
+        assert_eq!(ended.iter().filter(|it| it.strong_count() > 0).count(), 1);
+        let again = connections.place(Traffic::Records, true);
+        assert!(Arc::ptr_eq(&again.connection, &connections.first));
     }
 }

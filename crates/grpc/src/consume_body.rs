@@ -16,11 +16,12 @@ use http_body::Frame;
 use prost::Message as _;
 use prost::bytes::{BufMut as _, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, key_len};
-use taffrail_broker::ConsumeEvent;
+use taffrail_broker::{Charge, ConsumeEvent};
 use taffrail_proto::v1;
 use tonic::Status;
 
 use crate::convert;
+use crate::memory::PREFIX_BYTES;
 
 /// Deliveries below this are copied: one frame is cheaper than two.
 const SHARED_BYTES_MIN: usize = 16 << 10;
@@ -29,8 +30,8 @@ const HEAD_BYTES: usize = 1 << 10;
 /// What is small is gathered up to here while there is more.
 const GATHERED_BYTES: usize = 32 << 10;
 
-/// What is in front of each message: whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
+/// A prefix, three tags with their lengths, three numbers.
+const ENVELOPE_BYTES_MAX: usize = 64;
 /// `ConsumeResponse.delivery` and `Delivery.data`.
 const DELIVERY_TAG: u32 = 2;
 const DATA_TAG: u32 = 3;
@@ -60,33 +61,30 @@ struct ConsumeBody {
     /// `None` once they have ended.
     events: Option<Events>,
     gathered: BytesMut,
-    /// What goes behind that: the rest of a large delivery.
-    shared: Bytes,
+    /// What goes behind that: the rest of a large delivery, which is counted until it is handed on.
+    shared: Option<(Bytes, Charge)>,
     /// What goes last.
     trailers: Option<HeaderMap>,
 }
 
 impl ConsumeBody {
     fn new(events: Events) -> Self {
-        Self {
-            events: Some(events),
-            gathered: BytesMut::new(),
-            shared: Bytes::new(),
-            trailers: None,
-        }
+        Self { events: Some(events), gathered: BytesMut::new(), shared: None, trailers: None }
     }
 
     fn push(&mut self, event: ConsumeEvent) {
-        let mut response = convert::consume_event(event);
+        let (mut response, charge) = convert::consume_event(event);
         if let Some(v1::consume_response::Event::Delivery(delivery)) = &mut response.event
+            && let Some(charge) = charge
             && delivery.data.len() >= SHARED_BYTES_MIN
         {
             let mut data = std::mem::take(&mut delivery.data);
             put_envelope(delivery, data.len(), &mut self.gathered);
             self.gathered.put(data.split_to(HEAD_BYTES));
-            self.shared = data;
+            self.shared = Some((data, charge));
             return;
         }
+        self.gathered.reserve(PREFIX_BYTES + response.encoded_len());
         put_prefix(response.encoded_len(), &mut self.gathered);
         response.encode(&mut self.gathered).expect("the buffer grows");
     }
@@ -112,7 +110,7 @@ impl HttpBody for ConsumeBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         loop {
-            let is_full = !self.shared.is_empty() || self.gathered.len() >= GATHERED_BYTES;
+            let is_full = self.shared.is_some() || self.gathered.len() >= GATHERED_BYTES;
             let next = match &mut self.events {
                 Some(events) if !is_full => Pin::new(events).poll_next(context),
                 _ => Poll::Pending,
@@ -129,8 +127,8 @@ impl HttpBody for ConsumeBody {
             let piece = this.gathered.split().freeze();
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        if !this.shared.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.shared)))));
+        if let Some((shared, _charge)) = this.shared.take() {
+            return Poll::Ready(Some(Ok(Frame::data(shared))));
         }
         if let Some(trailers) = this.trailers.take() {
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
@@ -143,6 +141,7 @@ impl HttpBody for ConsumeBody {
 fn put_envelope(delivery: &v1::Delivery, data_bytes: usize, out: &mut BytesMut) {
     let data_field = key_len(DATA_TAG) + varint_len(data_bytes) + data_bytes;
     let delivery_bytes = delivery.encoded_len() + data_field;
+    out.reserve(ENVELOPE_BYTES_MAX + HEAD_BYTES);
     put_prefix(key_len(DELIVERY_TAG) + varint_len(delivery_bytes) + delivery_bytes, out);
     encode_key(DELIVERY_TAG, WireType::LengthDelimited, out);
     encode_varint(delivery_bytes as u64, out);
@@ -152,7 +151,6 @@ fn put_envelope(delivery: &v1::Delivery, data_bytes: usize, out: &mut BytesMut) 
 }
 
 fn put_prefix(message_bytes: usize, out: &mut BytesMut) {
-    out.reserve(PREFIX_BYTES + message_bytes.min(GATHERED_BYTES));
     out.put_u8(0);
     out.put_u32(message_bytes as u32);
 }
@@ -172,7 +170,11 @@ mod tests {
     use super::*;
 
     fn delivery(subscription: u64, length: usize) -> ConsumeEvent {
-        let charge = MemoryBudget::new(0).charge(0);
+        counted(subscription, length, &MemoryBudget::new(0))
+    }
+
+    fn counted(subscription: u64, length: usize, memory: &MemoryBudget) -> ConsumeEvent {
+        let charge = memory.charge(length);
         let bytes = vec![subscription as u8; length].into();
         ConsumeEvent::Delivery { subscription, high_watermark: Offset::new(300), bytes, charge }
     }
@@ -217,6 +219,17 @@ mod tests {
         let tiny: Vec<_> = pieces.iter().filter(|piece| **piece < 256).collect();
         assert_eq!(tiny.len(), 1, "what is last need not wait: {pieces:?}");
         assert_eq!(Status::from_header_map(&trailers).map(|it| it.code()), Some(tonic::Code::Ok));
+    }
+
+    #[tokio::test]
+    async fn a_delivery_is_counted_until_all_of_it_is_handed_on() {
+        let memory = MemoryBudget::new(1 << 20);
+        let events = [Ok(counted(1, 50_000, &memory)), Ok(counted(2, 60_000, &memory))];
+        let mut body = ConsumeBody::new(stream::iter(events).boxed());
+        for used in [110_000, 60_000, 60_000, 0, 0] {
+            body.frame().await.expect("a piece, or trailers").expect("it has no errors");
+            assert_eq!(memory.used_bytes(), used);
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! Counts what requests and answers hold in memory while they are on their way.
 //!
-//! A request is counted from its first byte on until it is whole: then whoever serves it counts it. An
-//! answer is counted until the last byte of it is written to the socket.
+//! A message of a stream is counted from its first byte on until it is whole: then whoever serves it counts
+//! it. A single request is counted until nothing more of it can come: before that it is not served. An answer
+//! is counted until the last byte of it is written to the socket.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,13 +18,25 @@ use taffrail_broker::{Charge, MemoryBudget, ProduceError};
 use crate::status::Explain as _;
 
 /// What is in front of each message: whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
+pub(crate) const PREFIX_BYTES: usize = 5;
 
-/// Counts a request's messages while only a part of them is there. Where there is no room for more, the
-/// request ends with an error.
+/// A message that holds no more than this costs nobody their place.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// Calls whose requests are streams of messages.
+const STREAMS: [&str; 3] = [
+    "/taffrail.v1.LogService/ProduceStream",
+    "/taffrail.v1.LogService/Consume",
+    "/taffrail.v1.GroupService/Membership",
+];
+
+/// Counts a request while only a part of it is there. Where there is no room for more, it ends with an
+/// error.
 pub(crate) fn count_until_whole(request: Request, memory: &MemoryBudget) -> Request {
     let (memory, charge) = (memory.clone(), memory.charge(0));
-    request.map(|body| Body::new(Receiving { body, memory, charge, message: Message::default() }))
+    let message =
+        Message { is_last: !STREAMS.contains(&request.uri().path()), ..Message::default() };
+    request.map(|body| Body::new(Receiving { body, memory, charge, message }))
 }
 
 /// Counts an answer's encoded bytes until they have been written to the socket, piece by piece.
@@ -48,10 +61,12 @@ struct Message {
     prefix: Vec<u8>,
     /// Bytes behind the prefix.
     received: usize,
+    /// Whether it is held until the request ends, because there is no other.
+    is_last: bool,
 }
 
 impl Message {
-    /// Takes note of what came, and says how many bytes there are of the message that is not whole.
+    /// Takes note of what came, and says how many bytes there are of what is not whole.
     fn follow(&mut self, mut bytes: &[u8]) -> usize {
         while !bytes.is_empty() {
             let missing = PREFIX_BYTES - self.prefix.len();
@@ -64,6 +79,9 @@ impl Message {
             bytes = bytes.split_at(taken).1;
             self.received += taken;
             if taken == missing {
+                if self.is_last {
+                    break;
+                }
                 self.prefix.clear();
                 self.received = 0;
             }
@@ -87,7 +105,7 @@ impl HttpBody for Receiving {
         {
             let partial_bytes = this.message.follow(data);
             this.charge.resize(partial_bytes);
-            if partial_bytes > 0 && !this.memory.has_room_for(&this.charge) {
+            if partial_bytes > SMALL_BYTES && !this.memory.has_room_for(&this.charge) {
                 let what = "bytes of requests that are not whole";
                 let error = ProduceError::Overloaded { what, limit: this.memory.bytes_max() };
                 return Poll::Ready(Some(Err(error.explain().into_status().into())));

@@ -264,7 +264,7 @@ pub static SETTINGS: [SettingInfo; 23] = [
     setting(
         "memory",
         "bytes, at least 16MiB",
-        "Requests and answers in memory, over all connections (512MiB).",
+        "Requests and answers in memory, over all connections; half of it more for requests that come in part (512MiB).",
         |s, v| {
             s.broker.memory_bytes = bytes(v)?;
             Some(())

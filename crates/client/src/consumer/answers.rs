@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt as _};
 use http::header::{CONTENT_TYPE, TE};
+use http::{HeaderMap, StatusCode};
 use http_body::{Body as _, Frame};
 use prost::Message as _;
 use taffrail_proto::v1;
@@ -40,7 +41,7 @@ impl Answers {
             .body(Body::new(requests))
             .expect("path and headers are well-formed");
         let failed = |error| Status::from_error(Box::new(error));
-        let mut channel = place.channel();
+        let mut channel = place.connection().channel();
         poll_fn(|context| channel.poll_ready(context)).await.map_err(failed)?;
         let response = channel.call(request).await.map_err(failed)?;
         check(response.headers(), response.status())?;
@@ -59,23 +60,58 @@ impl Answers {
             match frame.transpose()?.map(Frame::into_data) {
                 Some(Ok(data)) => self.messages.push(data),
                 Some(Err(frame)) => {
-                    check(&frame.into_trailers().unwrap_or_default(), http::StatusCode::OK)?;
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    return check(&trailers, StatusCode::OK).map(|()| None);
                 }
-                None if self.messages.is_cut() => {
-                    return Err(Status::unavailable("the stream ended within a message"));
-                }
-                None => return Ok(None),
+                None => return Err(Status::unavailable("the stream was cut off")),
             }
         }
     }
 }
 
 /// The refusal that stands in headers or trailers, if any.
-fn check(headers: &http::HeaderMap, code: http::StatusCode) -> Result<(), Status> {
-    match Status::from_header_map(headers) {
-        Some(status) if status.code() == Code::Ok => Ok(()),
-        Some(status) => Err(status),
-        None if code == http::StatusCode::OK => Ok(()),
-        None => Err(Status::unavailable(format!("this is not gRPC: the answer is {code}"))),
+fn check(headers: &HeaderMap, code: StatusCode) -> Result<(), Status> {
+    let status = match Status::from_header_map(headers) {
+        Some(status) => status,
+        None if code == StatusCode::OK => return Ok(()),
+        // Somebody in between answers. What the codes mean is gRPC's own list.
+        None => {
+            let meaning = match code {
+                StatusCode::BAD_REQUEST => Code::Internal,
+                StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+                StatusCode::FORBIDDEN => Code::PermissionDenied,
+                StatusCode::NOT_FOUND => Code::Unimplemented,
+                StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT => Code::Unavailable,
+                _ => Code::Unknown,
+            };
+            Status::new(meaning, format!("this is not gRPC: the answer is {code}"))
+        }
+    };
+    if status.code() == Code::Ok { Ok(()) } else { Err(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_not_grpc_says_what_it_is() {
+        let code = |code| check(&HeaderMap::new(), code).map_err(|status| status.code());
+        assert_eq!(code(StatusCode::OK), Ok(()));
+        for (http, expected) in [
+            (StatusCode::NOT_FOUND, Code::Unimplemented),
+            (StatusCode::FORBIDDEN, Code::PermissionDenied),
+            (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
+            (StatusCode::IM_A_TEAPOT, Code::Unknown),
+        ] {
+            assert_eq!(code(http), Err(expected));
+        }
+        let mut trailers = HeaderMap::new();
+        Status::aborted("why").add_header(&mut trailers).expect("it can be said");
+        let refused = check(&trailers, StatusCode::OK).expect_err("it is refused");
+        assert_eq!((refused.code(), refused.message()), (Code::Aborted, "why"));
     }
 }

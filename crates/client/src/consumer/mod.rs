@@ -204,7 +204,7 @@ impl Consumer {
             drop(commands.send(v1::ConsumeRequest { command: Some(command) }));
         }
         let requests = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-        let opening = Answers::open(self.client.place(Traffic::Records), requests);
+        let opening = Answers::open(self.client.place(Traffic::Records, self.attempts), requests);
         self.link = Link::Opening(Box::pin(opening), commands);
     }
 

@@ -235,8 +235,9 @@ impl Membership {
         self.sent.clear();
         self.say(&sender, now, true);
         let requests = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-        let place = self.shared.client.place(Traffic::Words);
-        let mut service = place.group_service();
+        self.place = None;
+        let place = self.shared.client.place(Traffic::Words, self.attempts);
+        let mut service = place.connection().group_service();
         self.place = Some(place);
         let opening = async move { Ok(service.membership(requests).await?.into_inner()) };
         self.link = Link::Opening(Box::pin(opening), sender);

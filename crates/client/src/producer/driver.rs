@@ -46,7 +46,7 @@ pub(super) async fn run(client: Client, shared: Arc<Shared>, name: String) {
 async fn run_streams(client: &Client, shared: &Arc<Shared>) {
     let mut attempts = 0;
     loop {
-        let (ended, has_worked) = run_stream(client, shared).await;
+        let (ended, has_worked) = run_stream(client, shared, attempts).await;
         let Ended::Broken(error) = ended else { return shared.wake_sender() };
         attempts = if has_worked { 1 } else { attempts + 1 };
         if attempts == 1 {
@@ -70,13 +70,17 @@ async fn run_streams(client: &Client, shared: &Arc<Shared>) {
     }
 }
 
-/// Opens a stream and serves it until it ends; also says whether it ever worked.
-async fn run_stream(client: &Client, shared: &Arc<Shared>) -> (Ended, bool) {
+/// Opens a stream, after so many attempts that failed, and serves it until it ends; also says whether it ever worked.
+async fn run_stream(client: &Client, shared: &Arc<Shared>, attempts: u32) -> (Ended, bool) {
     const CONNECTING: &str = "no connection to the broker";
     let broken = |status: &Status| Ended::Broken(CallError::from_status(client.server(), status));
-    let place = client.place(Traffic::Records);
+    let place = client.place(Traffic::Records, attempts);
     let open = async {
-        let answer = place.log_service().produce_stream(Requests::new(Arc::clone(shared))).await?;
+        let answer = place
+            .connection()
+            .log_service()
+            .produce_stream(Requests::new(Arc::clone(shared)))
+            .await?;
         let mut answers = answer.into_inner();
         let first = answers.message().await?;
         Ok::<_, Status>((answers, first))

@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::time::Duration;
 
 use taffrail_broker::{
-    Acks, BackupSummary, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest, FetchResult,
-    Fetched, IncomingBatch, InitProducer, Message, OffsetFound, Outcome, PartitionDescription,
-    PartitionStatus, Placement, Position, ProduceBatch, ProducerIdentity, Topic, TopicDescription,
-    TopicSettings,
+    Acks, BackupSummary, Charge, ConsumeCommand, ConsumeEvent, FetchPartition, FetchRequest,
+    FetchResult, Fetched, IncomingBatch, InitProducer, Message, OffsetFound, Outcome,
+    PartitionDescription, PartitionStatus, Placement, Position, ProduceBatch, ProducerIdentity,
+    Topic, TopicDescription, TopicSettings,
 };
 use taffrail_model::batch::{Compression, Compressions};
 use taffrail_model::{
@@ -227,11 +227,13 @@ pub(crate) fn consume_command(request: v1::ConsumeRequest) -> Result<ConsumeComm
     })
 }
 
-pub(crate) fn consume_event(event: ConsumeEvent) -> v1::ConsumeResponse {
+/// What is said of an event, and the memory that its records take.
+pub(crate) fn consume_event(event: ConsumeEvent) -> (v1::ConsumeResponse, Option<Charge>) {
     use v1::consume_response::Event;
     let failed = |subscription, error: Explained| {
         Event::Error(v1::SubscriptionError { subscription, error: Some(error.into_error()) })
     };
+    let mut counted = None;
     let event = match event {
         ConsumeEvent::Subscribed { subscription, offset, log_start, high_watermark } => {
             Event::Subscribed(v1::Subscribed {
@@ -241,7 +243,8 @@ pub(crate) fn consume_event(event: ConsumeEvent) -> v1::ConsumeResponse {
                 high_watermark: high_watermark.get(),
             })
         }
-        ConsumeEvent::Delivery { subscription, high_watermark, bytes, .. } => {
+        ConsumeEvent::Delivery { subscription, high_watermark, bytes, charge } => {
+            counted = Some(charge);
             Event::Delivery(v1::Delivery {
                 subscription,
                 high_watermark: high_watermark.get(),
@@ -270,7 +273,7 @@ pub(crate) fn consume_event(event: ConsumeEvent) -> v1::ConsumeResponse {
             })
         }
     };
-    v1::ConsumeResponse { event: Some(event) }
+    (v1::ConsumeResponse { event: Some(event) }, counted)
 }
 
 pub(crate) fn topic(topic: &Topic) -> v1::Topic {
