@@ -133,6 +133,9 @@ const REPLAY_1024: Part = Part::Replay { record_bytes: 1024, is_cold: false };
 const REPLAY_100: Part = Part::Replay { record_bytes: 100, is_cold: false };
 const REPLAY_COLD: Part = Part::Replay { record_bytes: 1024, is_cold: true };
 
+/// Memory that is touched, in terms of what a part writes: what is free goes back to the host meanwhile.
+const TOUCHED_FACTOR: u64 = 6;
+
 /// Each near its limit.
 const PARTS: [Part; 27] = [
     Part::FioNew,
@@ -319,7 +322,7 @@ impl<'a> Bench<'a> {
                 }
                 process::sync(self.directory.path())?;
                 if part.fills_page_cache() && !self.arguments.cold {
-                    process::touch_memory(2 * self.arguments.records * 1024);
+                    process::touch_memory(TOUCHED_FACTOR * self.arguments.records * 1024);
                 }
                 eprintln!(
                     "{} {round}/{}: {}",
