@@ -27,6 +27,10 @@ use crate::metrics::Metrics;
 use crate::partition::{DeleteRecordsError, LogThreads, PartitionDescription};
 use crate::produce::{self, Acks, Outcome, ProduceBatch, ProduceError, ProduceSession};
 use crate::producers::{InitProducer, InitProducerError, ProducerIdentity};
+use crate::queue::{
+    self, CreateQueue, ParkedRecord, QueueDescription, QueueError, QueueEvent, QueuePlace,
+    QueuePolicy, QueueSession, QueueSummary, Selection,
+};
 use crate::shared::Shared;
 use crate::topics::ServedTopic;
 
@@ -127,6 +131,86 @@ impl Broker {
     ) -> Result<OffsetFound, FetchError> {
         let partition = fetch::partition(&self.shared, topic, partition)?;
         fetch::find(&partition, position).await
+    }
+
+    // -------------------------------------------------------------------------------- queues
+
+    /// Makes a queue on a topic; durable on return.
+    ///
+    /// # Errors
+    /// If there is one of this name, no such topic, or the disk refuses.
+    pub async fn create_queue(&self, request: CreateQueue) -> Result<(), QueueError> {
+        queue::create(&self.shared, request).await
+    }
+
+    /// Changes how a queue works, to what `change` makes of how it does; durable on return.
+    ///
+    /// # Errors
+    /// If there is no such queue, it cannot work so, or the disk refuses.
+    pub async fn alter_queue(
+        &self,
+        name: &str,
+        change: impl FnOnce(QueuePolicy) -> QueuePolicy,
+    ) -> Result<(), QueueError> {
+        queue::alter(&self.shared, name, change).await
+    }
+
+    /// Lists the queues, ascending by name.
+    ///
+    /// # Errors
+    /// If what is known of queues is damaged.
+    pub async fn list_queues(&self) -> Result<Vec<QueueSummary>, QueueError> {
+        queue::list(&self.shared).await
+    }
+
+    /// Describes a queue.
+    ///
+    /// # Errors
+    /// If there is no such queue.
+    pub async fn describe_queue(&self, name: &str) -> Result<QueueDescription, QueueError> {
+        queue::describe(&self.shared, name).await
+    }
+
+    /// Deletes a queue and what is parked in it; durable on return.
+    ///
+    /// # Errors
+    /// If there is no such queue, or the disk refuses.
+    pub async fn delete_queue(&self, name: &str) -> Result<(), QueueError> {
+        queue::delete(&self.shared, name).await
+    }
+
+    /// A worker's stream; what the broker has to say goes into `events`.
+    pub fn queue_session(&self, events: mpsc::Sender<QueueEvent>) -> QueueSession {
+        QueueSession::new(Arc::clone(&self.shared), events)
+    }
+
+    /// Lists parked records behind a place, ascending.
+    ///
+    /// # Errors
+    /// If there is no such queue.
+    pub async fn list_parked(
+        &self,
+        queue: &str,
+        behind: Option<QueuePlace>,
+        count_max: usize,
+    ) -> Result<Vec<ParkedRecord>, QueueError> {
+        queue::list_parked(&self.shared, queue, behind, count_max).await
+    }
+
+    /// Lets parked records be tried again; how many. Durable on return.
+    ///
+    /// # Errors
+    /// If there is no such queue, or the disk refuses.
+    pub async fn redrive(&self, queue: &str, selection: Selection) -> Result<u64, QueueError> {
+        queue::redrive(&self.shared, queue, selection).await
+    }
+
+    /// Forgets parked records; how many. Durable on return.
+    ///
+    /// # Errors
+    /// If there is no such queue, or the disk refuses.
+    pub async fn discard(&self, queue: &str, selection: Selection) -> Result<u64, QueueError> {
+        queue::discard(&self.shared, queue, selection).await
     }
 
     // -------------------------------------------------------------------------------- groups

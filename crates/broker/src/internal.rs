@@ -20,8 +20,12 @@ pub(crate) const PRODUCERS: Internal =
 pub(crate) const GROUPS: Internal =
     Internal { name: "__groups", label: "__groups/0", id: internal_id(2) };
 
+/// Holds what has become of the records of work queues.
+pub(crate) const QUEUES: Internal =
+    Internal { name: "__queues", label: "__queues/0", id: internal_id(3) };
+
 /// All of them.
-pub(crate) const ALL: [Internal; 3] = [CATALOG, PRODUCERS, GROUPS];
+pub(crate) const ALL: [Internal; 4] = [CATALOG, PRODUCERS, GROUPS, QUEUES];
 
 impl Internal {
     /// Its log.

@@ -32,6 +32,7 @@ mod opening;
 mod partition;
 mod produce;
 mod producers;
+mod queue;
 pub mod repair;
 mod shared;
 mod start;
@@ -66,5 +67,10 @@ pub use produce::{
     Produced, StreamRequest,
 };
 pub use producers::{InitProducer, InitProducerError, ProducerIdentity};
+pub use queue::{
+    CreateQueue, Crowd, Idle, ParkedRecord, QueueCommand, QueueDelivery, QueueDescription,
+    QueueError, QueueEvent, QueueOrder, QueuePartition, QueuePlace, QueuePolicy, QueueRecord,
+    QueueRefusal, QueueSession, QueueSummary, Selection, Settle, SettleRefusal, Verdict,
+};
 pub use start::{Machine, StartError};
 pub use taffrail_log::{BackupError, Dirt, SequenceError};

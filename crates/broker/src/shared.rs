@@ -12,6 +12,7 @@ use crate::group::Groups;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::producers::Producers;
+use crate::queue::Queues;
 use crate::topics::Topics;
 
 /// What the rooms that serve requests share.
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) producers: Producers,
     pub(crate) groups: Arc<Groups>,
+    pub(crate) queues: Queues,
     stopping: watch::Sender<bool>,
 }
 
@@ -37,6 +39,7 @@ impl Shared {
         metrics: Arc<Metrics>,
         producers: Producers,
         groups: Groups,
+        queues: Queues,
     ) -> Self {
         Self {
             arriving_memory: MemoryBudget::new(config.memory_bytes / 2),
@@ -49,6 +52,7 @@ impl Shared {
             metrics,
             producers,
             groups: Arc::new(groups),
+            queues,
         }
     }
 

@@ -19,11 +19,12 @@ use crate::config::{BrokerConfig, ConfigError};
 use crate::coordinator::{Coordinator, JournalError};
 use crate::crew::Crew;
 use crate::group::{self, Groups};
-use crate::internal::{self, CATALOG, GROUPS, Internal, PRODUCERS};
+use crate::internal::{self, CATALOG, GROUPS, Internal, PRODUCERS, QUEUES};
 use crate::metrics::Metrics;
 use crate::opening::open_partition;
 use crate::partition::{LogThreads, Partition, PartitionStatus, ScrubWork, ThreadsConfig};
 use crate::producers::Producers;
+use crate::queue::Queues;
 use crate::shared::Shared;
 use crate::topics::{ServedTopic, Topics};
 
@@ -96,7 +97,7 @@ impl Broker {
             tracing::info!(%source, taken_ms = taken.as_millis(), "this directory was restored from a backup: what came later is not in it");
         }
         let has_spare = keep_spare(&directory, config.spare_bytes, true);
-        make_groups(&directory, clock.now());
+        make_later_logs(&directory, clock.now());
         let metrics = Arc::<Metrics>::default();
         let scrubbed = directory.scrub_state();
         note_last_scrub(&metrics, &scrubbed);
@@ -134,8 +135,14 @@ impl Broker {
         let partition = Arc::clone(&served.partitions[0]);
         let groups = Groups::start(damage_of(&partition).map_or(Ok(partition), Err)).await;
         let topics = topics.with(served);
+        let served = open_internal(&QUEUES, &directory, &threads);
+        let partition = Arc::clone(&served.partitions[0]);
+        let queues = Queues::start(damage_of(&partition).map_or(Ok(partition), Err)).await;
+        let topics = topics.with(served);
         let broker = Arc::new(Self {
-            shared: Arc::new(Shared::new(config, clock, topics, metrics, producers, groups)),
+            shared: Arc::new(Shared::new(
+                config, clock, topics, metrics, producers, groups, queues,
+            )),
             directory,
             threads,
             catalog,
@@ -227,17 +234,19 @@ fn note_last_scrub(metrics: &Metrics, ScrubState { last, .. }: &ScrubState) {
     }
 }
 
-/// Makes the log of groups where a version has been that knew none.
-fn make_groups(directory: &Directory, now: Timestamp) {
-    // If nothing is known of the other logs either, it may have been there.
-    let is_new =
-        directory.point(CATALOG.log()).is_some() && directory.point(GROUPS.log()).is_none();
-    if is_new
-        && let Err(error) =
-            directory.create_log(GROUPS.log(), GROUPS.label, LogConfig::default(), now)
-        && error.kind() != io::ErrorKind::AlreadyExists
-    {
-        tracing::error!(%error, "the log of consumer groups cannot be made");
+/// Makes the logs of groups and queues where a version has been that knew none.
+fn make_later_logs(directory: &Directory, now: Timestamp) {
+    for internal in [GROUPS, QUEUES] {
+        // If nothing is known of the other logs either, it may have been there.
+        let is_new =
+            directory.point(CATALOG.log()).is_some() && directory.point(internal.log()).is_none();
+        if is_new
+            && let Err(error) =
+                directory.create_log(internal.log(), internal.label, LogConfig::default(), now)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            tracing::error!(%error, log = internal.name, "a log of the broker's own cannot be made");
+        }
     }
 }
 

@@ -204,6 +204,18 @@ pub const PRODUCER_EXPIRY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Bytes of a segment of a log of the broker's own: what lies before its snapshots goes by segments.
 pub const INTERNAL_SEGMENT_BYTES: u64 = 16 << 20;
 
+/// Work queues of one broker.
+pub const QUEUES_MAX: usize = 1_000;
+
+/// Bytes of a queue's name.
+pub const QUEUE_NAME_BYTES_MAX: usize = 200;
+
+/// Parked records that are listed at once.
+pub const PARKED_MAX: usize = 1_000;
+
+/// Records that are settled at once.
+pub const SETTLES_MAX: usize = 1_000;
+
 /// Consumer groups of one broker.
 pub const GROUPS_MAX: usize = 10_000;
 

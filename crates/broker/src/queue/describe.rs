@@ -1,0 +1,250 @@
+//! What stands in a queue, and why nothing is handed out where that is so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use taffrail_model::{PartitionIndex, Timestamp};
+use tokio::sync::oneshot;
+
+use super::policy::Policy;
+use super::service::Told;
+use super::state::{Queue, Status, Window};
+use super::{QueueError, partitions};
+use crate::partition::Partition;
+use crate::shared::Shared;
+
+/// A queue among others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueSummary {
+    /// Its name.
+    pub name: String,
+    /// The topic that it is on.
+    pub topic: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Records that are parked.
+    pub parked: u64,
+}
+
+/// A queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueDescription {
+    /// Its name.
+    pub name: String,
+    /// The topic that it is on.
+    pub topic: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// How it works.
+    pub policy: Policy,
+    /// Its partitions, ascending.
+    pub partitions: Vec<QueuePartition>,
+    /// Who works on it.
+    pub crowd: Crowd,
+    /// Why nothing is handed out, where that is so.
+    pub idle: Option<Idle>,
+}
+
+/// What stands in one partition of a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueuePartition {
+    /// The partition.
+    pub partition: PartitionIndex,
+    /// Records that were never handed out.
+    pub fresh: u64,
+    /// Records that are to be handed out again, or were passed over.
+    pub ready: u64,
+    /// Records that somebody works on.
+    pub leased: u64,
+    /// Records that wait until they are tried again.
+    pub delayed: u64,
+    /// Records that are not tried any more.
+    pub parked: u64,
+    /// The first record that is not settled, or the end.
+    pub first_open: u64,
+    /// When the first one that is delayed is tried again.
+    pub delayed_until: Option<Timestamp>,
+}
+
+/// Who works on a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Crowd {
+    /// How many there are.
+    pub workers: u64,
+    /// How many of them may be sent more.
+    pub with_credit: u64,
+    /// Whether something can be handed out.
+    pub has_free: bool,
+}
+
+/// Why nothing is handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// The topic was deleted.
+    NoTopic,
+    /// All is settled.
+    Empty,
+    /// Nobody works on it.
+    NoWorker,
+    /// Nobody who works on it can take more.
+    NoCredit,
+    /// All that is not settled is being worked on.
+    AllLeased,
+    /// All that is not being worked on waits until then.
+    Delayed {
+        /// When the first is tried again.
+        until: Timestamp,
+    },
+    /// So many are leased, delayed or passed over that nothing new is handed out.
+    WindowFull,
+    /// All that could be handed out waits for others of the same key.
+    KeysBlocked,
+}
+
+impl Window {
+    fn describe(&self, partition: u32, end: u64) -> QueuePartition {
+        let mut described = QueuePartition {
+            partition: PartitionIndex::new(partition),
+            fresh: end.saturating_sub(self.runs().end()),
+            parked: self.parked().len() as u64,
+            first_open: self.runs().start(),
+            ..QueuePartition::default()
+        };
+        for (range, status) in self.runs().iter() {
+            let count = range.end - range.start;
+            match status {
+                Status::Ready { .. } => described.ready += count,
+                Status::Leased { .. } => described.leased += count,
+                Status::Delayed { until_ms, .. } => {
+                    described.delayed += count;
+                    let until = Timestamp::from_millis(*until_ms);
+                    let first = described.delayed_until.get_or_insert(until);
+                    *first = until.min(*first);
+                }
+                Status::Settled => {}
+            }
+        }
+        described
+    }
+}
+
+/// Lists the queues, ascending by name.
+pub(crate) async fn list(shared: &Shared) -> Result<Vec<QueueSummary>, QueueError> {
+    let looked = shared.queues.registry()?.look(|queues| {
+        let summaries = queues.all().map(|(name, queue)| {
+            let parked = queue.partitions().values().map(|window| window.parked().len() as u64);
+            QueueSummary {
+                name: name.clone(),
+                topic: queue.topic().name.clone(),
+                created: Timestamp::from_millis(queue.created_ms()),
+                parked: parked.sum(),
+            }
+        });
+        summaries.collect()
+    });
+    Ok(looked.await?)
+}
+
+/// Describes a queue.
+pub(crate) async fn describe(shared: &Shared, name: &str) -> Result<QueueDescription, QueueError> {
+    let known: Queue = shared.queues.known(name).await?;
+    let served = partitions(shared, known.topic());
+    let end = |index: u32| {
+        let served: Option<&BTreeMap<u32, Arc<Partition>>> = served.as_ref();
+        served.and_then(|it| it.get(&index)).map_or(0, |it| it.high_watermark().get())
+    };
+    let partitions = known.partitions().iter();
+    let partitions = partitions.map(|(index, window)| window.describe(*index, end(*index)));
+    let partitions: Vec<_> = partitions.collect();
+    let crowd = shared.queues.crowd(name).await;
+    let idle = if served.is_none() {
+        Some(Idle::NoTopic)
+    } else {
+        idle(&partitions, crowd, known.policy().window.into())
+    };
+    Ok(QueueDescription {
+        name: name.to_owned(),
+        topic: known.topic().name.clone(),
+        created: Timestamp::from_millis(known.created_ms()),
+        policy: known.policy().clone(),
+        partitions,
+        crowd,
+        idle,
+    })
+}
+
+impl super::Queues {
+    /// Who works on a queue, if anybody does.
+    async fn crowd(&self, name: &str) -> Crowd {
+        let Some(running) = self.running().get(name).cloned() else { return Crowd::default() };
+        let (answer, crowd) = oneshot::channel();
+        let _ = running.told.send(Told::Look { answer });
+        crowd.await.unwrap_or_default()
+    }
+}
+
+/// Why nothing is handed out.
+fn idle(partitions: &[QueuePartition], crowd: Crowd, window: u64) -> Option<Idle> {
+    let sum = |of: fn(&QueuePartition) -> u64| partitions.iter().map(of).sum::<u64>();
+    let (fresh, ready) = (sum(|it| it.fresh), sum(|it| it.ready));
+    let (leased, delayed) = (sum(|it| it.leased), sum(|it| it.delayed));
+    let until = partitions.iter().filter_map(|it| it.delayed_until).min();
+    if fresh + ready + leased + delayed == 0 {
+        return Some(Idle::Empty);
+    }
+    if crowd.workers == 0 {
+        return Some(Idle::NoWorker);
+    }
+    if fresh + ready == 0 {
+        return Some(match until {
+            Some(until) if leased == 0 => Idle::Delayed { until },
+            _ => Idle::AllLeased,
+        });
+    }
+    if crowd.with_credit == 0 {
+        return Some(Idle::NoCredit);
+    }
+    if crowd.has_free {
+        return None;
+    }
+    let is_full =
+        |it: &QueuePartition| it.fresh == 0 || window <= it.ready + it.leased + it.delayed;
+    if ready > 0 {
+        return Some(Idle::KeysBlocked);
+    }
+    partitions.iter().all(is_full).then_some(Idle::WindowFull)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_a_queue_up_is_named() {
+        let until = Timestamp::from_millis(7);
+        let none = QueuePartition::default();
+        let fresh = QueuePartition { fresh: 9, ..none };
+        let leased = QueuePartition { leased: 3, ..none };
+        let delayed = QueuePartition { delayed: 1, delayed_until: Some(until), ..none };
+        let full = QueuePartition { fresh: 9, leased: 3, delayed: 1, ..none };
+        let ready = QueuePartition { ready: 2, leased: 1, ..none };
+        let nobody = Crowd::default();
+        let busy = Crowd { workers: 2, ..nobody };
+        let willing = Crowd { with_credit: 1, ..busy };
+        let served = Crowd { has_free: true, ..willing };
+        for (partitions, crowd, expected) in [
+            (vec![none, none], willing, Some(Idle::Empty)),
+            (vec![fresh], nobody, Some(Idle::NoWorker)),
+            (vec![fresh], busy, Some(Idle::NoCredit)),
+            (vec![none, leased], willing, Some(Idle::AllLeased)),
+            (vec![none, delayed], willing, Some(Idle::Delayed { until })),
+            (vec![leased, delayed], willing, Some(Idle::AllLeased)),
+            (vec![full], willing, Some(Idle::WindowFull)),
+            (vec![full, fresh], willing, None),
+            (vec![ready], willing, Some(Idle::KeysBlocked)),
+            (vec![ready], served, None),
+        ] {
+            assert_eq!(idle(&partitions, crowd, 4), expected, "{partitions:?} {crowd:?}");
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! A queue at work: one task that reads, stores leases, hands records out, and minds the time.
+//!
+//! What comes next is `dispatch`'s to decide, what is true is the state machine's. Here is only the I/O
+//! around them, none of which holds up the rest: reads, leases and their ends are under way side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use taffrail_log::Read;
+use taffrail_model::Offset;
+use taffrail_model::batch::Compressions;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::QueueError;
+use super::command::{Command, CommandKind, Leased, SettleRefusal, Settled, Settlement};
+use super::describe::Crowd;
+use super::dispatch::{Choice, Delivery, Dispatch, Wanted, WorkerId};
+use super::event::Span;
+use super::policy::Policy;
+use super::record::{QueueRecord, records_of};
+use super::state::{Queue, Registry};
+use crate::clock::{self, Clock};
+use crate::coordinator::Coordinator;
+use crate::partition::{Partition, PartitionReadError};
+
+/// Bytes that are read at once.
+const READ_BYTES: usize = 256 << 10;
+/// How long to wait after something could not be read or stored.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What somebody tells a queue at work.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// Somebody is there to work.
+    Joined { worker: WorkerId, deliveries: mpsc::UnboundedSender<Vec<Delivery>> },
+    /// It may be sent more.
+    Granted { worker: WorkerId, records: u64, bytes: u64 },
+    /// It is gone.
+    Left { worker: WorkerId },
+    /// It wants more time for a record.
+    Extend { lease: Held, time: Option<Duration>, answer: oneshot::Sender<Option<Instant>> },
+    /// What became of records, which is stored.
+    Settled { settlements: Vec<Settlement>, results: Vec<Result<Settled, SettleRefusal>> },
+    /// Parked records are to be tried again, which is stored.
+    Redriven { partition: u32, spans: Vec<Span> },
+    /// It works differently from now on, which is stored.
+    Altered { policy: Policy },
+    /// Somebody wants to know who works.
+    Look { answer: oneshot::Sender<Crowd> },
+    /// The queue is gone.
+    Deleted,
+}
+
+/// A record that somebody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) partition: u32,
+    pub(super) offset: u64,
+    pub(super) lease: u64,
+}
+
+/// What has been done.
+enum Done {
+    Read {
+        wanted: Wanted,
+        result: Result<(Span, Vec<QueueRecord>), String>,
+    },
+    Moved {
+        partition: u32,
+    },
+    Leased {
+        choice: Choice,
+        result: Result<Leased, QueueError>,
+    },
+    Settled {
+        settlements: Vec<Settlement>,
+        result: Result<Vec<Result<Settled, SettleRefusal>>, QueueError>,
+    },
+}
+
+/// A queue at work.
+pub(super) struct Service {
+    name: String,
+    registry: Arc<Coordinator<Registry>>,
+    clock: Arc<dyn Clock>,
+    partitions: BTreeMap<u32, Arc<Partition>>,
+    dispatch: Dispatch,
+    inbox: mpsc::UnboundedReceiver<Told>,
+    workers: BTreeMap<WorkerId, mpsc::UnboundedSender<Vec<Delivery>>>,
+    /// Partitions that are being read, and those at whose end nothing is yet.
+    reading: BTreeSet<u32>,
+    waiting: BTreeSet<u32>,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+}
+
+impl Service {
+    /// A queue that is to work from where it stands.
+    pub(super) fn new(
+        name: String,
+        queue: &Queue,
+        partitions: BTreeMap<u32, Arc<Partition>>,
+        registry: Arc<Coordinator<Registry>>,
+        clock: Arc<dyn Clock>,
+        inbox: mpsc::UnboundedReceiver<Told>,
+    ) -> Self {
+        let dispatch = Dispatch::new(queue, clock::instant(), clock.now().as_millis());
+        Self {
+            name,
+            registry,
+            clock,
+            partitions,
+            dispatch,
+            inbox,
+            workers: BTreeMap::new(),
+            reading: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            work: FuturesUnordered::new(),
+        }
+    }
+
+    /// Works until nobody can tell it anything any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.begin_all();
+            let due = self.dispatch.next_due();
+            let sleep = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                told = self.inbox.recv() => match told {
+                    Some(Told::Deleted) | None => return,
+                    Some(told) => self.hear(told),
+                },
+                Some(done) = self.work.next() => self.take(done),
+                () = sleep => {
+                    let expired = self.dispatch.expire(clock::instant());
+                    self.settle(expired);
+                }
+            }
+        }
+    }
+
+    /// Begins all that can be begun.
+    fn begin_all(&mut self) {
+        let partitions = &self.partitions;
+        let end = |index| partitions.get(&index).map_or(0, |it| it.high_watermark().get());
+        for wanted in self.dispatch.wanted(end) {
+            if let Some(partition) = self.partitions.get(&wanted.partition)
+                && self.reading.insert(wanted.partition)
+            {
+                self.work.push(Box::pin(read(Arc::clone(partition), wanted)));
+            }
+        }
+        for (index, end) in self.dispatch.ends() {
+            if let Some(partition) = self.partitions.get(&index)
+                && partition.high_watermark().get() <= end
+                && self.waiting.insert(index)
+            {
+                let moved = partition.moved_beyond(Offset::new(end));
+                self.work.push(Box::pin(async move {
+                    moved.await;
+                    Done::Moved { partition: index }
+                }));
+            }
+        }
+        for choice in self.dispatch.choose() {
+            let kind = CommandKind::Lease(choice.lease.clone());
+            let command = Command { queue: self.name.clone(), kind };
+            let (registry, now) = (Arc::clone(&self.registry), self.clock.now());
+            self.work.push(Box::pin(async move {
+                let submitted = registry.submit(command, now, |_| ()).await;
+                let result = submitted.map(|(reply, ())| reply.leased).map_err(QueueError::from);
+                Done::Leased { choice, result }
+            }));
+        }
+    }
+
+    fn hear(&mut self, told: Told) {
+        match told {
+            Told::Joined { worker, deliveries } => {
+                self.workers.insert(worker, deliveries);
+                self.dispatch.join(worker);
+            }
+            Told::Granted { worker, records, bytes } => self.dispatch.grant(worker, records, bytes),
+            Told::Left { worker } => {
+                self.workers.remove(&worker);
+                self.dispatch.leave(worker);
+            }
+            Told::Extend { lease: Held { partition, offset, lease }, time, answer } => {
+                let now = clock::instant();
+                // Whoever asked may be gone.
+                drop(answer.send(self.dispatch.extend(partition, offset, lease, now, time)));
+            }
+            Told::Settled { settlements, results } => self.note(&settlements, results),
+            Told::Redriven { partition, spans } => self.dispatch.redriven(partition, &spans),
+            Told::Altered { policy } => self.dispatch.alter(policy),
+            // Whoever asked may be gone.
+            Told::Look { answer } => drop(answer.send(self.dispatch.crowd())),
+            Told::Deleted => {}
+        }
+    }
+
+    fn take(&mut self, done: Done) {
+        match done {
+            Done::Moved { partition } => drop(self.waiting.remove(&partition)),
+            Done::Read { wanted, result } => {
+                self.reading.remove(&wanted.partition);
+                match result {
+                    Ok((span, records)) => self.dispatch.read(wanted.partition, span, records),
+                    Err(cause) => {
+                        let (queue, partition) = (&self.name, wanted.partition);
+                        tracing::warn!(queue, partition, cause, "a queue cannot read");
+                        self.pause(partition);
+                    }
+                }
+            }
+            Done::Leased { choice, result } => match result {
+                Ok(leased) => {
+                    let worker = choice.worker;
+                    let (deliveries, released) =
+                        self.dispatch.leased(choice, &leased, clock::instant());
+                    if let Some(worker) = self.workers.get(&worker)
+                        && !deliveries.is_empty()
+                    {
+                        // Whoever is gone has not said so yet: the leases end by themselves.
+                        drop(worker.send(deliveries));
+                    }
+                    self.settle(released);
+                }
+                Err(error) => {
+                    tracing::warn!(queue = self.name, %error, "a lease could not be stored");
+                    let partition = choice.lease.partition;
+                    self.dispatch.not_leased(choice);
+                    self.pause(partition);
+                }
+            },
+            Done::Settled { settlements, result } => match result {
+                Ok(results) => self.note(&settlements, results),
+                Err(error) => {
+                    tracing::warn!(queue = self.name, %error, "the end of leases could not be stored");
+                    self.dispatch.not_expired(&settlements, clock::instant() + RETRY);
+                }
+            },
+        }
+    }
+
+    fn note(&mut self, settlements: &[Settlement], results: Vec<Result<Settled, SettleRefusal>>) {
+        let (now, wall_ms) = (clock::instant(), self.clock.now().as_millis());
+        for (settlement, result) in settlements.iter().zip(results) {
+            self.dispatch.settled(settlement, result, now, wall_ms);
+        }
+    }
+
+    /// Stores what the queue itself has to say of records.
+    fn settle(&mut self, settlements: Vec<Settlement>) {
+        if settlements.is_empty() {
+            return;
+        }
+        let kind = CommandKind::Settle(settlements.clone());
+        let command = Command { queue: self.name.clone(), kind };
+        let (registry, now) = (Arc::clone(&self.registry), self.clock.now());
+        self.work.push(Box::pin(async move {
+            let submitted = registry.submit(command, now, |_| ()).await;
+            let result = submitted.map(|(reply, ())| reply.settled).map_err(QueueError::from);
+            Done::Settled { settlements, result }
+        }));
+    }
+
+    /// Leaves a partition alone for a moment.
+    fn pause(&mut self, partition: u32) {
+        self.reading.insert(partition);
+        self.work.push(Box::pin(async move {
+            tokio::time::sleep(RETRY).await;
+            let wanted = Wanted { partition, from: 0, is_again: false };
+            Done::Read { wanted, result: Ok((Span(0, 0), Vec::new())) }
+        }));
+    }
+}
+
+/// Reads some records of a partition.
+async fn read(partition: Arc<Partition>, wanted: Wanted) -> Done {
+    let from = Offset::new(wanted.from);
+    let result = match partition.read(from, READ_BYTES, Compressions::ALL).await {
+        Ok(Read::Batches { bytes, next }) => {
+            let span = Span(wanted.from, next.get());
+            records_of(bytes, span).map(|records| (span, records))
+        }
+        Ok(Read::Gap(gap)) => Ok((Span(wanted.from, gap.to.get()), Vec::new())),
+        Ok(Read::End) => Ok((Span(wanted.from, wanted.from), Vec::new())),
+        // It was deleted: by request, since what is needed is kept.
+        Err(PartitionReadError::Log(_)) if from < partition.log_start() => {
+            Ok((Span(wanted.from, partition.log_start().get()), Vec::new()))
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    Done::Read { wanted, result }
+}

@@ -1,0 +1,470 @@
+//! Which queues there are, and what has become of each record: pure.
+//!
+//! A queue looks through each partition from its start on. Between the first record that is not settled
+//! and the end of what it has looked through, each offset is *ready*, *leased*, *delayed* or *settled*,
+//! kept as runs: memory grows with how mixed these are, not with how many there are. What is parked is
+//! settled for the window, and kept apart until it is redriven or discarded.
+//!
+//! A lease is a number that no other lease of the queue has had. Only who names the lease that a record
+//! has now can settle it: whoever is late is refused, whatever happened in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use taffrail_model::{Timestamp, limits};
+
+use super::command::{
+    Command, CommandKind, Lease, Leased, QueueRefusal, Reply, SettleRefusal, Settled, Settlement,
+    Verdict,
+};
+use super::event::{Event, EventKind, Span, Start, Topic};
+use super::policy::Policy;
+use super::runs::Runs;
+use crate::coordinator::{Decision, StateMachine};
+
+/// All queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Registry {
+    queues: BTreeMap<String, Queue>,
+    /// Queues that there ever were.
+    numbers: u64,
+}
+
+/// A queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Queue {
+    /// No other queue has had it.
+    number: u64,
+    topic: Topic,
+    policy: Policy,
+    created_ms: i64,
+    /// Leases that there ever were.
+    leases: u64,
+    partitions: BTreeMap<u32, Window>,
+}
+
+/// What has become of the records of a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Window {
+    /// All before them is settled, all behind them was never looked at.
+    runs: Runs<Status>,
+    parked: BTreeMap<u64, Parked>,
+}
+
+/// What a record is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Status {
+    /// To be tried, after so many attempts.
+    Ready { attempts: u32 },
+    /// Being tried, for the so-many-eth time.
+    Leased { attempts: u32, lease: u64 },
+    /// To be tried again then.
+    Delayed { attempts: u32, until_ms: i64 },
+    /// Done, parked, or not there.
+    Settled,
+}
+
+/// Why a record is not tried any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Parked {
+    pub(crate) attempts: u32,
+    pub(crate) reason: Box<str>,
+    pub(crate) at_ms: i64,
+}
+
+impl Registry {
+    pub(crate) fn get(&self, name: &str) -> Option<&Queue> {
+        self.queues.get(name)
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&String, &Queue)> {
+        self.queues.iter()
+    }
+
+    pub(super) fn known(&self, name: &str) -> Result<&Queue, QueueRefusal> {
+        self.get(name).ok_or_else(|| QueueRefusal::UnknownQueue { queue: name.to_owned() })
+    }
+
+    fn create(
+        &self,
+        name: &str,
+        topic: Topic,
+        policy: Policy,
+        starts: Vec<Start>,
+        at_ms: i64,
+    ) -> Result<EventKind, QueueRefusal> {
+        if self.queues.contains_key(name) {
+            return Err(QueueRefusal::Exists { queue: name.to_owned() });
+        }
+        if self.queues.len() >= limits::QUEUES_MAX {
+            return Err(QueueRefusal::Full { max: limits::QUEUES_MAX });
+        }
+        Ok(EventKind::Created { number: self.numbers + 1, topic, policy, starts, at_ms })
+    }
+}
+
+impl Queue {
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(crate) fn created_ms(&self) -> i64 {
+        self.created_ms
+    }
+
+    pub(crate) fn partitions(&self) -> &BTreeMap<u32, Window> {
+        &self.partitions
+    }
+
+    /// Leases of the wanted records those that can be.
+    fn lease(&self, wanted: &Lease) -> (Reply, Option<EventKind>) {
+        let Some(window) = self.partitions.get(&wanted.partition) else {
+            return (Reply::default(), None);
+        };
+        let end = window.runs.end();
+        let free = |offset: &u64| match window.runs.get(*offset) {
+            Some(Status::Ready { attempts } | Status::Delayed { attempts, .. }) => Some(*attempts),
+            Some(Status::Leased { .. } | Status::Settled) => None,
+            None => (end <= *offset && *offset < wanted.end).then_some(0),
+        };
+        let offsets = wanted.offsets.iter().filter_map(|offset| Some((*offset, free(offset)?)));
+        let records: Vec<_> = offsets.map(|(offset, tried)| (offset, tried + 1)).collect();
+        let missing = wanted.missing.iter().flat_map(|span| window.missing(*span, wanted.end));
+        let missing: Vec<_> = missing.collect();
+        if records.is_empty() && missing.is_empty() && wanted.end <= end {
+            return (Reply::default(), None);
+        }
+        let lease = self.leases + 1;
+        let event = EventKind::Leased {
+            partition: wanted.partition,
+            lease,
+            end: wanted.end,
+            missing,
+            spans: Span::gather(records.iter().map(|(offset, _)| *offset)),
+        };
+        (Reply { leased: Leased { lease, records }, ..Reply::default() }, Some(event))
+    }
+
+    /// What becomes of each record that somebody settles.
+    fn settle(&self, settlements: Vec<Settlement>, now: Timestamp) -> (Reply, Vec<EventKind>) {
+        let mut sorted = Sorted::default();
+        let mut settled = Vec::with_capacity(settlements.len());
+        let mut done = BTreeSet::new();
+        for Settlement { partition, offset, lease, verdict } in settlements {
+            settled.push(self.leased_attempts(partition, offset, lease).and_then(|attempts| {
+                if !done.insert((partition, offset)) {
+                    return Err(SettleRefusal::AlreadySettled);
+                }
+                Ok(sorted.add(partition, offset, self.fate(verdict, offset, attempts, now)))
+            }));
+        }
+        (Reply { settled, ..Reply::default() }, sorted.events(now.as_millis()))
+    }
+
+    /// The attempt that a lease is, if the record has this one.
+    fn leased_attempts(&self, partition: u32, offset: u64, own: u64) -> Result<u32, SettleRefusal> {
+        let window = self.partitions.get(&partition).ok_or(SettleRefusal::Unknown)?;
+        if own == 0 || self.leases < own || window.runs.end() <= offset {
+            return Err(SettleRefusal::Unknown);
+        }
+        match window.runs.get(offset) {
+            Some(Status::Leased { attempts, lease }) if *lease == own => Ok(*attempts),
+            Some(Status::Leased { .. } | Status::Ready { .. } | Status::Delayed { .. }) => {
+                Err(SettleRefusal::LeaseExpired)
+            }
+            Some(Status::Settled) | None => Err(SettleRefusal::AlreadySettled),
+        }
+    }
+
+    fn fate(&self, verdict: Verdict, offset: u64, attempts: u32, now: Timestamp) -> Fate {
+        let is_last = self.policy.attempts_max <= attempts;
+        match verdict {
+            Verdict::Acknowledge => Fate::Acknowledged,
+            Verdict::Release => Fate::Released,
+            Verdict::Reject { reason } => Fate::Parked { reason },
+            Verdict::Retry { .. } | Verdict::Expire if is_last => {
+                let how = if verdict == Verdict::Expire { "lease ended" } else { "failed" };
+                Fate::Parked { reason: format!("{how} at attempt {attempts}").into() }
+            }
+            Verdict::Expire => Fate::Retried { until_ms: None },
+            Verdict::Retry { delay } => {
+                let delay = delay
+                    .unwrap_or_else(|| self.policy.backoff(attempts, chance(offset, attempts)));
+                let delay_ms = delay.as_millis() as i64;
+                let until_ms = (delay_ms > 0).then(|| now.as_millis().saturating_add(delay_ms));
+                Fate::Retried { until_ms }
+            }
+        }
+    }
+
+    fn grow(&mut self, starts: &[Start]) {
+        for Start { partition, offset } in starts {
+            self.partitions.insert(*partition, Window::new(*offset));
+        }
+    }
+
+    /// Those of the offsets that are parked.
+    fn parked(&self, partition: u32, spans: &[Span]) -> Vec<Span> {
+        let Some(window) = self.partitions.get(&partition) else { return Vec::new() };
+        let offsets = spans.iter().flat_map(|span| window.parked.range(span.offsets()));
+        Span::gather(offsets.map(|(offset, _)| *offset))
+    }
+}
+
+impl Window {
+    const fn new(start: u64) -> Self {
+        Self { runs: Runs::new(start), parked: BTreeMap::new() }
+    }
+
+    pub(crate) fn runs(&self) -> &Runs<Status> {
+        &self.runs
+    }
+
+    pub(crate) fn parked(&self) -> &BTreeMap<u64, Parked> {
+        &self.parked
+    }
+
+    /// The first record that somebody may still ask for.
+    pub(crate) fn needed_from(&self) -> u64 {
+        let parked = self.parked.keys().next().copied();
+        parked.map_or(self.runs.start(), |parked| parked.min(self.runs.start()))
+    }
+
+    /// Those of the offsets up to an end that may be found to hold no record: nobody has them.
+    fn missing(&self, Span(from, to): Span, end: u64) -> Vec<Span> {
+        let (known, to) = (self.runs.end(), to.min(end));
+        let old = self.runs.within(from..to.min(known));
+        let old = old.filter(|(_, it)| matches!(it, Status::Ready { .. } | Status::Delayed { .. }));
+        let mut missing: Vec<_> = old.map(|(part, _)| Span(part.start, part.end)).collect();
+        if known < to {
+            missing.push(Span(from.max(known), to));
+        }
+        missing
+    }
+
+    /// Changes what each of these is, and forgets what is settled before all else.
+    fn change(&mut self, spans: &[Span], change: impl Fn(Status) -> Status) {
+        for span in spans {
+            let range = span.offsets();
+            let parts: Vec<_> = self.runs.within(range).map(|(part, it)| (part, *it)).collect();
+            for (part, status) in parts {
+                self.runs.set(part, change(status));
+            }
+        }
+        self.runs.trim(&Status::Settled);
+    }
+
+    fn apply(&mut self, kind: EventKind) {
+        match kind {
+            EventKind::Leased { lease, end, missing, spans, .. } => {
+                let known = self.runs.end();
+                self.runs.set(known..end.max(known), Status::Ready { attempts: 0 });
+                for span in missing {
+                    self.runs.set(span.offsets(), Status::Settled);
+                }
+                self.change(&spans, |status| Status::Leased {
+                    attempts: status.attempts() + 1,
+                    lease,
+                });
+            }
+            EventKind::Acknowledged { spans, .. } => self.change(&spans, |_| Status::Settled),
+            EventKind::Released { spans, .. } => self.change(&spans, |status| Status::Ready {
+                attempts: status.attempts().saturating_sub(1),
+            }),
+            EventKind::Retried { spans, until_ms, .. } => self.change(&spans, |status| {
+                let attempts = status.attempts();
+                match until_ms {
+                    Some(until_ms) => Status::Delayed { attempts, until_ms },
+                    None => Status::Ready { attempts },
+                }
+            }),
+            EventKind::Parked { spans, reason, at_ms, .. } => {
+                for offset in spans.iter().flat_map(|span| span.offsets()) {
+                    let attempts = self.runs.get(offset).map_or(0, |status| status.attempts());
+                    let reason = reason.as_str().into();
+                    self.parked.insert(offset, Parked { attempts, reason, at_ms });
+                }
+                self.change(&spans, |_| Status::Settled);
+            }
+            EventKind::Redriven { spans, .. } => {
+                for span in spans {
+                    self.parked.retain(|offset, _| !span.offsets().contains(offset));
+                    let start = self.runs.start();
+                    self.runs.set(span.1.min(start)..start, Status::Settled);
+                    self.runs.set(span.offsets(), Status::Ready { attempts: 0 });
+                }
+            }
+            EventKind::Discarded { spans, .. } => {
+                for span in spans {
+                    self.parked.retain(|offset, _| !span.offsets().contains(offset));
+                }
+            }
+            EventKind::Created { .. }
+            | EventKind::Altered { .. }
+            | EventKind::Grown { .. }
+            | EventKind::Deleted => {}
+        }
+    }
+}
+
+impl Status {
+    /// How often it was tried, if that counts.
+    pub(crate) const fn attempts(self) -> u32 {
+        match self {
+            Self::Ready { attempts }
+            | Self::Leased { attempts, .. }
+            | Self::Delayed { attempts, .. } => attempts,
+            Self::Settled => 0,
+        }
+    }
+}
+
+/// What becomes of a record.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    Acknowledged,
+    Released,
+    Retried { until_ms: Option<i64> },
+    Parked { reason: Box<str> },
+}
+
+/// Records by what becomes of them.
+#[derive(Debug, Default)]
+struct Sorted(BTreeMap<(u32, Fate), BTreeSet<u64>>);
+
+impl Sorted {
+    fn add(&mut self, partition: u32, offset: u64, fate: Fate) -> Settled {
+        let settled = match &fate {
+            Fate::Acknowledged => Settled::Done,
+            Fate::Released | Fate::Retried { until_ms: None } => Settled::Ready,
+            Fate::Retried { until_ms: Some(until_ms) } => Settled::Delayed { until_ms: *until_ms },
+            Fate::Parked { .. } => Settled::Parked,
+        };
+        self.0.entry((partition, fate)).or_default().insert(offset);
+        settled
+    }
+
+    fn events(self, at_ms: i64) -> Vec<EventKind> {
+        let event = |((partition, fate), offsets): ((u32, Fate), BTreeSet<u64>)| {
+            let spans = Span::gather(offsets);
+            match fate {
+                Fate::Acknowledged => EventKind::Acknowledged { partition, spans },
+                Fate::Released => EventKind::Released { partition, spans },
+                Fate::Retried { until_ms } => EventKind::Retried { partition, spans, until_ms },
+                Fate::Parked { reason } => {
+                    EventKind::Parked { partition, spans, reason: reason.into(), at_ms }
+                }
+            }
+        };
+        self.0.into_iter().map(event).collect()
+    }
+}
+
+/// A number from 0 to 1 that looks like chance and is the same whenever it is asked for.
+fn chance(offset: u64, attempts: u32) -> f64 {
+    let mut mixed = offset.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(attempts);
+    mixed ^= mixed >> 29;
+    mixed = mixed.wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed ^= mixed >> 32;
+    (mixed >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+impl StateMachine for Registry {
+    type Command = Command;
+    type Reply = Reply;
+    type Refusal = QueueRefusal;
+    type Event = Event;
+
+    fn decide(&self, command: Command, now: Timestamp) -> Decision<Self> {
+        let Command { queue: name, kind } = command;
+        let (reply, kinds) = match kind {
+            CommandKind::Create { topic, policy, starts } => {
+                let created = self.create(&name, topic, policy, starts, now.as_millis())?;
+                (Reply::default(), vec![created])
+            }
+            CommandKind::Alter { policy } => {
+                let is_new = self.known(&name)?.policy != policy;
+                let altered = is_new.then_some(EventKind::Altered { policy });
+                (Reply::default(), altered.into_iter().collect())
+            }
+            CommandKind::Grow { starts } => {
+                let known = &self.known(&name)?.partitions;
+                let new = starts.into_iter().filter(|it| !known.contains_key(&it.partition));
+                let starts: Vec<_> = new.collect();
+                let grown = (!starts.is_empty()).then_some(EventKind::Grown { starts });
+                (Reply::default(), grown.into_iter().collect())
+            }
+            CommandKind::Delete => {
+                self.known(&name)?;
+                (Reply::default(), vec![EventKind::Deleted])
+            }
+            CommandKind::Lease(wanted) => {
+                let (reply, leased) = self.known(&name)?.lease(&wanted);
+                (reply, leased.into_iter().collect())
+            }
+            CommandKind::Settle(settlements) => self.known(&name)?.settle(settlements, now),
+            CommandKind::Redrive { partition, spans } => {
+                let spans = self.known(&name)?.parked(partition, &spans);
+                let redriven = EventKind::Redriven { partition, spans: spans.clone() };
+                let events = if spans.is_empty() { Vec::new() } else { vec![redriven] };
+                (Reply { spans, ..Reply::default() }, events)
+            }
+            CommandKind::Discard { partition, spans } => {
+                let spans = self.known(&name)?.parked(partition, &spans);
+                let discarded = EventKind::Discarded { partition, spans: spans.clone() };
+                let events = if spans.is_empty() { Vec::new() } else { vec![discarded] };
+                (Reply { spans, ..Reply::default() }, events)
+            }
+        };
+        let event = |kind| Event { queue: name.clone(), kind };
+        Ok((reply, kinds.into_iter().map(event).collect()))
+    }
+
+    fn apply(&mut self, event: &Event) {
+        let Event { queue: name, kind } = event;
+        if let EventKind::Created { number, topic, policy, starts, at_ms } = kind.clone() {
+            self.numbers = number;
+            let partitions = BTreeMap::new();
+            let mut queue =
+                Queue { number, topic, policy, created_ms: at_ms, leases: 0, partitions };
+            queue.grow(&starts);
+            self.queues.insert(name.clone(), queue);
+            return;
+        }
+        if *kind == EventKind::Deleted {
+            self.queues.remove(name);
+            return;
+        }
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let partition = match kind {
+            EventKind::Created { .. } | EventKind::Deleted => return,
+            EventKind::Altered { policy } => {
+                queue.policy = policy.clone();
+                return;
+            }
+            EventKind::Grown { starts } => return queue.grow(starts),
+            EventKind::Leased { partition, lease, .. } => {
+                queue.leases = *lease;
+                partition
+            }
+            EventKind::Acknowledged { partition, .. }
+            | EventKind::Released { partition, .. }
+            | EventKind::Retried { partition, .. }
+            | EventKind::Parked { partition, .. }
+            | EventKind::Redriven { partition, .. }
+            | EventKind::Discarded { partition, .. } => partition,
+        };
+        if let Some(window) = queue.partitions.get_mut(partition) {
+            window.apply(kind.clone());
+        }
+    }
+}
