@@ -9,6 +9,7 @@ mod forward;
 mod group_service;
 mod log_service;
 mod memory;
+mod queue_service;
 mod status;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use taffrail_proto::v1::DESCRIPTOR_SET;
 use taffrail_proto::v1::admin_service_server::AdminServiceServer;
 use taffrail_proto::v1::group_service_server::GroupServiceServer;
 use taffrail_proto::v1::log_service_server::LogServiceServer;
+use taffrail_proto::v1::queue_service_server::QueueServiceServer;
 use tonic::service::Routes;
 
 /// Everything that is served over gRPC: our services, health and reflection.
@@ -38,14 +40,17 @@ pub async fn routes(broker: Arc<Broker>) -> Result<axum::Router, tonic_reflectio
         .max_decoding_message_size(broker.config().request_bytes_max)
         .max_encoding_message_size(usize::MAX);
     let groups = GroupServiceServer::new(group_service::Service::new(Arc::clone(&broker)));
+    let queues = QueueServiceServer::new(queue_service::Service::new(Arc::clone(&broker)));
     let admin = AdminServiceServer::new(admin_service::Service::new(broker));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<LogServiceServer<log_service::Service>>().await;
     reporter.set_serving::<GroupServiceServer<group_service::Service>>().await;
+    reporter.set_serving::<QueueServiceServer<queue_service::Service>>().await;
     reporter.set_serving::<AdminServiceServer<admin_service::Service>>().await;
     let routes = Routes::new(log)
         .add_service(admin)
         .add_service(groups)
+        .add_service(queues)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);

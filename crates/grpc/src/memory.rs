@@ -24,10 +24,11 @@ pub(crate) const PREFIX_BYTES: usize = 5;
 const SMALL_BYTES: usize = 64 << 10;
 
 /// Calls whose requests are streams of messages.
-const STREAMS: [&str; 3] = [
+const STREAMS: [&str; 4] = [
     "/taffrail.v1.LogService/ProduceStream",
     "/taffrail.v1.LogService/Consume",
     "/taffrail.v1.GroupService/Membership",
+    "/taffrail.v1.QueueService/Receive",
 ];
 
 /// Counts a request while only a part of it is there. Where there is no room for more, it ends with an

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use taffrail_broker::{
     BackupError, BackupFailure, CatalogError, DeleteRecordsError, FetchError, GroupError,
-    GroupRefusal, InitProducerError, ProduceError, SequenceError, SettingError, SubscriptionError,
+    GroupRefusal, InitProducerError, ProduceError, QueueError, QueueRefusal, SequenceError,
+    SettingError, SettleRefusal, SubscriptionError,
 };
 use taffrail_proto::v1;
 use tonic::{Code, Status};
@@ -88,7 +89,7 @@ impl Explained {
 }
 
 /// A text that may quote what a client wrote, or a path: cut where it is too long.
-fn cut(text: &dyn Display, bytes_max: usize) -> String {
+pub(crate) fn cut(text: &dyn Display, bytes_max: usize) -> String {
     let mut text = text.to_string();
     if text.len() > bytes_max {
         let room = bytes_max - '…'.len_utf8();
@@ -294,6 +295,55 @@ impl Explain for GroupError {
                 .with("found", found),
             Self::Storage(error) => error.explain(),
             Self::Damaged { .. } => new("DATA_LOSS", Code::DataLoss).with("topic", "__groups"),
+        }
+    }
+}
+
+impl Explain for QueueError {
+    fn explain(&self) -> Explained {
+        let new = |reason, code| Explained::new(reason, code, self);
+        match self {
+            Self::Refused(refusal) => refusal.explain(),
+            Self::Name { name, .. } => {
+                new("INVALID_QUEUE_NAME", Code::InvalidArgument).with("queue", name)
+            }
+            Self::Request(_) => new("INVALID_REQUEST", Code::InvalidArgument),
+            Self::Partition(error) => error.explain(),
+            Self::Internal { topic } => {
+                new("INTERNAL_TOPIC", Code::PermissionDenied).with("topic", topic)
+            }
+            Self::NoTopic { queue, topic } => {
+                new("UNKNOWN_TOPIC", Code::NotFound).with("topic", topic).with("queue", queue)
+            }
+            Self::Storage(error) => error.explain(),
+            Self::Damaged { .. } => new("DATA_LOSS", Code::DataLoss).with("topic", "__queues"),
+            Self::Stopping => new("STOPPING", Code::Unavailable).retry(RETRY_LATER),
+        }
+    }
+}
+
+impl Explain for QueueRefusal {
+    fn explain(&self) -> Explained {
+        let new = |reason, code| Explained::new(reason, code, self);
+        match self {
+            Self::UnknownQueue { queue } => {
+                new("UNKNOWN_QUEUE", Code::NotFound).with("queue", queue)
+            }
+            Self::Exists { queue } => new("QUEUE_EXISTS", Code::AlreadyExists).with("queue", queue),
+            Self::Full { max } => {
+                new("TOO_MANY_QUEUES", Code::ResourceExhausted).with("limit", max)
+            }
+        }
+    }
+}
+
+impl Explain for SettleRefusal {
+    fn explain(&self) -> Explained {
+        let new = |reason| Explained::new(reason, Code::FailedPrecondition, self);
+        match self {
+            Self::LeaseExpired => new("LEASE_EXPIRED"),
+            Self::AlreadySettled => new("ALREADY_SETTLED"),
+            Self::Unknown => new("UNKNOWN_ACK_ID"),
         }
     }
 }

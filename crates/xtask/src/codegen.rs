@@ -14,10 +14,11 @@ use prost::Message;
 use prost_types::field_descriptor_proto::Type;
 use prost_types::{FieldDescriptorProto, FileDescriptorSet};
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
     "taffrail/v1/error.proto",
     "taffrail/v1/log.proto",
     "taffrail/v1/group.proto",
+    "taffrail/v1/queue.proto",
     "taffrail/v1/admin.proto",
 ];
 const RAW_PROTO: &str = "proto/taffrail/v1/log_raw.proto";

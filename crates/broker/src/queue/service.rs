@@ -198,13 +198,15 @@ impl Service {
             Told::Extend { lease: Held { partition, offset, lease }, time, answer } => {
                 let now = clock::instant();
                 // Whoever asked may be gone.
-                drop(answer.send(self.dispatch.extend(partition, offset, lease, now, time)));
+                let _ = answer.send(self.dispatch.extend(partition, offset, lease, now, time));
             }
             Told::Settled { settlements, results } => self.note(&settlements, results),
             Told::Redriven { partition, spans } => self.dispatch.redriven(partition, &spans),
             Told::Altered { policy } => self.dispatch.alter(policy),
             // Whoever asked may be gone.
-            Told::Look { answer } => drop(answer.send(self.dispatch.crowd())),
+            Told::Look { answer } => {
+                let _ = answer.send(self.dispatch.crowd());
+            }
             Told::Deleted => {}
         }
     }

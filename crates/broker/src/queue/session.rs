@@ -80,7 +80,10 @@ pub enum Verdict {
 #[derive(Debug)]
 pub enum QueueEvent {
     /// It works on the queue now.
-    Opened,
+    Opened {
+        /// The topic that it is on.
+        topic: String,
+    },
     /// Records to work on.
     Deliveries(Vec<QueueDelivery>),
     /// What was said of records is durable, or does not count.
@@ -196,7 +199,8 @@ impl QueueSession {
         let worker = Worker { queue, running, number, deliveries };
         let joined = Told::Joined { worker: number, deliveries: sender };
         worker.running.told.send(joined).map_err(|_| worker.gone())?;
-        let _ = self.events.send(QueueEvent::Opened).await;
+        let topic = self.shared.queues.known(&worker.queue).await?.topic().name.clone();
+        let _ = self.events.send(QueueEvent::Opened { topic }).await;
         Ok(worker)
     }
 

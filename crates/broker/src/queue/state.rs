@@ -225,7 +225,7 @@ impl Window {
         Self { runs: Runs::new(start), parked: BTreeMap::new() }
     }
 
-    pub(crate) fn runs(&self) -> &Runs<Status> {
+    pub(super) fn runs(&self) -> &Runs<Status> {
         &self.runs
     }
 

@@ -193,10 +193,8 @@ impl Bench {
         let offsets: Vec<_> = (START..end).filter(is_named).collect();
         let offsets: Vec<_> = offsets.into_iter().filter(|it| !missing.contains(it)).collect();
         let leased = self.lease(offsets.clone(), missing.clone(), end);
-        let fresh = (known..end).map(|offset| match missing.contains(&offset) {
-            true => Record::Done,
-            false => Record::Ready(0),
-        });
+        let fresh = (known..end)
+            .map(|offset| if missing.contains(&offset) { Record::Done } else { Record::Ready(0) });
         self.records.extend(fresh);
         let mut expected = Vec::new();
         for offset in offsets {
@@ -230,7 +228,9 @@ impl Bench {
                         (Record::Delayed(attempts, until_ms), Settled::Delayed { until_ms })
                     }
                     Verdict::Expire if !is_last => (Record::Ready(attempts), Settled::Ready),
-                    _ => (Record::Parked(attempts), Settled::Parked),
+                    Verdict::Retry { .. } | Verdict::Expire | Verdict::Reject { .. } => {
+                        (Record::Parked(attempts), Settled::Parked)
+                    }
                 };
                 *record = after;
                 Ok(answer)

@@ -1,6 +1,7 @@
 //! From the contract's types to the broker's, and back.
 
 pub(crate) mod group;
+pub(crate) mod queue;
 
 use std::ops::Range;
 use std::time::Duration;

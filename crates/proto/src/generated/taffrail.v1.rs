@@ -2977,6 +2977,1472 @@ pub mod group_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// How a queue works. What is absent is the default when a queue is created, and stays as it is when one
+/// is altered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueueSettings {
+    /// How long a worker has a record, in milliseconds: 100 to 43,200,000 (12 hours); default 30,000.
+    #[prost(uint32, optional, tag = "1")]
+    pub lease_ms: ::core::option::Option<u32>,
+    /// How often a record is tried before it is parked: 1 to 1,000; default 5.
+    #[prost(uint32, optional, tag = "2")]
+    pub max_attempts: ::core::option::Option<u32>,
+    /// How long a record waits after its first attempt that failed, in milliseconds; twice as long after each
+    /// further one, and up to a fifth more, by chance: 0 to `max_backoff_ms`; default 1,000.
+    #[prost(uint32, optional, tag = "3")]
+    pub min_backoff_ms: ::core::option::Option<u32>,
+    /// How long it waits at the most, in milliseconds: up to 604,800,000 (7 days); default 600,000.
+    #[prost(uint32, optional, tag = "4")]
+    pub max_backoff_ms: ::core::option::Option<u32>,
+    /// Which records wait for others.
+    #[prost(enumeration = "QueueOrder", tag = "5")]
+    pub order: i32,
+    /// How many records of a partition may be leased, delayed, or passed over at once; beyond, nothing new
+    /// is handed out of it: 1 to 1,000,000; default 10,000.
+    #[prost(uint32, optional, tag = "6")]
+    pub max_outstanding: ::core::option::Option<u32>,
+}
+/// Makes a queue.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateQueueRequest {
+    /// Its name: 1 to 200 of the letters a to z and A to Z, digits, and ". _ -".
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    /// The topic that it is on.
+    #[prost(string, tag = "2")]
+    pub topic: ::prost::alloc::string::String,
+    /// How it works.
+    #[prost(message, optional, tag = "3")]
+    pub settings: ::core::option::Option<QueueSettings>,
+    /// Where it begins in each partition; absent: with the first record that is still there.
+    #[prost(message, optional, tag = "4")]
+    pub from: ::core::option::Option<Position>,
+}
+/// The queue is there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateQueueResponse {}
+/// Changes how a queue works.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AlterQueueRequest {
+    /// The queue.
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    /// What is to be different.
+    #[prost(message, optional, tag = "2")]
+    pub settings: ::core::option::Option<QueueSettings>,
+}
+/// It works so from now on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AlterQueueResponse {}
+/// Asks for all queues.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListQueuesRequest {}
+/// All queues.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListQueuesResponse {
+    /// Ascending by name.
+    #[prost(message, repeated, tag = "1")]
+    pub queues: ::prost::alloc::vec::Vec<QueueSummary>,
+}
+/// A queue among others.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueueSummary {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    /// The topic that it is on.
+    #[prost(string, tag = "2")]
+    pub topic: ::prost::alloc::string::String,
+    /// When it was made, Unix milliseconds.
+    #[prost(int64, tag = "3")]
+    pub created_ms: i64,
+    /// Records that are parked.
+    #[prost(uint64, tag = "4")]
+    pub parked: u64,
+}
+/// Asks for a queue.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeQueueRequest {
+    /// The queue.
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+}
+/// A queue.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DescribeQueueResponse {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    /// The topic that it is on.
+    #[prost(string, tag = "2")]
+    pub topic: ::prost::alloc::string::String,
+    /// When it was made, Unix milliseconds.
+    #[prost(int64, tag = "3")]
+    pub created_ms: i64,
+    /// How it works: everything is set.
+    #[prost(message, optional, tag = "4")]
+    pub settings: ::core::option::Option<QueueSettings>,
+    /// Its partitions, ascending.
+    #[prost(message, repeated, tag = "5")]
+    pub partitions: ::prost::alloc::vec::Vec<QueuePartition>,
+    /// Workers that are connected.
+    #[prost(uint64, tag = "6")]
+    pub workers: u64,
+    /// How many of them may be sent more.
+    #[prost(uint64, tag = "7")]
+    pub workers_with_credit: u64,
+    /// Why nothing is handed out, where that is so.
+    #[prost(enumeration = "QueueIdle", tag = "8")]
+    pub idle: i32,
+    /// With QUEUE_IDLE_DELAYED: when the first record is tried again, Unix milliseconds.
+    #[prost(int64, tag = "9")]
+    pub idle_until_ms: i64,
+}
+/// What stands in one partition of a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueuePartition {
+    /// The partition.
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// Records that were never handed out.
+    #[prost(uint64, tag = "2")]
+    pub fresh: u64,
+    /// Records that are to be handed out again, or were passed over.
+    #[prost(uint64, tag = "3")]
+    pub ready: u64,
+    /// Records that somebody works on.
+    #[prost(uint64, tag = "4")]
+    pub leased: u64,
+    /// Records that wait until they are tried again.
+    #[prost(uint64, tag = "5")]
+    pub delayed: u64,
+    /// Records that are not tried any more.
+    #[prost(uint64, tag = "6")]
+    pub parked: u64,
+    /// The first offset that is not settled, or the end.
+    #[prost(uint64, tag = "7")]
+    pub first_open: u64,
+    /// When the first delayed record is tried again, Unix milliseconds; absent: none is delayed.
+    #[prost(int64, optional, tag = "8")]
+    pub delayed_until_ms: ::core::option::Option<i64>,
+}
+/// Deletes a queue.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteQueueRequest {
+    /// The queue.
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+}
+/// It is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteQueueResponse {}
+/// One thing that a worker says.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReceiveRequest {
+    /// Exactly one.
+    #[prost(oneof = "receive_request::Command", tags = "1, 2, 3")]
+    pub command: ::core::option::Option<receive_request::Command>,
+}
+/// Nested message and enum types in `ReceiveRequest`.
+pub mod receive_request {
+    /// Exactly one.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Command {
+        /// Which queue it works on: first, and once.
+        #[prost(message, tag = "1")]
+        Open(super::OpenQueue),
+        /// How much more it can be sent.
+        #[prost(message, tag = "2")]
+        Grant(super::QueueGrant),
+        /// What became of records.
+        #[prost(message, tag = "3")]
+        Settle(super::SettleRecords),
+    }
+}
+/// Which queue a worker works on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenQueue {
+    /// The queue.
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+}
+/// Lets a worker be sent more; what is granted adds up. A worker grants again what it has settled.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueueGrant {
+    /// Records.
+    #[prost(uint32, tag = "1")]
+    pub records: u32,
+    /// Bytes of keys, values and headers, and 128 for each record; may be overdrawn by one record. 0: no bound
+    /// besides records.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+/// What became of records.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SettleRecords {
+    /// Each is answered, in one answer or another. 1 to 1,000.
+    #[prost(message, repeated, tag = "1")]
+    pub settlements: ::prost::alloc::vec::Vec<Settlement>,
+}
+/// What became of a record.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Settlement {
+    /// The record and the lease: `QueueDelivery.ack_id`.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ack_id: ::prost::bytes::Bytes,
+    /// Exactly one.
+    #[prost(oneof = "settlement::Verdict", tags = "2, 3, 4, 5, 6")]
+    pub verdict: ::core::option::Option<settlement::Verdict>,
+}
+/// Nested message and enum types in `Settlement`.
+pub mod settlement {
+    /// Exactly one.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Verdict {
+        /// It is done.
+        #[prost(message, tag = "2")]
+        Ack(super::Ack),
+        /// It failed, and is to be tried again.
+        #[prost(message, tag = "3")]
+        Nack(super::Nack),
+        /// It was not tried.
+        #[prost(message, tag = "4")]
+        Release(super::Release),
+        /// It takes longer.
+        #[prost(message, tag = "5")]
+        Extend(super::Extend),
+        /// There is no use in trying it again: it is parked.
+        #[prost(message, tag = "6")]
+        Reject(super::Reject),
+    }
+}
+/// The record is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ack {}
+/// The record failed, and is to be tried again; after the last attempt it is parked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Nack {
+    /// After so many milliseconds: up to 604,800,000 (7 days). Absent: as the queue's settings say.
+    #[prost(uint32, optional, tag = "1")]
+    pub delay_ms: ::core::option::Option<u32>,
+}
+/// The record was not tried: somebody gets it at once, and it counts as no attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Release {}
+/// The record takes longer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Extend {
+    /// The lease ends in so many milliseconds from now: 100 to 43,200,000. Absent: as long as a lease is.
+    /// After a restart of the broker every lease is as long as the queue's settings say, from then on.
+    #[prost(uint32, optional, tag = "1")]
+    pub lease_ms: ::core::option::Option<u32>,
+}
+/// There is no use in trying the record again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reject {
+    /// Why, for people: at most 1,000 bytes, the rest is cut off.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// One thing that a worker is told.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReceiveResponse {
+    /// Exactly one.
+    #[prost(oneof = "receive_response::Event", tags = "1, 2, 3")]
+    pub event: ::core::option::Option<receive_response::Event>,
+}
+/// Nested message and enum types in `ReceiveResponse`.
+pub mod receive_response {
+    /// Exactly one.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Event {
+        /// The worker works on the queue now.
+        #[prost(message, tag = "1")]
+        Opened(super::QueueOpened),
+        /// Records to work on.
+        #[prost(message, tag = "2")]
+        Deliveries(super::QueueDeliveries),
+        /// What was said of records is durable, or does not count.
+        #[prost(message, tag = "3")]
+        Settled(super::RecordsSettled),
+    }
+}
+/// The worker works on the queue.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueueOpened {
+    /// The topic that the queue is on.
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+}
+/// Records to work on.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QueueDeliveries {
+    /// One or more.
+    #[prost(message, repeated, tag = "1")]
+    pub deliveries: ::prost::alloc::vec::Vec<QueueDelivery>,
+}
+/// A record to work on.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QueueDelivery {
+    /// What to settle it by; opaque. It holds on another stream too, and after a restart of the broker.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ack_id: ::prost::bytes::Bytes,
+    /// The partition.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// The offset.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    /// The record; its timestamp is set.
+    #[prost(message, optional, tag = "4")]
+    pub record: ::core::option::Option<Record>,
+    /// The how-many-eth attempt this is, from 1.
+    #[prost(uint32, tag = "5")]
+    pub attempt: u32,
+    /// The lease ends in so many milliseconds, counted from when this was sent.
+    #[prost(uint32, tag = "6")]
+    pub lease_ms: u32,
+}
+/// What became of what was said.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecordsSettled {
+    /// One for each settlement.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<SettleResult>,
+}
+/// What became of a settlement.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SettleResult {
+    /// The settlement's.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ack_id: ::prost::bytes::Bytes,
+    /// Why it does not count; absent: it is durable. LEASE_EXPIRED, ALREADY_SETTLED, UNKNOWN_ACK_ID.
+    #[prost(message, optional, tag = "2")]
+    pub error: ::core::option::Option<Error>,
+}
+/// The place of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordPlace {
+    /// The partition.
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// The offset.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+}
+/// Asks for parked records.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListParkedRequest {
+    /// The queue.
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    /// Those behind this place; absent: from the first on.
+    #[prost(message, optional, tag = "2")]
+    pub behind: ::core::option::Option<RecordPlace>,
+    /// So many at the most: up to 1,000; 0: 100.
+    #[prost(uint32, tag = "3")]
+    pub max_records: u32,
+}
+/// Parked records.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListParkedResponse {
+    /// Ascending by partition and offset; fewer than were asked for: these were the last.
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<ParkedRecord>,
+}
+/// A parked record.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ParkedRecord {
+    /// Where it is.
+    #[prost(message, optional, tag = "1")]
+    pub place: ::core::option::Option<RecordPlace>,
+    /// The record; absent: it is not there any more.
+    #[prost(message, optional, tag = "2")]
+    pub record: ::core::option::Option<Record>,
+    /// How often it was tried.
+    #[prost(uint32, tag = "3")]
+    pub attempts: u32,
+    /// Why it is parked.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// Since when, Unix milliseconds.
+    #[prost(int64, tag = "5")]
+    pub parked_ms: i64,
+}
+/// Which parked records are meant.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ParkedSelection {
+    /// Exactly one.
+    #[prost(oneof = "parked_selection::Selection", tags = "1, 2")]
+    pub selection: ::core::option::Option<parked_selection::Selection>,
+}
+/// Nested message and enum types in `ParkedSelection`.
+pub mod parked_selection {
+    /// Exactly one.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Selection {
+        /// So many, from the first on.
+        #[prost(uint64, tag = "1")]
+        First(u64),
+        /// These; those that are not parked are passed over.
+        #[prost(message, tag = "2")]
+        Places(super::RecordPlaces),
+    }
+}
+/// Places of records.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecordPlaces {
+    /// 1 to 10,000.
+    #[prost(message, repeated, tag = "1")]
+    pub places: ::prost::alloc::vec::Vec<RecordPlace>,
+}
+/// Lets parked records be tried again.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RedriveParkedRequest {
+    /// The queue.
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    /// Which.
+    #[prost(message, optional, tag = "2")]
+    pub selection: ::core::option::Option<ParkedSelection>,
+}
+/// They are tried again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RedriveParkedResponse {
+    /// How many of them were parked.
+    #[prost(uint64, tag = "1")]
+    pub records: u64,
+}
+/// Forgets parked records.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiscardParkedRequest {
+    /// The queue.
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    /// Which.
+    #[prost(message, optional, tag = "2")]
+    pub selection: ::core::option::Option<ParkedSelection>,
+}
+/// They are forgotten: done, as far as the queue is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiscardParkedResponse {
+    /// How many of them were parked.
+    #[prost(uint64, tag = "1")]
+    pub records: u64,
+}
+/// Which records wait for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum QueueOrder {
+    /// As it is, or none if the queue is new.
+    Unspecified = 0,
+    /// None do.
+    None = 1,
+    /// A record waits for those before it in its partition that have the same key: at most one of a key is
+    /// in flight, and one that is delayed holds up its key alone. Records without a key wait for nobody.
+    PerKey = 2,
+}
+impl QueueOrder {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "QUEUE_ORDER_UNSPECIFIED",
+            Self::None => "QUEUE_ORDER_NONE",
+            Self::PerKey => "QUEUE_ORDER_PER_KEY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "QUEUE_ORDER_UNSPECIFIED" => Some(Self::Unspecified),
+            "QUEUE_ORDER_NONE" => Some(Self::None),
+            "QUEUE_ORDER_PER_KEY" => Some(Self::PerKey),
+            _ => None,
+        }
+    }
+}
+/// Why nothing is handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum QueueIdle {
+    /// Something is.
+    Unspecified = 0,
+    /// The topic was deleted: delete the queue, or create it anew on another one.
+    NoTopic = 1,
+    /// All is settled.
+    Empty = 2,
+    /// Nobody works on it.
+    NoWorker = 3,
+    /// No worker has credit left: they hold as much as they said that they can.
+    NoCredit = 4,
+    /// All that is not settled is being worked on, or waits for the end of a lease.
+    AllLeased = 5,
+    /// All that is not settled waits for the end of its delay.
+    Delayed = 6,
+    /// `max_outstanding` records of each partition are leased, delayed or passed over.
+    WindowFull = 7,
+    /// All that could be handed out waits for a record of the same key.
+    KeysBlocked = 8,
+}
+impl QueueIdle {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "QUEUE_IDLE_UNSPECIFIED",
+            Self::NoTopic => "QUEUE_IDLE_NO_TOPIC",
+            Self::Empty => "QUEUE_IDLE_EMPTY",
+            Self::NoWorker => "QUEUE_IDLE_NO_WORKER",
+            Self::NoCredit => "QUEUE_IDLE_NO_CREDIT",
+            Self::AllLeased => "QUEUE_IDLE_ALL_LEASED",
+            Self::Delayed => "QUEUE_IDLE_DELAYED",
+            Self::WindowFull => "QUEUE_IDLE_WINDOW_FULL",
+            Self::KeysBlocked => "QUEUE_IDLE_KEYS_BLOCKED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "QUEUE_IDLE_UNSPECIFIED" => Some(Self::Unspecified),
+            "QUEUE_IDLE_NO_TOPIC" => Some(Self::NoTopic),
+            "QUEUE_IDLE_EMPTY" => Some(Self::Empty),
+            "QUEUE_IDLE_NO_WORKER" => Some(Self::NoWorker),
+            "QUEUE_IDLE_NO_CREDIT" => Some(Self::NoCredit),
+            "QUEUE_IDLE_ALL_LEASED" => Some(Self::AllLeased),
+            "QUEUE_IDLE_DELAYED" => Some(Self::Delayed),
+            "QUEUE_IDLE_WINDOW_FULL" => Some(Self::WindowFull),
+            "QUEUE_IDLE_KEYS_BLOCKED" => Some(Self::KeysBlocked),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod queue_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Hands out the records of topics to workers, one by one, until each is settled.
+    #[derive(Debug, Clone)]
+    pub struct QueueServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> QueueServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> QueueServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            QueueServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Makes a queue on a topic.
+        pub async fn create_queue(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateQueueRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateQueueResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.QueueService/CreateQueue",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.QueueService", "CreateQueue"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes how a queue works. What is leased or delayed stays so.
+        pub async fn alter_queue(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AlterQueueRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AlterQueueResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.QueueService/AlterQueue",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.QueueService", "AlterQueue"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists the queues, ascending by name.
+        pub async fn list_queues(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListQueuesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListQueuesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.QueueService/ListQueues",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.QueueService", "ListQueues"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Describes a queue: what its records are in, and why nothing is handed out where that is so.
+        pub async fn describe_queue(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DescribeQueueRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeQueueResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.QueueService/DescribeQueue",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.QueueService", "DescribeQueue"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Deletes a queue, and what is parked in it. The topic stays as it is.
+        pub async fn delete_queue(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteQueueRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteQueueResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.QueueService/DeleteQueue",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.QueueService", "DeleteQueue"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Works on a queue: the worker grants credit, gets records, and settles them.
+        pub async fn receive(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::ReceiveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ReceiveResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.QueueService/Receive",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.QueueService", "Receive"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// Lists parked records, ascending by partition and offset.
+        pub async fn list_parked(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListParkedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListParkedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.QueueService/ListParked",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.QueueService", "ListParked"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lets parked records be tried again, from the first attempt on.
+        pub async fn redrive_parked(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RedriveParkedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RedriveParkedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.QueueService/RedriveParked",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.QueueService", "RedriveParked"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Forgets parked records.
+        pub async fn discard_parked(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DiscardParkedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DiscardParkedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taffrail.v1.QueueService/DiscardParked",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taffrail.v1.QueueService", "DiscardParked"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod queue_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with QueueServiceServer.
+    #[async_trait]
+    pub trait QueueService: std::marker::Send + std::marker::Sync + 'static {
+        /// Makes a queue on a topic.
+        async fn create_queue(
+            &self,
+            request: tonic::Request<super::CreateQueueRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateQueueResponse>,
+            tonic::Status,
+        >;
+        /// Changes how a queue works. What is leased or delayed stays so.
+        async fn alter_queue(
+            &self,
+            request: tonic::Request<super::AlterQueueRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AlterQueueResponse>,
+            tonic::Status,
+        >;
+        /// Lists the queues, ascending by name.
+        async fn list_queues(
+            &self,
+            request: tonic::Request<super::ListQueuesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListQueuesResponse>,
+            tonic::Status,
+        >;
+        /// Describes a queue: what its records are in, and why nothing is handed out where that is so.
+        async fn describe_queue(
+            &self,
+            request: tonic::Request<super::DescribeQueueRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeQueueResponse>,
+            tonic::Status,
+        >;
+        /// Deletes a queue, and what is parked in it. The topic stays as it is.
+        async fn delete_queue(
+            &self,
+            request: tonic::Request<super::DeleteQueueRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteQueueResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Receive method.
+        type ReceiveStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ReceiveResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Works on a queue: the worker grants credit, gets records, and settles them.
+        async fn receive(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ReceiveRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::ReceiveStream>, tonic::Status>;
+        /// Lists parked records, ascending by partition and offset.
+        async fn list_parked(
+            &self,
+            request: tonic::Request<super::ListParkedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListParkedResponse>,
+            tonic::Status,
+        >;
+        /// Lets parked records be tried again, from the first attempt on.
+        async fn redrive_parked(
+            &self,
+            request: tonic::Request<super::RedriveParkedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RedriveParkedResponse>,
+            tonic::Status,
+        >;
+        /// Forgets parked records.
+        async fn discard_parked(
+            &self,
+            request: tonic::Request<super::DiscardParkedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DiscardParkedResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Hands out the records of topics to workers, one by one, until each is settled.
+    #[derive(Debug)]
+    pub struct QueueServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> QueueServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for QueueServiceServer<T>
+    where
+        T: QueueService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/taffrail.v1.QueueService/CreateQueue" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateQueueSvc<T: QueueService>(pub Arc<T>);
+                    impl<
+                        T: QueueService,
+                    > tonic::server::UnaryService<super::CreateQueueRequest>
+                    for CreateQueueSvc<T> {
+                        type Response = super::CreateQueueResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateQueueRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueueService>::create_queue(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateQueueSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.QueueService/AlterQueue" => {
+                    #[allow(non_camel_case_types)]
+                    struct AlterQueueSvc<T: QueueService>(pub Arc<T>);
+                    impl<
+                        T: QueueService,
+                    > tonic::server::UnaryService<super::AlterQueueRequest>
+                    for AlterQueueSvc<T> {
+                        type Response = super::AlterQueueResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AlterQueueRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueueService>::alter_queue(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AlterQueueSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.QueueService/ListQueues" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListQueuesSvc<T: QueueService>(pub Arc<T>);
+                    impl<
+                        T: QueueService,
+                    > tonic::server::UnaryService<super::ListQueuesRequest>
+                    for ListQueuesSvc<T> {
+                        type Response = super::ListQueuesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListQueuesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueueService>::list_queues(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListQueuesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.QueueService/DescribeQueue" => {
+                    #[allow(non_camel_case_types)]
+                    struct DescribeQueueSvc<T: QueueService>(pub Arc<T>);
+                    impl<
+                        T: QueueService,
+                    > tonic::server::UnaryService<super::DescribeQueueRequest>
+                    for DescribeQueueSvc<T> {
+                        type Response = super::DescribeQueueResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DescribeQueueRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueueService>::describe_queue(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DescribeQueueSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.QueueService/DeleteQueue" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteQueueSvc<T: QueueService>(pub Arc<T>);
+                    impl<
+                        T: QueueService,
+                    > tonic::server::UnaryService<super::DeleteQueueRequest>
+                    for DeleteQueueSvc<T> {
+                        type Response = super::DeleteQueueResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteQueueRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueueService>::delete_queue(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteQueueSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.QueueService/Receive" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReceiveSvc<T: QueueService>(pub Arc<T>);
+                    impl<
+                        T: QueueService,
+                    > tonic::server::StreamingService<super::ReceiveRequest>
+                    for ReceiveSvc<T> {
+                        type Response = super::ReceiveResponse;
+                        type ResponseStream = T::ReceiveStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::ReceiveRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueueService>::receive(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReceiveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.QueueService/ListParked" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListParkedSvc<T: QueueService>(pub Arc<T>);
+                    impl<
+                        T: QueueService,
+                    > tonic::server::UnaryService<super::ListParkedRequest>
+                    for ListParkedSvc<T> {
+                        type Response = super::ListParkedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListParkedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueueService>::list_parked(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListParkedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.QueueService/RedriveParked" => {
+                    #[allow(non_camel_case_types)]
+                    struct RedriveParkedSvc<T: QueueService>(pub Arc<T>);
+                    impl<
+                        T: QueueService,
+                    > tonic::server::UnaryService<super::RedriveParkedRequest>
+                    for RedriveParkedSvc<T> {
+                        type Response = super::RedriveParkedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RedriveParkedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueueService>::redrive_parked(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RedriveParkedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/taffrail.v1.QueueService/DiscardParked" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiscardParkedSvc<T: QueueService>(pub Arc<T>);
+                    impl<
+                        T: QueueService,
+                    > tonic::server::UnaryService<super::DiscardParkedRequest>
+                    for DiscardParkedSvc<T> {
+                        type Response = super::DiscardParkedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DiscardParkedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueueService>::discard_parked(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiscardParkedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for QueueServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "taffrail.v1.QueueService";
+    impl<T> tonic::server::NamedService for QueueServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// A topic to create.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateTopicRequest {
