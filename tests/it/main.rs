@@ -32,6 +32,7 @@ mod pipe;
 mod process;
 mod program;
 mod published;
+mod queues;
 mod raw;
 mod refusals;
 mod restart;

@@ -356,16 +356,17 @@ impl Dispatch {
         let order = self.policy.order;
         let Some(lane) = self.lanes.get_mut(&partition) else { return };
         let Some(open) = lane.open.get_mut(&offset) else { return };
-        let own = match open.phase {
-            Phase::Leased { lease, until } => {
+        match open.phase {
+            Phase::Leased { lease: own, until } if own == lease => {
                 self.due.remove(&(until, partition, offset));
-                lease
             }
-            Phase::Expiring { lease } => lease,
-            Phase::Ready | Phase::Chosen | Phase::Delayed { .. } => return,
-        };
-        if own != lease {
-            return;
+            Phase::Expiring { lease: own } if own == lease => {}
+            // What somebody says of a lease before this one.
+            Phase::Leased { .. }
+            | Phase::Expiring { .. }
+            | Phase::Ready
+            | Phase::Chosen
+            | Phase::Delayed { .. } => return,
         }
         match result {
             Ok(Settled::Done | Settled::Parked) | Err(SettleRefusal::AlreadySettled) => {
