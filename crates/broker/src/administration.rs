@@ -18,6 +18,7 @@ use crate::catalog::{Catalog, CatalogError, Command, Topic, TopicSettings};
 use crate::coordinator::CommandError;
 use crate::partition::{DeleteRecordsError, Partition, PartitionDescription, PartitionStatus};
 use crate::produce::ProduceError;
+use crate::queue;
 use crate::topics::{ServedTopic, Topics};
 
 impl Broker {
@@ -101,7 +102,7 @@ impl Broker {
         }
         self.command(Command::Delete { name: name.clone() }).await?;
         self.publish(self.shared.topics.load().without(&name));
-        self.tell_groups();
+        self.tell_rooms();
         let partitions = served.partitions.clone();
         let delete = move || partitions.iter().for_each(|partition| partition.delete());
         self.threads.on_admin_thread(delete).await;
@@ -192,9 +193,12 @@ impl Broker {
     }
 
     /// Lets groups follow the topics; nobody waits for that.
-    fn tell_groups(&self) {
+    fn tell_rooms(&self) {
         let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move { shared.groups.follow(shared.now()).await });
+        tokio::spawn(async move {
+            shared.groups.follow(shared.now()).await;
+            queue::follow(&shared).await;
+        });
     }
 
     fn serve(&self, topic: Topic, partitions: Vec<Arc<Partition>>) -> TopicDescription {
@@ -202,7 +206,7 @@ impl Broker {
         let description = TopicDescription::of(&served);
         self.publish(self.shared.topics.load().with(served));
         self.share_tail_memory();
-        self.tell_groups();
+        self.tell_rooms();
         description
     }
 

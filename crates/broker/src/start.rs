@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::opening::open_partition;
 use crate::partition::{LogThreads, Partition, PartitionStatus, ScrubWork, ThreadsConfig};
 use crate::producers::Producers;
-use crate::queue::Queues;
+use crate::queue::{self, Queues};
 use crate::shared::Shared;
 use crate::topics::{ServedTopic, Topics};
 
@@ -155,6 +155,7 @@ impl Broker {
         }
         broker.serve_known(&known)?;
         broker.shared.groups.follow(broker.shared.now()).await;
+        queue::follow(&broker.shared).await;
         tokio::spawn(group::end_sessions(Arc::downgrade(&broker.shared)));
         keep_points(&broker, &crew, has_spare)?;
         Ok(broker)

@@ -3,7 +3,7 @@
 //! One at a time for each partition, on a thread of its own: whoever appends or reads does not wait,
 //! but for the moment in which a deletion is prepared.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use taffrail_log::{Backup, BackupError, DeleteError, Deleted, Deletion, Expired, Log, Retention};
@@ -89,8 +89,9 @@ impl Partition {
             return Ok(None);
         }
         let Expired { before, next } = open.reader.expired(&retention, now);
-        // What is not committed yet is not old, whatever a clock says.
-        let before = before.min(self.high_watermark());
+        // What is not committed yet is not old, whatever a clock says; what a queue needs is kept.
+        let needed = self.needed.from(before);
+        let before = before.min(self.high_watermark()).min(needed);
         if open.reader.start() < before {
             let cut = self.cut_start(open, |log| log.delete_records_before(before));
             if let Some(cut) = cut {
@@ -100,6 +101,14 @@ impl Partition {
             }
         }
         Ok(next)
+    }
+
+    /// Keeps records from an offset on, however old they are. Before it is said for the first time, all are
+    /// kept.
+    pub(crate) fn keep_from(self: &Arc<Self>, offset: Offset) {
+        if self.needed.move_to(offset) {
+            self.schedule_upkeep();
+        }
     }
 
     /// Whether anything becomes old here.
@@ -189,6 +198,33 @@ impl Partition {
             add(&self.threads.metrics.deleted_bytes, *bytes);
         }
         Some(deleted)
+    }
+}
+
+/// The first record that somebody needs, however old it is; at first, all are needed.
+#[derive(Debug, Default)]
+pub(super) struct Needed {
+    from: AtomicU64,
+    /// Whether something would have been deleted but for this.
+    holds: AtomicBool,
+}
+
+impl Needed {
+    /// From where on records are needed, where those before an offset are too old.
+    fn from(&self, before: Offset) -> Offset {
+        let from = Offset::new(self.from.load(Ordering::SeqCst));
+        if from < before {
+            self.holds.store(true, Ordering::SeqCst);
+            // It may have moved in between.
+            return Offset::new(self.from.load(Ordering::SeqCst));
+        }
+        from
+    }
+
+    /// Whether something can be deleted now that could not be.
+    fn move_to(&self, from: Offset) -> bool {
+        let before = self.from.swap(from.get(), Ordering::SeqCst);
+        before < from.get() && self.holds.swap(false, Ordering::SeqCst)
     }
 }
 

@@ -56,6 +56,7 @@ pub(crate) struct Partition {
     deleted: AtomicBool,
     /// Whether somebody is going to look whether there is something to keep in order.
     upkeep_is_due: AtomicBool,
+    needed: keeper::Needed,
     /// Whether it is being compacted, or waits for that.
     is_compacting: AtomicBool,
     /// Before when it is not compacted again, because that failed.
@@ -167,6 +168,7 @@ impl Partition {
             lazy_sync: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
             upkeep_is_due: AtomicBool::new(false),
+            needed: keeper::Needed::default(),
             is_compacting: AtomicBool::new(false),
             compaction_blocked: Mutex::new(None),
             watermark: watch::Sender::new(Offset::ZERO),

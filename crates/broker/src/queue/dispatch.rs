@@ -164,6 +164,11 @@ impl Dispatch {
         self.lanes.insert(partition, lane);
     }
 
+    /// The topic has another partition.
+    pub(super) fn grow(&mut self, partition: u32) {
+        self.lanes.entry(partition).or_insert_with(|| Lane::new(0));
+    }
+
     // ------------------------------------------------------------------------------- workers
 
     pub(super) fn join(&mut self, worker: WorkerId) {

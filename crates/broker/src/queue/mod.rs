@@ -27,7 +27,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use taffrail_model::{PartitionIndex, TopicName, limits};
+use taffrail_model::{Offset, PartitionIndex, TopicName, limits};
 use tokio::sync::mpsc;
 
 use crate::coordinator::Coordinator;
@@ -104,7 +104,17 @@ impl Queues {
         shared: &Shared,
     ) -> Result<Reply, QueueError> {
         let command = Command { queue: queue.to_owned(), kind };
-        Ok(self.registry()?.submit(command, shared.now(), |_| ()).await?.0)
+        let look = |queues: &Registry| {
+            let topic = queues.get(queue)?.topic().clone();
+            let needed = queues.needed(&topic);
+            Some((topic, needed))
+        };
+        let (reply, needed) = self.registry()?.submit(command, shared.now(), look).await?;
+        if let Some((topic, needed)) = needed {
+            let served = partitions(shared, &topic).unwrap_or_default();
+            keep(&served.into_values().collect::<Vec<_>>(), &needed);
+        }
+        Ok(reply)
     }
 
     /// What is known of a queue.
@@ -181,11 +191,74 @@ pub(crate) async fn alter(
 
 /// Deletes a queue, and what is parked in it.
 pub(crate) async fn delete(shared: &Shared, name: &str) -> Result<(), QueueError> {
+    let topic = shared.queues.known(name).await?.topic().clone();
     shared.queues.submit(name, CommandKind::Delete, shared).await?;
+    let needed = shared.queues.registry()?.look(|queues| queues.needed(&topic)).await?;
+    let served = partitions(shared, &topic).unwrap_or_default();
+    keep(&served.into_values().collect::<Vec<_>>(), &needed);
     if let Some(running) = shared.queues.running().remove(name) {
         let _ = running.told.send(Told::Deleted);
     }
     Ok(())
+}
+
+/// Has topics keep what queues need of them, and queues look at all partitions that topics have.
+pub(crate) async fn follow(shared: &Shared) {
+    let queues = look_at_all(shared).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "nothing is known of queues: topics do not keep what these need");
+        Vec::new()
+    });
+    let topics = shared.topics.load_full();
+    for served in topics.all() {
+        let id = served.topic.id.to_string();
+        let needed = queues.iter().find(|known| known.topic.id == id).map(|known| &known.needed);
+        keep(&served.partitions, needed.unwrap_or(&BTreeMap::new()));
+    }
+    for Known { name, topic, partitions: known, .. } in queues {
+        let Some(served) = partitions(shared, &topic).filter(|served| known < served.len()) else {
+            continue;
+        };
+        let starts = served.keys().map(|index| Start { partition: *index, offset: 0 }).collect();
+        let grown = shared.queues.submit(&name, CommandKind::Grow { starts }, shared).await;
+        if let Err(error) = grown {
+            tracing::warn!(queue = name, %error, "a queue does not look at new partitions; the next change tells it");
+            continue;
+        }
+        if let Some(running) = shared.queues.running().get(&name) {
+            for (index, partition) in served {
+                let _ = running.told.send(Told::Grown { index, partition });
+            }
+        }
+    }
+}
+
+/// A queue, and what all queues on its topic need.
+struct Known {
+    name: String,
+    topic: Topic,
+    partitions: usize,
+    needed: BTreeMap<u32, u64>,
+}
+
+async fn look_at_all(shared: &Shared) -> Result<Vec<Known>, QueueError> {
+    let looked = shared.queues.registry()?.look(|queues| {
+        let all = queues.all().map(|(name, queue)| Known {
+            name: name.clone(),
+            topic: queue.topic().clone(),
+            partitions: queue.partitions().len(),
+            needed: queues.needed(queue.topic()),
+        });
+        all.collect()
+    });
+    Ok(looked.await?)
+}
+
+/// Has the partitions of a topic keep what queues need of them.
+fn keep(partitions: &[Arc<Partition>], needed: &BTreeMap<u32, u64>) {
+    for partition in partitions {
+        let from = needed.get(&partition.index.get()).copied().unwrap_or(u64::MAX);
+        partition.keep_from(Offset::new(from));
+    }
 }
 
 /// The partitions of a queue's topic, if that is still there.

@@ -33,6 +33,7 @@ impl<T: Clone + PartialEq> Runs<T> {
     }
 
     /// How many runs there are.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.runs.len()
     }

@@ -52,6 +52,8 @@ pub(super) enum Told {
     Altered { policy: Policy },
     /// Somebody wants to know who works.
     Look { answer: oneshot::Sender<Crowd> },
+    /// The topic has another partition, which is stored.
+    Grown { index: u32, partition: Arc<Partition> },
     /// The queue is gone.
     Deleted,
 }
@@ -64,11 +66,18 @@ pub(super) struct Held {
     pub(super) lease: u64,
 }
 
+/// Why nothing was read.
+enum Unread {
+    /// The topic was deleted.
+    Deleted,
+    Failed(String),
+}
+
 /// What has been done.
 enum Done {
     Read {
         wanted: Wanted,
-        result: Result<(Span, Vec<QueueRecord>), String>,
+        result: Result<(Span, Vec<QueueRecord>), Unread>,
     },
     Moved {
         partition: u32,
@@ -207,6 +216,10 @@ impl Service {
             Told::Look { answer } => {
                 let _ = answer.send(self.dispatch.crowd());
             }
+            Told::Grown { index, partition } => {
+                self.partitions.insert(index, partition);
+                self.dispatch.grow(index);
+            }
             Told::Deleted => {}
         }
     }
@@ -218,7 +231,9 @@ impl Service {
                 self.reading.remove(&wanted.partition);
                 match result {
                     Ok((span, records)) => self.dispatch.read(wanted.partition, span, records),
-                    Err(cause) => {
+                    // It stays among those that are being read: nothing comes of it any more.
+                    Err(Unread::Deleted) => drop(self.reading.insert(wanted.partition)),
+                    Err(Unread::Failed(cause)) => {
                         let (queue, partition) = (&self.name, wanted.partition);
                         tracing::warn!(queue, partition, cause, "a queue cannot read");
                         self.pause(partition);
@@ -294,7 +309,7 @@ async fn read(partition: Arc<Partition>, wanted: Wanted) -> Done {
     let result = match partition.read(from, READ_BYTES, Compressions::ALL).await {
         Ok(Read::Batches { bytes, next }) => {
             let span = Span(wanted.from, next.get());
-            records_of(bytes, span).map(|records| (span, records))
+            records_of(bytes, span).map(|records| (span, records)).map_err(Unread::Failed)
         }
         Ok(Read::Gap(gap)) => Ok((Span(wanted.from, gap.to.get()), Vec::new())),
         Ok(Read::End) => Ok((Span(wanted.from, wanted.from), Vec::new())),
@@ -302,7 +317,8 @@ async fn read(partition: Arc<Partition>, wanted: Wanted) -> Done {
         Err(PartitionReadError::Log(_)) if from < partition.log_start() => {
             Ok((Span(wanted.from, partition.log_start().get()), Vec::new()))
         }
-        Err(error) => Err(error.to_string()),
+        Err(PartitionReadError::Deleted) => Err(Unread::Deleted),
+        Err(error) => Err(Unread::Failed(error.to_string())),
     };
     Done::Read { wanted, result }
 }

@@ -82,6 +82,18 @@ impl Registry {
         self.queues.iter()
     }
 
+    /// The first record that any queue on a topic needs, by partition.
+    pub(super) fn needed(&self, topic: &Topic) -> BTreeMap<u32, u64> {
+        let mut needed = BTreeMap::new();
+        for queue in self.queues.values().filter(|queue| queue.topic.id == topic.id) {
+            for (partition, window) in &queue.partitions {
+                let first = needed.entry(*partition).or_insert(u64::MAX);
+                *first = window.needed_from().min(*first);
+            }
+        }
+        needed
+    }
+
     pub(super) fn known(&self, name: &str) -> Result<&Queue, QueueRefusal> {
         self.get(name).ok_or_else(|| QueueRefusal::UnknownQueue { queue: name.to_owned() })
     }
