@@ -8,12 +8,14 @@ use taffrail_proto::v1;
 use taffrail_proto::v1::admin_service_client::AdminServiceClient;
 use taffrail_proto::v1::group_service_client::GroupServiceClient;
 use taffrail_proto::v1::log_service_client::LogServiceClient;
+use taffrail_proto::v1::queue_service_client::QueueServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::connections::{Connections, Place, Traffic};
 use crate::producer::Identity;
 use crate::{
     AddressError, Admin, CallError, ConsumerBuilder, GroupConsumerBuilder, Groups, ProducerBuilder,
+    QueueWorkerBuilder, Queues,
 };
 
 /// Windows this wide keep a stream busy, and keep small unread frames from killing a connection.
@@ -121,6 +123,21 @@ impl Client {
             id: id.ok_or(CallError::Incomplete { field: "producer_id" })?,
             epoch: ProducerEpoch::new(producer_epoch),
         })
+    }
+
+    /// Settings for a worker of a queue.
+    pub fn queue(&self, queue: &str) -> QueueWorkerBuilder {
+        QueueWorkerBuilder::new(self.clone(), queue)
+    }
+
+    /// Calls about work queues: create, alter, list, describe, delete, and what is parked in them.
+    pub fn queues(&self) -> Queues {
+        Queues::new(self.clone())
+    }
+
+    /// Where to make calls about queues.
+    pub(crate) fn queue_service(&self) -> QueueServiceClient<Channel> {
+        self.connections.for_calls().queue_service()
     }
 
     /// Where to make calls about groups.

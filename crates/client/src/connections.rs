@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use taffrail_proto::v1::group_service_client::GroupServiceClient;
 use taffrail_proto::v1::log_service_client::LogServiceClient;
+use taffrail_proto::v1::queue_service_client::QueueServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::client::MESSAGE_BYTES_MAX;
@@ -131,6 +132,10 @@ impl Connection {
         LogServiceClient::new(self.channel())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub(crate) fn queue_service(&self) -> QueueServiceClient<Channel> {
+        QueueServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     pub(crate) fn group_service(&self) -> GroupServiceClient<Channel> {

@@ -37,6 +37,21 @@
 //! # }
 //! ```
 //!
+//! As a worker of a queue, which hands each record to one worker until it is settled:
+//!
+//! ```no_run
+//! use taffrail_client::{Job, Verdict};
+//!
+//! # async fn example(client: taffrail_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let handle = |job: Job| async move {
+//!     println!("{:?}, attempt {}", job.value(), job.attempt());
+//!     Verdict::Done
+//! };
+//! client.queue("orders-worker").concurrency(4).run(handle, std::future::pending()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! What it does for you beyond the bare calls: batches, partitions by key, keeps order through
 //! refusals, pushes back when memory is full, sends again what is not answered so that each record
 //! is appended once, checks checksums, reconnects, and resumes at exactly the next offset.
@@ -53,6 +68,8 @@ mod group;
 mod groups;
 mod position;
 mod producer;
+mod queue;
+mod queues;
 mod retry;
 
 pub use admin::Admin;
@@ -69,6 +86,8 @@ pub use position::{FoundOffset, OffsetQuery, Position};
 pub use producer::{
     Acks, Delivery, Placed, ProduceError, Producer, ProducerBuilder, ProducerStats, Record,
 };
+pub use queue::{Job, QueueStats, QueueWorkerBuilder, Verdict};
+pub use queues::Queues;
 pub use taffrail_model::batch::{Batch, Compression, HeaderView, RecordView};
 pub use taffrail_model::{NameError, Offset, PartitionIndex, Timestamp, TopicName};
 /// The messages of the contract, as answers of [`Admin`] have them.

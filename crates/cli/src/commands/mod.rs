@@ -8,6 +8,7 @@ mod demo;
 mod group;
 mod inspect;
 mod produce;
+mod queue;
 mod remedy;
 mod repair;
 mod restore;
@@ -35,6 +36,9 @@ pub(crate) enum Command {
     /// List, describe, reset and delete consumer groups
     #[command(subcommand)]
     Group(group::Command),
+    /// Create, describe and delete work queues, and work on them
+    #[command(subcommand)]
+    Queue(queue::Command),
     /// Back up a running broker
     Backup(backup::Arguments),
     /// Copy a backup to where it is to be served, without a broker
@@ -64,6 +68,7 @@ impl Command {
             Self::Demo(arguments) => block_on(demo::run(arguments, context)),
             Self::Topic(command) => client_block_on(context, topic::run(command, context)),
             Self::Group(command) => client_block_on(context, group::run(command, context)),
+            Self::Queue(command) => client_block_on(context, queue::run(command, context)),
             Self::Backup(arguments) => client_block_on(context, backup::run(arguments, context)),
             Self::Produce(arguments) => client_block_on(context, produce::run(arguments, context)),
             Self::Consume(arguments) => {

@@ -49,6 +49,15 @@ fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
     }
 }
 
+/// Bytes as they stand in JSON.
+pub(crate) fn bytes_value(bytes: Option<&[u8]>) -> serde_json::Value {
+    match bytes.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
+        None => serde_json::Value::Null,
+        Some((_, Ok(text))) => text.into(),
+        Some((bytes, Err(_))) => serde_json::json!({ "base64": STANDARD.encode(bytes) }),
+    }
+}
+
 fn put_text(out: &mut Vec<u8>, text: &str) {
     // Text always has a JSON form, and writing to a vector cannot fail.
     let _ = serde_json::to_writer(out, text);

@@ -1,6 +1,6 @@
 //! Writes records to standard output, as `--format` asks.
 
-mod json;
+pub(crate) mod json;
 mod template;
 
 use std::str::FromStr;

@@ -1,0 +1,111 @@
+//! A queue, for people and for programs.
+
+use serde_json::{Value, json};
+use taffrail_client::proto::{
+    DescribeQueueResponse, QueueIdle, QueueOrder, QueuePartition, QueueSettings,
+};
+
+use crate::duration;
+use crate::output::table;
+
+pub(super) fn text(described: &DescribeQueueResponse) -> String {
+    let settings = described.settings.unwrap_or_default();
+    let rows = described.partitions.iter().map(|it| {
+        let counts = [it.fresh, it.ready, it.leased, it.delayed, it.parked, it.first_open];
+        let counts = counts.iter().map(u64::to_string);
+        std::iter::once(it.partition.to_string()).chain(counts).collect()
+    });
+    let heads = ["PARTITION", "NEW", "READY", "LEASED", "DELAYED", "PARKED", "FIRST OPEN"];
+    let mut text = format!("{} on {}: {}\n", described.queue, described.topic, rules(settings));
+    let (workers, with_credit) = (described.workers, described.workers_with_credit);
+    text.push_str(&format!("workers: {workers}, {with_credit} of them take more\n"));
+    if let Some(why) = why(described) {
+        text.push_str(&format!("nothing is handed out: {why}\n"));
+    }
+    text.push_str(&table(&heads, &[0, 1, 2, 3, 4, 5, 6], rows.collect()));
+    text
+}
+
+fn rules(settings: QueueSettings) -> String {
+    let time = |millis: Option<u32>| duration::text(millis.unwrap_or(0).into());
+    let (lease, attempts) = (time(settings.lease_ms), settings.max_attempts());
+    let (min, max) = (time(settings.min_backoff_ms), time(settings.max_backoff_ms));
+    let order = order(settings.order());
+    format!("lease {lease}, {attempts} attempts, backoff {min} to {max}, order {order}")
+}
+
+fn order(order: QueueOrder) -> &'static str {
+    match order {
+        QueueOrder::Unspecified | QueueOrder::None => "none",
+        QueueOrder::PerKey => "per-key",
+    }
+}
+
+fn why(described: &DescribeQueueResponse) -> Option<String> {
+    Some(match described.idle() {
+        QueueIdle::Unspecified => return None,
+        QueueIdle::NoTopic => "the topic was deleted: delete the queue too".into(),
+        QueueIdle::Empty => "all is settled".into(),
+        QueueIdle::NoWorker => "nobody works on it: `taffrail queue receive`".into(),
+        QueueIdle::NoCredit => "the workers hold as many records as they take".into(),
+        QueueIdle::AllLeased => "all that is left is being worked on".into(),
+        QueueIdle::Delayed => {
+            format!(
+                "all that is left is tried again later, first at {}",
+                timestamp(described.idle_until_ms)
+            )
+        }
+        QueueIdle::WindowFull => {
+            "max_outstanding records are leased, delayed or passed over".into()
+        }
+        QueueIdle::KeysBlocked => "all that could be waits for a record of the same key".into(),
+    })
+}
+
+/// A name for programs.
+fn idle_name(idle: QueueIdle) -> Option<&'static str> {
+    match idle {
+        QueueIdle::Unspecified => None,
+        idle => idle.as_str_name().strip_prefix("QUEUE_IDLE_"),
+    }
+}
+
+fn timestamp(millis: i64) -> String {
+    let moment = jiff::Timestamp::from_millisecond(millis);
+    moment.map_or_else(|_| millis.to_string(), |moment| moment.to_string())
+}
+
+pub(super) fn json(described: &DescribeQueueResponse) -> Value {
+    let settings = described.settings.unwrap_or_default();
+    json!({
+        "queue": described.queue,
+        "topic": described.topic,
+        "created_ms": described.created_ms,
+        "settings": {
+            "lease_ms": settings.lease_ms,
+            "max_attempts": settings.max_attempts,
+            "min_backoff_ms": settings.min_backoff_ms,
+            "max_backoff_ms": settings.max_backoff_ms,
+            "order": order(settings.order()),
+            "max_outstanding": settings.max_outstanding,
+        },
+        "workers": described.workers,
+        "workers_with_credit": described.workers_with_credit,
+        "idle": idle_name(described.idle()),
+        "idle_until_ms": (described.idle_until_ms != 0).then_some(described.idle_until_ms),
+        "partitions": described.partitions.iter().map(partition_json).collect::<Vec<_>>(),
+    })
+}
+
+fn partition_json(it: &QueuePartition) -> Value {
+    json!({
+        "partition": it.partition,
+        "fresh": it.fresh,
+        "ready": it.ready,
+        "leased": it.leased,
+        "delayed": it.delayed,
+        "parked": it.parked,
+        "first_open": it.first_open,
+        "delayed_until_ms": it.delayed_until_ms,
+    })
+}
