@@ -45,7 +45,7 @@ async fn what_is_created_and_altered_is_there_after_a_restart() {
 
     let before = (list(&door, false).await, list(&door, true).await);
     let names: Vec<_> = before.1.iter().map(|topic| topic.name.as_str()).collect();
-    assert_eq!(names, ["Audit.log-1", "__catalog", "__groups", "__producers", "orders"]);
+    assert_eq!(names, ["Audit.log-1", "__catalog", "__groups", "__producers", "__queues", "orders"]);
     let broker = broker.restart().await;
     let door = Door::open(&broker).await;
     assert_eq!((list(&door, false).await, list(&door, true).await), before);
@@ -79,7 +79,7 @@ async fn a_deleted_topic_leaves_no_files_and_its_name_can_be_used_for_another() 
     let logs = broker.home.data().join("logs");
     assert_eq!(
         std::fs::read_dir(logs).expect("a folder").count(),
-        3,
+        4,
         "only the broker's own are left"
     );
     let result = door.produce(produce_batch("t", 0, batch(&["x"]))).await;
@@ -115,7 +115,7 @@ async fn topics_come_and_go_at_the_same_time() {
     }
     let left = list(&door, false).await;
     let logs = std::fs::read_dir(broker.home.data().join("logs")).expect("a folder").count();
-    assert_eq!(logs, left.len() + 3, "a folder for each topic and each of the broker's own");
+    assert_eq!(logs, left.len() + 4, "a folder for each topic and each of the broker's own");
 }
 
 #[tokio::test]

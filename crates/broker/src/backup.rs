@@ -11,7 +11,7 @@ use taffrail_log::{BackupError, BackupReport};
 use taffrail_model::Timestamp;
 
 use crate::broker::Broker;
-use crate::internal::{CATALOG, GROUPS, PRODUCERS};
+use crate::internal::{CATALOG, GROUPS, PRODUCERS, QUEUES};
 use crate::partition::{Partition, PartitionStatus};
 
 /// How far a backup has come, and whether anybody wants it. Shared with whoever asked for it.
@@ -97,7 +97,8 @@ impl Broker {
     fn logs_in_order(&self) -> Result<Vec<Arc<Partition>>, BackupFailure> {
         let topics = self.shared.topics.load();
         let place = |partition: &Arc<Partition>| match partition.log_id {
-            log if log == GROUPS.log() => 0,
+            // What they say of other logs is in the backup too.
+            log if log == GROUPS.log() || log == QUEUES.log() => 0,
             log if log == CATALOG.log() => 2,
             log if log == PRODUCERS.log() => 3,
             _ => 1,

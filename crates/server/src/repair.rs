@@ -4,8 +4,8 @@ use taffrail_broker::{Clock as _, SystemClock};
 use taffrail_log::repair::Repair;
 
 pub use taffrail_broker::repair::{
-    CatalogPlan, Entry, GroupsPlan, Own, ProducersPlan, RebuildError, RebuiltTopic, entries, judge,
-    named_logs, plan_catalog, plan_producers,
+    CatalogPlan, Entry, GroupsPlan, Own, ProducersPlan, QueuesPlan, RebuildError, RebuiltTopic,
+    entries, judge, named_logs, plan_catalog, plan_producers, plan_queues,
 };
 
 /// Puts a new catalog in the place of the old one: see [`plan_catalog`].
@@ -30,6 +30,14 @@ pub fn rebuild_producers(repair: &Repair, plan: &ProducersPlan) -> Result<(), Re
 /// If the disk refuses. Then the same call ends what was begun.
 pub fn rebuild_groups(repair: &Repair, plan: &GroupsPlan) -> Result<(), RebuildError> {
     taffrail_broker::repair::rebuild_groups(repair, plan, SystemClock.now())
+}
+
+/// Puts a new log of queues in the place of the old one: see [`plan_queues`].
+///
+/// # Errors
+/// If the disk refuses. Then the same call ends what was begun.
+pub fn rebuild_queues(repair: &Repair, plan: &QueuesPlan) -> Result<(), RebuildError> {
+    taffrail_broker::repair::rebuild_queues(repair, plan, SystemClock.now())
 }
 
 /// What a new log of groups would hold. Changes nothing.

@@ -22,6 +22,9 @@ use super::policy::Policy;
 use super::runs::Runs;
 use crate::coordinator::{Decision, StateMachine};
 
+/// Numbers that are passed over where nobody knows which were given out.
+const UNKNOWN_NUMBERS: u64 = 1 << 32;
+
 /// All queues.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Registry {
@@ -82,6 +85,16 @@ impl Registry {
         self.queues.iter()
     }
 
+    /// What is known once nobody knows any more what was leased since: no lease that may have been given
+    /// out comes again.
+    pub(crate) fn restarted(mut self) -> Self {
+        self.numbers += UNKNOWN_NUMBERS;
+        for queue in self.queues.values_mut() {
+            queue.leases += UNKNOWN_NUMBERS;
+        }
+        self
+    }
+
     /// The first record that any queue on a topic needs, by partition.
     pub(super) fn needed(&self, topic: &Topic) -> BTreeMap<u32, u64> {
         let mut needed = BTreeMap::new();
@@ -131,6 +144,11 @@ impl Queue {
 
     pub(crate) fn created_ms(&self) -> i64 {
         self.created_ms
+    }
+
+    /// How many records are parked.
+    pub(crate) fn parked(&self) -> usize {
+        self.partitions.values().map(|window| window.parked.len()).sum()
     }
 
     pub(crate) fn partitions(&self) -> &BTreeMap<u32, Window> {
@@ -225,7 +243,7 @@ impl Queue {
     }
 
     /// Those of the offsets that are parked.
-    fn parked(&self, partition: u32, spans: &[Span]) -> Vec<Span> {
+    fn parked_of(&self, partition: u32, spans: &[Span]) -> Vec<Span> {
         let Some(window) = self.partitions.get(&partition) else { return Vec::new() };
         let offsets = spans.iter().flat_map(|span| window.parked.range(span.offsets()));
         Span::gather(offsets.map(|(offset, _)| *offset))
@@ -425,13 +443,13 @@ impl StateMachine for Registry {
             }
             CommandKind::Settle(settlements) => self.known(&name)?.settle(settlements, now),
             CommandKind::Redrive { partition, spans } => {
-                let spans = self.known(&name)?.parked(partition, &spans);
+                let spans = self.known(&name)?.parked_of(partition, &spans);
                 let redriven = EventKind::Redriven { partition, spans: spans.clone() };
                 let events = if spans.is_empty() { Vec::new() } else { vec![redriven] };
                 (Reply { spans, ..Reply::default() }, events)
             }
             CommandKind::Discard { partition, spans } => {
-                let spans = self.known(&name)?.parked(partition, &spans);
+                let spans = self.known(&name)?.parked_of(partition, &spans);
                 let discarded = EventKind::Discarded { partition, spans: spans.clone() };
                 let events = if spans.is_empty() { Vec::new() } else { vec![discarded] };
                 (Reply { spans, ..Reply::default() }, events)

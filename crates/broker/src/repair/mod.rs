@@ -8,6 +8,7 @@ mod catalog;
 mod groups;
 mod inspect;
 mod producers;
+mod queues;
 mod replay;
 
 use std::collections::BTreeMap;
@@ -17,12 +18,13 @@ use taffrail_model::{LogId, PartitionIndex};
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::coordinator::RecordError;
-use crate::internal::{CATALOG, GROUPS, Internal, PRODUCERS};
+use crate::internal::{CATALOG, GROUPS, Internal, PRODUCERS, QUEUES};
 
 pub use catalog::{CatalogPlan, RebuiltTopic, plan_catalog, rebuild_catalog};
 pub use groups::{GroupsPlan, plan_groups, rebuild_groups};
 pub use inspect::judge;
 pub use producers::{ProducersPlan, plan_producers, rebuild_producers};
+pub use queues::{QueuesPlan, plan_queues, rebuild_queues};
 pub use replay::{Entry, entries};
 
 /// A log of the broker's own.
@@ -34,11 +36,13 @@ pub enum Own {
     Producers,
     /// Who is in which consumer group, and how far each has come.
     Groups,
+    /// What has become of the records of work queues.
+    Queues,
 }
 
 impl Own {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Catalog, Self::Producers, Self::Groups];
+    pub const ALL: [Self; 4] = [Self::Catalog, Self::Producers, Self::Groups, Self::Queues];
 
     /// Which one this log is, if it is one.
     pub fn of(log: LogId) -> Option<Self> {
@@ -60,6 +64,7 @@ impl Own {
             Self::Catalog => CATALOG,
             Self::Producers => PRODUCERS,
             Self::Groups => GROUPS,
+            Self::Queues => QUEUES,
         }
     }
 }

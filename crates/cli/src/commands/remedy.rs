@@ -36,6 +36,7 @@ fn flag(report: &Report, remedy: Remedy) -> String {
             Some(Own::Catalog) => "--rebuild-catalog".to_owned(),
             Some(Own::Producers) => "--rebuild-producers".to_owned(),
             Some(Own::Groups) => "--rebuild-groups".to_owned(),
+            Some(Own::Queues) => "--rebuild-queues".to_owned(),
             None => format!("--accept-loss {}", label(report, log).unwrap_or(log.to_string())),
         },
         // Another log may have the same label.

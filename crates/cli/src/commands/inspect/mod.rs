@@ -50,6 +50,9 @@ pub(crate) struct Arguments {
     /// Print the events of consumer groups
     #[arg(long, group = "part")]
     groups: bool,
+    /// Print the events of consumer queues
+    #[arg(long, group = "part")]
+    queues: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<()> {
@@ -68,6 +71,9 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<()
     }
     if arguments.groups {
         return events::run(path, Own::Groups, context);
+    }
+    if arguments.queues {
+        return events::run(path, Own::Queues, context);
     }
     if path.is_file()
         && let Some(contents) = verify::contents(&Disk, path)?

@@ -16,14 +16,15 @@ pub(super) fn text(described: &DescribeQueueResponse) -> String {
         std::iter::once(it.partition.to_string()).chain(counts).collect()
     });
     let heads = ["PARTITION", "NEW", "READY", "LEASED", "DELAYED", "PARKED", "FIRST OPEN"];
-    let mut text = format!("{} on {}: {}\n", described.queue, described.topic, rules(settings));
+    let (queue, topic) = (&described.queue, &described.topic);
     let (workers, with_credit) = (described.workers, described.workers_with_credit);
-    text.push_str(&format!("workers: {workers}, {with_credit} of them take more\n"));
-    if let Some(why) = why(described) {
-        text.push_str(&format!("nothing is handed out: {why}\n"));
-    }
-    text.push_str(&table(&heads, &[0, 1, 2, 3, 4, 5, 6], rows.collect()));
-    text
+    let mut lines = vec![
+        format!("{queue} on {topic}: {}", rules(settings)),
+        format!("workers: {workers}, {with_credit} of them take more"),
+    ];
+    lines.extend(why(described).map(|why| format!("nothing is handed out: {why}")));
+    lines.push(table(&heads, &[0, 1, 2, 3, 4, 5, 6], rows.collect()));
+    lines.join("\n")
 }
 
 fn rules(settings: QueueSettings) -> String {
@@ -62,12 +63,9 @@ fn why(described: &DescribeQueueResponse) -> Option<String> {
     })
 }
 
-/// A name for programs.
+/// A name for programs, if there is something to say.
 fn idle_name(idle: QueueIdle) -> Option<&'static str> {
-    match idle {
-        QueueIdle::Unspecified => None,
-        idle => idle.as_str_name().strip_prefix("QUEUE_IDLE_"),
-    }
+    (idle != QueueIdle::Unspecified).then(|| idle.as_str_name().trim_start_matches("QUEUE_IDLE_"))
 }
 
 fn timestamp(millis: i64) -> String {

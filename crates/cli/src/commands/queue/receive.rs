@@ -79,7 +79,7 @@ pub(super) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
 }
 
 fn print(job: &Job) -> Verdict {
-    let value = job.value().map(|value| value.as_ref()).unwrap_or_default();
+    let value = job.value().map(AsRef::as_ref).unwrap_or_default();
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(value).and_then(|()| stdout.write_all(b"\n"));
     // What nobody could read is somebody else's.

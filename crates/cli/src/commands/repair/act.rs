@@ -9,8 +9,8 @@ use taffrail_log::LogId;
 use taffrail_log::repair::{Repair, RepairError};
 use taffrail_log::vfs::Disk;
 use taffrail_server::repair::{
-    Own, RebuildError, named_logs, plan_catalog, plan_groups, plan_producers, rebuild_catalog,
-    rebuild_groups, rebuild_producers,
+    Own, RebuildError, named_logs, plan_catalog, plan_groups, plan_producers, plan_queues,
+    rebuild_catalog, rebuild_groups, rebuild_producers, rebuild_queues,
 };
 
 use super::Arguments;
@@ -71,6 +71,13 @@ impl Work<'_> {
             }
             self.actions.push(Action::groups(&plan, &self.repair.place(Own::Groups.log())));
         }
+        if self.arguments.rebuild_queues {
+            let plan = plan_queues(&self.repair)?;
+            if !self.arguments.dry_run {
+                rebuild_queues(&self.repair, &plan)?;
+            }
+            self.actions.push(Action::queues(&plan, &self.repair.place(Own::Queues.log())));
+        }
         self.accept_losses()?;
         self.remove()
     }
@@ -120,6 +127,11 @@ impl Work<'_> {
             Some(Own::Groups) => {
                 bail!(
                     "a gap in what is known of groups would be believed: say --rebuild-groups instead"
+                )
+            }
+            Some(Own::Queues) => {
+                bail!(
+                    "a gap in what is known of queues would be believed: say --rebuild-queues instead"
                 )
             }
             None => {}

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use taffrail_log::repair::LogPlan;
 use taffrail_log::{Damage, LogId};
-use taffrail_server::repair::{CatalogPlan, GroupsPlan, Own, ProducersPlan, RebuiltTopic};
+use taffrail_server::repair::{
+    CatalogPlan, GroupsPlan, Own, ProducersPlan, QueuesPlan, RebuiltTopic,
+};
 
 use crate::commands::remedy::quoted;
 
@@ -118,6 +120,36 @@ impl Action {
             details: json!({
                 "ids_from": plan.ids_from.get(),
                 "loses_names": plan.loses_names,
+                "finishes": plan.is_built,
+            }),
+            undo: plan.kept.as_deref().map(|kept| exchanged(place, kept)),
+            kept: plan.kept.clone(),
+        }
+    }
+
+    pub(super) fn queues(plan: &QueuesPlan, place: &Path) -> Self {
+        let queues = plan.queues.iter();
+        let mut lines: Vec<_> =
+            queues.map(|(name, parked)| format!("queue {name}: {parked} parked records")).collect();
+        lines.push(match (plan.is_built, plan.is_behind) {
+            (true, _) => "the repair that was interrupted is finished".to_owned(),
+            (false, true) => {
+                "what was settled last is lost: these records are handed out again".to_owned()
+            }
+            (false, false) => {
+                "nothing is lost: a snapshot behind the damage holds all of it".to_owned()
+            }
+        });
+        let queues =
+            plan.queues.iter().map(|(name, parked)| json!({ "queue": name, "parked": parked }));
+        Self {
+            name: "rebuild-queues",
+            log: Own::Queues.log(),
+            label: Own::Queues.label().to_owned(),
+            lines,
+            details: json!({
+                "queues": queues.collect::<Vec<_>>(),
+                "is_behind": plan.is_behind,
                 "finishes": plan.is_built,
             }),
             undo: plan.kept.as_deref().map(|kept| exchanged(place, kept)),

@@ -39,6 +39,9 @@ pub(crate) struct Arguments {
     /// Build a damaged or lost log of consumer groups anew
     #[arg(long)]
     rebuild_groups: bool,
+    /// Build a damaged or lost log of work queues anew
+    #[arg(long)]
+    rebuild_queues: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -47,7 +50,13 @@ pub(crate) struct Arguments {
 impl Arguments {
     fn has_action(&self) -> bool {
         let has_log = !self.accept_loss.is_empty() || !self.remove.is_empty();
-        has_log || self.rebuild_catalog || self.rebuild_producers || self.rebuild_groups
+        let rebuilds = [
+            self.rebuild_catalog,
+            self.rebuild_producers,
+            self.rebuild_groups,
+            self.rebuild_queues,
+        ];
+        has_log || rebuilds.contains(&true)
     }
 }
 
