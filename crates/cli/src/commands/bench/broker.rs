@@ -146,9 +146,13 @@ impl Broker {
         }
         if let Some(process) = self.process.filter(|_| now.has_peak) {
             // The peak counts the pages of files that are mapped, which are nobody's own.
-            let lines = [("broker_own_bytes", "RssAnon:"), ("broker_peak_bytes", "VmHWM:")];
-            let figure = |(name, line): (&str, &str)| {
-                Some(Figure::new(name, Unit::Bytes, memory_bytes(process, line)?))
+            // What `status` says of own memory is an estimate, and can be nothing.
+            let lines = [
+                ("broker_own_bytes", "smaps_rollup", "Anonymous:"),
+                ("broker_peak_bytes", "status", "VmHWM:"),
+            ];
+            let figure = |(name, file, line): (&str, &str, &str)| {
+                Some(Figure::new(name, Unit::Bytes, memory_bytes(process, file, line)?))
             };
             figures.extend(lines.into_iter().filter_map(figure));
         }
@@ -188,9 +192,9 @@ pub(super) fn forget_files(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// A line of what the system says of a process's memory.
-fn memory_bytes(process: u32, name: &str) -> Option<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+fn memory_bytes(process: u32, file: &str, name: &str) -> Option<f64> {
+    let told = std::fs::read_to_string(format!("/proc/{process}/{file}")).ok()?;
+    let line = told.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? * 1024.0)
 }
 
