@@ -45,7 +45,10 @@ async fn what_is_created_and_altered_is_there_after_a_restart() {
 
     let before = (list(&door, false).await, list(&door, true).await);
     let names: Vec<_> = before.1.iter().map(|topic| topic.name.as_str()).collect();
-    assert_eq!(names, ["Audit.log-1", "__catalog", "__groups", "__producers", "__queues", "orders"]);
+    assert_eq!(
+        names,
+        ["Audit.log-1", "__catalog", "__groups", "__producers", "__queues", "orders"]
+    );
     let broker = broker.restart().await;
     let door = Door::open(&broker).await;
     assert_eq!((list(&door, false).await, list(&door, true).await), before);

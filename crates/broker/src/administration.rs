@@ -44,6 +44,10 @@ impl Broker {
         parsed.check_request(self.shared.config.request_bytes_max)?;
         let id = TopicId::new(self.directory.random_id());
         let created = self.create_partitions(&name, id, parsed, 0..partitions).await?;
+        // No queue can need anything of them.
+        for partition in &created {
+            partition.keep_from(Offset::new(u64::MAX));
+        }
         let command = Command::Create { name: name.clone(), id, partitions, settings };
         let catalog = self.name_partitions(command, &created).await?;
         Ok(self.serve(catalog.topic(&name)?, created))

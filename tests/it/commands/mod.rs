@@ -7,6 +7,7 @@ mod groups;
 mod inspect;
 mod measure;
 mod pipes;
+mod queue;
 mod records;
 mod repair;
 mod serve;

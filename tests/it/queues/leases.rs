@@ -34,7 +34,7 @@ async fn a_record_that_nobody_settles_comes_again_soon_after_its_lease_and_is_pa
         begun = Instant::now();
     }
     assert_eq!(worker.settle(&first, ACK).await.as_deref(), Some("LEASE_EXPIRED"));
-    assert!(worker.gets_nothing(Duration::from_millis(1_000)).await);
+    assert!(worker.gets_nothing(Duration::from_secs(1)).await);
     assert_eq!(parked(&door).await[0].reason, "lease ended at attempt 3");
 }
 

@@ -6,6 +6,8 @@ mod parked;
 mod refusals;
 mod restart;
 mod settling;
+mod topic;
+mod worker;
 
 use std::collections::VecDeque;
 use std::time::Duration;

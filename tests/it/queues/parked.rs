@@ -7,17 +7,17 @@ use super::{ACK, Worker, await_idle, calls, create, describe, parked, reject, va
 use crate::broker::Broker;
 use crate::door::{Door, batch, produce_batch, soon};
 
-fn selection(selection: Selection) -> Option<v1::ParkedSelection> {
-    Some(v1::ParkedSelection { selection: Some(selection) })
+fn selection(selection: Selection) -> v1::ParkedSelection {
+    v1::ParkedSelection { selection: Some(selection) }
 }
 
 async fn redrive(door: &Door, which: Selection) -> u64 {
-    let request = v1::RedriveParkedRequest { queue: "q".into(), selection: selection(which) };
+    let request = v1::RedriveParkedRequest { queue: "q".into(), selection: Some(selection(which)) };
     soon(calls(door).redrive_parked(request)).await.expect("it is there").into_inner().records
 }
 
 async fn discard(door: &Door, which: Selection) -> u64 {
-    let request = v1::DiscardParkedRequest { queue: "q".into(), selection: selection(which) };
+    let request = v1::DiscardParkedRequest { queue: "q".into(), selection: Some(selection(which)) };
     soon(calls(door).discard_parked(request)).await.expect("it is there").into_inner().records
 }
 

@@ -112,3 +112,23 @@ async fn workers_of_a_queue_that_is_deleted_are_told() {
     let ended = soon(worker.take()).await;
     check_status(ended, Code::NotFound, "UNKNOWN_QUEUE", &[("queue", "q")], "create it first");
 }
+
+#[tokio::test]
+async fn there_are_so_many_queues_and_no_more() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    door.create("t", 1).await;
+    let mut making = tokio::task::JoinSet::new();
+    for number in 0..1_000 {
+        let door = door.clone();
+        making.spawn(async move {
+            try_create(&door, &format!("q{number}"), "t", v1::QueueSettings::default()).await
+        });
+    }
+    while let Some(made) = making.join_next().await {
+        made.expect("no panic").expect("there is room");
+    }
+    let refused = try_create(&door, "more", "t", v1::QueueSettings::default()).await;
+    let says = "delete those that nobody needs";
+    check_status(refused, Code::ResourceExhausted, "TOO_MANY_QUEUES", &[("limit", "1000")], says);
+}

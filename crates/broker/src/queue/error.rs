@@ -48,7 +48,10 @@ pub enum QueueError {
     #[error("the queue cannot be changed: {0}")]
     Storage(ProduceError),
     /// What is known of queues is damaged.
-    #[error("the log of queues cannot be used: {cause}; topics can be read without a queue")]
+    #[error(
+        "the log of queues, __queues, cannot be used: {cause}; topics can be read without a queue; stop the \
+         broker, and `taffrail repair` builds it anew"
+    )]
     Damaged {
         /// What is wrong.
         cause: String,

@@ -269,7 +269,7 @@ impl Worker {
         self.settle(link, extended);
     }
 
-    async fn broke(&self, status: &Status, attempts: &mut u32) -> Result<(), CallError> {
+    async fn broke(&mut self, status: &Status, attempts: &mut u32) -> Result<(), CallError> {
         let error = CallError::from_status(self.client.server(), status);
         *attempts += 1;
         if *attempts == 1 {

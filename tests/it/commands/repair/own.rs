@@ -220,6 +220,38 @@ async fn whoever_may_have_sent_what_is_lost_is_told_so() {
 }
 
 #[tokio::test]
+async fn queues_go_on_where_they_are_known_to_have_been() {
+    let given = Given::new().await;
+    let broker = given.home.start(&[]);
+    let queues = broker.client().queues();
+    for queue in ["first", "second"] {
+        let (queue, topic) = (queue.to_owned(), "t".to_owned());
+        let request = v1::CreateQueueRequest { queue, topic, ..Default::default() };
+        queues.create(request).await.expect("it can be made");
+    }
+    broker.stop().await;
+    damage_batch(&given.internal(3), |headers| &headers[2]);
+    let broker = given.home.start(&[]);
+    let refused = broker.client().queues().list().await.expect_err("damaged");
+    assert!(refused.to_string().contains("__queues"), "{refused}");
+    let door = Door::open(&broker).await;
+    door.online("t").await;
+    broker.stop().await;
+    let entries = run(&["inspect", given.home.data().to_str().expect("text"), "--queues"]);
+    assert!(entries.output.contains("created"), "{}", entries.output);
+    given.check_advice("--rebuild-queues");
+    given.repair(&["--accept-loss", "__queues/0"]).check(1, &["--rebuild-queues"]);
+    let done = given.repair(&["--rebuild-queues"]).success();
+    assert!(done.contains("queue first: 0 parked"), "{done}");
+    assert!(done.contains("handed out again"), "{done}");
+    given.check_content();
+    given.repair(&["--rebuild-queues"]).check(1, &["is sound"]);
+    let broker = given.home.start(&[]);
+    let listed = broker.client().queues().list().await.expect("it is there");
+    assert_eq!(listed.iter().map(|it| it.queue.as_str()).collect::<Vec<_>>(), ["first"]);
+}
+
+#[tokio::test]
 async fn groups_go_on_where_they_are_known_to_have_been() {
     let given = Given::new().await;
     let broker = given.home.start(&[]);
