@@ -7,7 +7,7 @@ use taffrail_proto::v1;
 
 use super::{ACK, RELEASE, Worker, await_idle, create, describe, nack, parked, reject, value};
 use crate::broker::Broker;
-use crate::door::{Door, batch, produce_batch};
+use crate::door::{Door, batch, produce_batch, soon};
 
 #[tokio::test]
 async fn each_record_goes_to_one_worker_and_is_done_when_it_is_acknowledged() {
@@ -130,4 +130,32 @@ async fn a_worker_is_sent_no_more_than_it_asked_for_and_others_are_not_held_up()
         modest.grant(1);
     }
     assert_eq!(await_idle(&door, v1::QueueIdle::AllLeased).await.partitions[0].leased, 5);
+}
+
+#[tokio::test]
+async fn a_worker_that_reads_nothing_is_given_little_however_much_it_asks_for() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    create(&door, 1, v1::QueueSettings::default()).await;
+    let large = "x".repeat(100_000);
+    for _ in 0..20 {
+        door.append("t", &[&*large; 10]).await;
+    }
+    let deaf = Worker::start(&Door::narrow(broker.url.clone(), 64 << 10).await, 1_000_000).await;
+    let is_stuck = async {
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let leased = describe(&door).await.partitions[0].leased;
+            if before > 0 && leased == before {
+                return leased;
+            }
+            before = leased;
+        }
+    };
+    let leased = soon(is_stuck).await;
+    assert!(leased < 120, "{leased} of 200 records");
+    let mut other = Worker::start(&door, 10).await;
+    assert_eq!(value(&other.next().await).len(), 100_000);
+    drop(deaf);
 }

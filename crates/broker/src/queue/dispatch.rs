@@ -21,8 +21,11 @@ use super::policy::{Order, Policy};
 use super::record::QueueRecord;
 use super::state::{Queue, Status, Window};
 
-/// Records of one lease, at the most.
+/// Records of one lease, and their bytes but for the last one, at the most: they go into one message.
 const LEASE_RECORDS_MAX: usize = 64;
+const LEASE_BYTES_MAX: usize = 1 << 20;
+/// Bytes that a worker may leave unread until it gets no more.
+const UNREAD_BYTES_MAX: u64 = 2 << 20;
 /// Records that are read ahead of those who ask for them, in each partition.
 const AHEAD_RECORDS: usize = 512;
 /// Bytes of them.
@@ -50,6 +53,8 @@ struct Worker {
     /// What it may still be sent.
     credit_records: u64,
     credit_bytes: u64,
+    /// What it was given and has not taken off its stream.
+    unread_bytes: u64,
 }
 
 /// The open records of a partition.
@@ -182,6 +187,13 @@ impl Dispatch {
         }
     }
 
+    /// It has taken so much off its stream.
+    pub(super) fn taken(&mut self, worker: WorkerId, bytes: u64) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.unread_bytes = worker.unread_bytes.saturating_sub(bytes);
+        }
+    }
+
     pub(super) fn leave(&mut self, worker: WorkerId) {
         self.workers.remove(&worker);
     }
@@ -261,9 +273,8 @@ impl Dispatch {
     fn next_worker(&self) -> Option<WorkerId> {
         let last = self.last_worker;
         let in_turn = self.workers.range(last + 1..).chain(self.workers.range(..=last));
-        let mut with_credit =
-            in_turn.filter(|(_, it)| it.credit_records > 0 && it.credit_bytes > 0);
-        with_credit.next().map(|(worker, _)| *worker)
+        let mut willing = in_turn.filter(|(_, worker)| worker.takes_more());
+        willing.next().map(|(worker, _)| *worker)
     }
 
     /// The next partition with something to hand out.
@@ -282,7 +293,8 @@ impl Dispatch {
         let share = lane.free.len().div_ceil(shares).min(LEASE_RECORDS_MAX);
         let mut lease = Lease { partition, ..Lease::default() };
         let mut records = Vec::new();
-        while records.len() < share && worker.credit_records > 0 && worker.credit_bytes > 0 {
+        let mut bytes = 0;
+        while records.len() < share && bytes < LEASE_BYTES_MAX && worker.takes_more() {
             let Some(offset) = lane.free.pop_first() else { break };
             let Some(open) = lane.open.get_mut(&offset) else { continue };
             let Some(record) = open.record.take() else { continue };
@@ -290,6 +302,8 @@ impl Dispatch {
             lane.free_bytes -= record.bytes();
             worker.credit_records -= 1;
             worker.credit_bytes = worker.credit_bytes.saturating_sub(record.bytes() as u64);
+            worker.unread_bytes += record.bytes() as u64;
+            bytes += record.bytes();
             lease.end = offset + 1;
             lease.offsets.push(offset);
             records.push(record);
@@ -312,11 +326,13 @@ impl Dispatch {
         let Some(lane) = self.lanes.get_mut(&partition) else { return Default::default() };
         let attempts: HashMap<u64, u32> = leased.records.iter().copied().collect();
         let (mut deliveries, mut released) = (Vec::new(), Vec::new());
+        let mut undelivered = 0;
         for record in choice.records {
             let offset = record.offset.get();
             let Some(attempt) = attempts.get(&offset).copied() else {
                 // Somebody has settled it who was not known here.
                 lane.forget(offset, self.policy.order);
+                undelivered += record.bytes() as u64;
                 continue;
             };
             if let Some(open) = lane.open.get_mut(&offset) {
@@ -329,12 +345,15 @@ impl Dispatch {
                 released.push(Settlement { partition, offset, lease, verdict: Verdict::Release });
             }
         }
+        self.taken(choice.worker, undelivered);
         (deliveries, released)
     }
 
     /// A lease could not be stored: the records are to be handed out, to somebody.
     pub(super) fn not_leased(&mut self, choice: Choice) {
         let order = self.policy.order;
+        let bytes = choice.records.iter().map(|record| record.bytes() as u64).sum();
+        self.give_back(choice.worker, choice.records.len() as u64, bytes);
         let Some(lane) = self.lanes.get_mut(&choice.lease.partition) else { return };
         lane.missing.extend(choice.lease.missing);
         for record in choice.records {
@@ -345,6 +364,12 @@ impl Dispatch {
                 lane.place(offset, order);
             }
         }
+    }
+
+    /// A worker may be sent again what it was not sent after all.
+    fn give_back(&mut self, worker: WorkerId, records: u64, bytes: u64) {
+        self.grant(worker, records, bytes);
+        self.taken(worker, bytes);
     }
 
     // ------------------------------------------------------------------------------ settling
@@ -475,6 +500,12 @@ impl Dispatch {
                 lane.insert(offset, phase, order);
             }
         }
+    }
+}
+
+impl Worker {
+    const fn takes_more(&self) -> bool {
+        self.credit_records > 0 && self.credit_bytes > 0 && self.unread_bytes < UNREAD_BYTES_MAX
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) use state::Registry;
 pub(crate) struct Queues {
     registry: Result<Arc<Coordinator<Registry>>, String>,
     running: Mutex<BTreeMap<String, Running>>,
+    /// Held while a queue begins to work, and while something is changed that one at work has to be told.
+    changing: tokio::sync::Mutex<()>,
 }
 
 /// A queue at work.
@@ -90,7 +92,7 @@ impl Queues {
         let registry = registry.map(|(registry, _)| Arc::new(registry)).inspect_err(|cause| {
             tracing::error!(%cause, "nothing is known of queues: none can be used");
         });
-        Self { registry, running: Mutex::default() }
+        Self { registry, running: Mutex::default(), changing: tokio::sync::Mutex::default() }
     }
 
     fn registry(&self) -> Result<&Arc<Coordinator<Registry>>, QueueError> {
@@ -131,6 +133,11 @@ impl Queues {
         if let Some(running) = self.running().get(name) {
             return Ok(running.clone());
         }
+        let _changing = self.changing.lock().await;
+        if let Some(running) = self.running().get(name) {
+            // Somebody else was faster.
+            return Ok(running.clone());
+        }
         let registry = Arc::clone(self.registry()?);
         let known = self.known(name).await?;
         let topic = known.topic();
@@ -138,15 +145,10 @@ impl Queues {
             .ok_or_else(|| QueueError::NoTopic { queue: name.into(), topic: topic.name.clone() })?;
         let (told, inbox) = mpsc::unbounded_channel();
         let running = Running { number: known.number(), told, last_worker: Arc::default() };
-        let mut all = self.running();
-        if let Some(running) = all.get(name) {
-            // Somebody else was faster.
-            return Ok(running.clone());
-        }
         let (clock, name) = (Arc::clone(&shared.clock), name.to_owned());
         let service = Service::new(name.clone(), &known, partitions, registry, clock, inbox);
         tokio::spawn(service.run());
-        all.insert(name, running.clone());
+        self.running().insert(name, running.clone());
         Ok(running)
     }
 }
@@ -180,6 +182,7 @@ pub(crate) async fn alter(
     name: &str,
     change: impl FnOnce(Policy) -> Policy,
 ) -> Result<(), QueueError> {
+    let _changing = shared.queues.changing.lock().await;
     let policy = change(shared.queues.known(name).await?.policy().clone());
     policy.check().map_err(QueueError::Request)?;
     shared.queues.submit(name, CommandKind::Alter { policy: policy.clone() }, shared).await?;
@@ -191,6 +194,7 @@ pub(crate) async fn alter(
 
 /// Deletes a queue, and what is parked in it.
 pub(crate) async fn delete(shared: &Shared, name: &str) -> Result<(), QueueError> {
+    let _changing = shared.queues.changing.lock().await;
     let topic = shared.queues.known(name).await?.topic().clone();
     shared.queues.submit(name, CommandKind::Delete, shared).await?;
     let needed = shared.queues.registry()?.look(|queues| queues.needed(&topic)).await?;
@@ -218,6 +222,7 @@ pub(crate) async fn follow(shared: &Shared) {
         let Some(served) = partitions(shared, &topic).filter(|served| known < served.len()) else {
             continue;
         };
+        let _changing = shared.queues.changing.lock().await;
         let starts = served.keys().map(|index| Start { partition: *index, offset: 0 }).collect();
         let grown = shared.queues.submit(&name, CommandKind::Grow { starts }, shared).await;
         if let Err(error) = grown {

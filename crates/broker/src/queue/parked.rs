@@ -87,6 +87,7 @@ pub(crate) async fn redrive(
     queue: &str,
     selection: Selection,
 ) -> Result<u64, QueueError> {
+    let _changing = shared.queues.changing.lock().await;
     let mut count = 0;
     for (partition, spans) in select(shared, queue, selection).await? {
         let kind = CommandKind::Redrive { partition, spans };

@@ -40,6 +40,8 @@ pub(super) enum Told {
     Joined { worker: WorkerId, deliveries: mpsc::UnboundedSender<Vec<Delivery>> },
     /// It may be sent more.
     Granted { worker: WorkerId, records: u64, bytes: u64 },
+    /// It has taken records of so many bytes off its stream.
+    Taken { worker: WorkerId, bytes: u64 },
     /// It is gone.
     Left { worker: WorkerId },
     /// It wants more time for a record.
@@ -200,6 +202,7 @@ impl Service {
                 self.dispatch.join(worker);
             }
             Told::Granted { worker, records, bytes } => self.dispatch.grant(worker, records, bytes),
+            Told::Taken { worker, bytes } => self.dispatch.taken(worker, bytes),
             Told::Left { worker } => {
                 self.workers.remove(&worker);
                 self.dispatch.leave(worker);
@@ -312,6 +315,9 @@ async fn read(partition: Arc<Partition>, wanted: Wanted) -> Done {
             records_of(bytes, span).map(|records| (span, records)).map_err(Unread::Failed)
         }
         Ok(Read::Gap(gap)) => Ok((Span(wanted.from, gap.to.get()), Vec::new())),
+        Ok(Read::End) if wanted.is_again => {
+            Err(Unread::Failed(format!("offset {from} is not there any more, or not yet")))
+        }
         Ok(Read::End) => Ok((Span(wanted.from, wanted.from), Vec::new())),
         // It was deleted: by request, since what is needed is kept.
         Err(PartitionReadError::Log(_)) if from < partition.log_start() => {

@@ -107,6 +107,18 @@ pub struct QueueDelivery {
     pub lease: Duration,
 }
 
+impl QueueEvent {
+    /// Bytes of records in it.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Deliveries(deliveries) => {
+                deliveries.iter().map(|delivery| delivery.record.bytes() as u64).sum()
+            }
+            Self::Opened { .. } | Self::Settled(_) | Self::Failed(_) => 0,
+        }
+    }
+}
+
 type Stored = Result<Vec<(Bytes, Result<(), SettleRefusal>)>, QueueError>;
 
 /// A worker's stream.
@@ -182,10 +194,13 @@ impl QueueSession {
                     None => return Err(worker.gone()),
                 },
             };
-            if let Some(event) = event
-                && self.events.send(event).await.is_err()
-            {
+            let Some(event) = event else { continue };
+            let bytes = event.bytes();
+            if self.events.send(event).await.is_err() {
                 return Ok(());
+            }
+            if bytes > 0 {
+                let _ = worker.running.told.send(Told::Taken { worker: worker.number, bytes });
             }
         }
         Ok(())
