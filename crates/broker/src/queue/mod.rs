@@ -22,6 +22,8 @@ mod session;
 mod state;
 
 #[cfg(test)]
+mod dispatch_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
