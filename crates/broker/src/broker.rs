@@ -140,7 +140,7 @@ impl Broker {
     /// # Errors
     /// If there is one of this name, no such topic, or the disk refuses.
     pub async fn create_queue(&self, request: CreateQueue) -> Result<(), QueueError> {
-        queue::create(&self.shared, request).await
+        self.to_the_end(|shared| async move { queue::create(&shared, request).await }).await
     }
 
     /// Changes how a queue works, to what `change` makes of how it does; durable on return.
@@ -150,9 +150,10 @@ impl Broker {
     pub async fn alter_queue(
         &self,
         name: &str,
-        change: impl FnOnce(QueuePolicy) -> QueuePolicy,
+        change: impl FnOnce(QueuePolicy) -> QueuePolicy + Send + 'static,
     ) -> Result<(), QueueError> {
-        queue::alter(&self.shared, name, change).await
+        let name = name.to_owned();
+        self.to_the_end(|shared| async move { queue::alter(&shared, &name, change).await }).await
     }
 
     /// Lists the queues, ascending by name.
@@ -176,7 +177,8 @@ impl Broker {
     /// # Errors
     /// If there is no such queue, or the disk refuses.
     pub async fn delete_queue(&self, name: &str) -> Result<(), QueueError> {
-        queue::delete(&self.shared, name).await
+        let name = name.to_owned();
+        self.to_the_end(|shared| async move { queue::delete(&shared, &name).await }).await
     }
 
     /// A worker's stream; what the broker has to say goes into `events`.
@@ -202,7 +204,10 @@ impl Broker {
     /// # Errors
     /// If there is no such queue, or the disk refuses.
     pub async fn redrive(&self, queue: &str, selection: Selection) -> Result<u64, QueueError> {
-        queue::redrive(&self.shared, queue, selection).await
+        let queue = queue.to_owned();
+        let redrive =
+            |shared: Arc<Shared>| async move { queue::redrive(&shared, &queue, selection).await };
+        self.to_the_end(redrive).await
     }
 
     /// Forgets parked records; how many. Durable on return.
@@ -210,7 +215,22 @@ impl Broker {
     /// # Errors
     /// If there is no such queue, or the disk refuses.
     pub async fn discard(&self, queue: &str, selection: Selection) -> Result<u64, QueueError> {
-        queue::discard(&self.shared, queue, selection).await
+        let queue = queue.to_owned();
+        let discard =
+            |shared: Arc<Shared>| async move { queue::discard(&shared, &queue, selection).await };
+        self.to_the_end(discard).await
+    }
+
+    /// Changes a queue, even if whoever asks goes away: what is stored must be told.
+    async fn to_the_end<T: Send + 'static, F>(
+        &self,
+        change: impl FnOnce(Arc<Shared>) -> F,
+    ) -> Result<T, QueueError>
+    where
+        F: Future<Output = Result<T, QueueError>> + Send + 'static,
+    {
+        let changed = tokio::spawn(change(Arc::clone(&self.shared))).await;
+        changed.unwrap_or(Err(QueueError::Stopping))
     }
 
     // -------------------------------------------------------------------------------- groups

@@ -9,6 +9,8 @@ use super::policy::Policy;
 #[derive(Clone, Debug)]
 pub(crate) struct Command {
     pub(crate) queue: String,
+    /// The number of the queue that is meant, where that matters: another one may have its name.
+    pub(crate) number: Option<u64>,
     pub(crate) kind: CommandKind,
 }
 
@@ -86,6 +88,8 @@ pub(crate) struct Leased {
     pub(crate) lease: u64,
     /// Each with the number of its attempt.
     pub(crate) records: Vec<(u64, u32)>,
+    /// Those that are leased already, and how.
+    pub(crate) held: Vec<(u64, u64)>,
 }
 
 /// What a settled record is from now on.

@@ -43,6 +43,8 @@ pub(super) struct Dispatch {
     /// The worker and the partition whose turn it was last.
     last_worker: WorkerId,
     last_lane: u32,
+    /// Partitions that are left alone for now.
+    paused: BTreeSet<u32>,
     /// When leases and delays end.
     due: BTreeSet<(Instant, u32, u64)>,
 }
@@ -75,6 +77,9 @@ struct Lane {
     missing: Vec<Span>,
     /// Bytes of the free ones.
     free_bytes: usize,
+    /// Whether somebody may work on a record behind one of its key that is open: one that was parked, or
+    /// there before records waited for one another.
+    is_mixed: bool,
 }
 
 /// A record that is not settled.
@@ -136,6 +141,7 @@ impl Dispatch {
             workers: BTreeMap::new(),
             last_worker: 0,
             last_lane: 0,
+            paused: BTreeSet::new(),
             due: BTreeSet::new(),
             policy,
         };
@@ -218,7 +224,12 @@ impl Dispatch {
         let wanted = self.lanes.iter().filter_map(|(partition, lane)| {
             let has_enough = lane.free.len() >= AHEAD_RECORDS || lane.free_bytes >= AHEAD_BYTES;
             let partition = *partition;
-            if let Some(from) = lane.unread.first().copied() {
+            if self.paused.contains(&partition) {
+                return None;
+            }
+            if let Some(from) = lane.unread.first().copied()
+                && (!has_enough || !lane.keyless.is_empty())
+            {
                 return Some(Wanted { partition, from, is_again: true });
             }
             let has_room = lane.open.len() < self.policy.window as usize;
@@ -230,6 +241,16 @@ impl Dispatch {
             })
         });
         wanted.collect()
+    }
+
+    /// Leaves a partition alone.
+    pub(super) fn pause(&mut self, partition: u32) {
+        self.paused.insert(partition);
+    }
+
+    /// Goes on with it.
+    pub(super) fn go_on(&mut self, partition: u32) {
+        self.paused.remove(&partition);
     }
 
     /// What was read of a partition: all records from an offset up to another one.
@@ -281,7 +302,9 @@ impl Dispatch {
     fn next_lane(&self) -> Option<u32> {
         let last = self.last_lane;
         let in_turn = self.lanes.range(last + 1..).chain(self.lanes.range(..=last));
-        let mut with_records = in_turn.filter(|(_, lane)| !lane.free().is_empty());
+        let mut with_records = in_turn.filter(|(partition, lane)| {
+            !lane.free().is_empty() && !self.paused.contains(partition)
+        });
         with_records.next().map(|(partition, _)| *partition)
     }
 
@@ -325,14 +348,21 @@ impl Dispatch {
         let is_there = self.workers.contains_key(&choice.worker);
         let Some(lane) = self.lanes.get_mut(&partition) else { return Default::default() };
         let attempts: HashMap<u64, u32> = leased.records.iter().copied().collect();
+        let held: HashMap<u64, u64> = leased.held.iter().copied().collect();
         let (mut deliveries, mut released) = (Vec::new(), Vec::new());
         let mut undelivered = 0;
         for record in choice.records {
             let offset = record.offset.get();
             let Some(attempt) = attempts.get(&offset).copied() else {
-                // Somebody has settled it who was not known here.
-                lane.forget(offset, self.policy.order);
                 undelivered += record.bytes() as u64;
+                // What came of it was not known here: it could not be said whether it was stored.
+                match (held.get(&offset), lane.open.get_mut(&offset)) {
+                    (Some(lease), Some(open)) => {
+                        open.phase = Phase::Leased { lease: *lease, until };
+                        self.due.insert((until, partition, offset));
+                    }
+                    _ => lane.forget(offset, self.policy.order),
+                }
                 continue;
             };
             if let Some(open) = lane.open.get_mut(&offset) {
@@ -407,10 +437,11 @@ impl Dispatch {
                 let until = now + Duration::from_millis(rest_ms);
                 open.phase = Phase::Delayed { until };
                 self.due.insert((until, partition, offset));
+                lane.place_first(offset, order);
             }
             Ok(Settled::Ready) | Err(SettleRefusal::LeaseExpired | SettleRefusal::Unknown) => {
                 open.phase = Phase::Ready;
-                lane.place(offset, order);
+                lane.place_first(offset, order);
             }
         }
     }
@@ -448,15 +479,20 @@ impl Dispatch {
             let Some(lane) = self.lanes.get_mut(&partition) else { continue };
             let Some(open) = lane.open.get_mut(&offset) else { continue };
             match open.phase {
-                Phase::Leased { lease, .. } => {
+                Phase::Leased { lease, until: own } if own == until => {
                     open.phase = Phase::Expiring { lease };
                     expired.push(Settlement { partition, offset, lease, verdict: Verdict::Expire });
                 }
-                Phase::Delayed { .. } => {
+                Phase::Delayed { until: own } if own == until => {
                     open.phase = Phase::Ready;
                     lane.place(offset, order);
                 }
-                Phase::Ready | Phase::Chosen | Phase::Expiring { .. } => {}
+                // It was extended, or is in another phase.
+                Phase::Leased { .. }
+                | Phase::Delayed { .. }
+                | Phase::Ready
+                | Phase::Chosen
+                | Phase::Expiring { .. } => {}
             }
         }
         expired
@@ -483,6 +519,7 @@ impl Dispatch {
     pub(super) fn redriven(&mut self, partition: u32, spans: &[Span]) {
         let order = self.policy.order;
         let Some(lane) = self.lanes.get_mut(&partition) else { return };
+        lane.is_mixed = true;
         for offset in spans.iter().flat_map(|span| span.offsets()) {
             lane.insert(offset, Phase::Ready, order);
         }
@@ -520,6 +557,7 @@ impl Lane {
             keys: HashMap::new(),
             missing: Vec::new(),
             free_bytes: 0,
+            is_mixed: true,
         }
     }
 
@@ -577,7 +615,13 @@ impl Lane {
             open.key = Some(key.clone());
             self.keys.entry(key).or_default().insert(offset);
         }
-        if open.phase == Phase::Ready && open.record.is_none() {
+        let key = open.key.clone();
+        self.evict_behind(offset, key.as_ref());
+        if self.may_be_free(offset, key.as_ref(), order)
+            && let Some(open) = self.open.get_mut(&offset)
+            && open.phase == Phase::Ready
+            && open.record.is_none()
+        {
             open.record = Some(Arc::new(record));
         }
         self.place(offset, order);
@@ -586,31 +630,62 @@ impl Lane {
     /// Puts a record where it belongs: with those that can be handed out, or are to be read, or neither.
     fn place(&mut self, offset: u64, order: Order) {
         let Some(open) = self.open.get(&offset) else { return };
-        let is_ready = open.phase == Phase::Ready;
-        let is_wanted = is_ready && open.record.is_none() || self.keyless.contains(&offset);
+        let may_be_free =
+            open.phase == Phase::Ready && self.may_be_free(offset, open.key.as_ref(), order);
+        let is_wanted = may_be_free && open.record.is_none() || self.keyless.contains(&offset);
         if is_wanted {
             self.unread.insert(offset);
         } else {
             self.unread.remove(&offset);
         }
         if let Some(record) = &open.record
-            && is_ready
-            && (order == Order::None || self.is_first(offset, open.key.as_ref()))
+            && may_be_free
             && self.free.insert(offset)
         {
             self.free_bytes += record.bytes();
         }
     }
 
-    /// Whether no open record before it has its key.
-    fn is_first(&self, offset: u64, key: Option<&Bytes>) -> bool {
+    /// Nobody works on a record any more: it can be handed out, or another one of its key.
+    fn place_first(&mut self, offset: u64, order: Order) {
+        let key = self.open.get(&offset).and_then(|open| open.key.as_ref());
+        let first = key.and_then(|key| self.keys.get(key)?.first().copied());
+        self.place(offset, order);
+        if let Some(first) = first {
+            self.place(first, order);
+        }
+    }
+
+    /// Whether a record waits for no other: none before it has its key, and nobody works on one that has.
+    fn may_be_free(&self, offset: u64, key: Option<&Bytes>, order: Order) -> bool {
+        let Some(same) = key.and_then(|key| self.keys.get(key)).filter(|_| order == Order::PerKey)
+        else {
+            return true;
+        };
+        let is_busy = |other: &u64| {
+            let phase = self.open.get(other).map(|open| open.phase);
+            matches!(phase, Some(Phase::Chosen | Phase::Leased { .. } | Phase::Expiring { .. }))
+        };
+        let is_first = same.first().is_none_or(|first| *first == offset);
+        is_first && !(self.is_mixed && same.iter().any(is_busy))
+    }
+
+    /// One that could be handed out waits for a record that came before it.
+    fn evict_behind(&mut self, offset: u64, key: Option<&Bytes>) {
         let same = key.and_then(|key| self.keys.get(key));
-        same.and_then(BTreeSet::first).is_none_or(|first| *first == offset)
+        let next = same.and_then(|same| same.range(offset + 1..).next().copied());
+        if let Some(next) = next
+            && self.free.remove(&next)
+            && let Some(record) = self.open.get_mut(&next).and_then(|open| open.record.take())
+        {
+            self.free_bytes -= record.bytes();
+        }
     }
 
     /// A record is settled: another one of its key may be handed out.
     fn forget(&mut self, offset: u64, order: Order) {
         let Some(open) = self.open.remove(&offset) else { return };
+        self.is_mixed &= !self.open.is_empty();
         self.unread.remove(&offset);
         self.keyless.remove(&offset);
         if self.free.remove(&offset)

@@ -45,7 +45,7 @@ enum Step {
 impl Bench {
     fn new(log: Vec<Option<u8>>, order: Order, now: Instant) -> Self {
         let policy = Policy {
-            lease: Duration::from_millis(1_000),
+            lease: Duration::from_secs(1),
             attempts_max: 1_000,
             backoff_min: Duration::from_millis(10),
             order,
@@ -217,9 +217,11 @@ fn begin(registry: &Registry, now: Instant, wall: Timestamp) -> Dispatch {
 }
 
 fn submit(registry: &mut Registry, kind: CommandKind, now: Timestamp) -> super::command::Reply {
-    let decided = registry.decide(Command { queue: QUEUE.into(), kind }, now);
+    let decided = registry.decide(Command { queue: QUEUE.into(), number: None, kind }, now);
     let (reply, events) = decided.expect("nothing is refused");
-    events.iter().for_each(|event| registry.apply(event));
+    for event in &events {
+        registry.apply(event);
+    }
     for result in &reply.settled {
         if let Ok(Settled::Parked) = result {
             panic!("there are attempts enough");

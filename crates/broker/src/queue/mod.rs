@@ -60,6 +60,8 @@ pub(crate) struct Queues {
     running: Mutex<BTreeMap<String, Running>>,
     /// Held while a queue begins to work, and while something is changed that one at work has to be told.
     changing: tokio::sync::Mutex<()>,
+    /// Held while topics are told what to keep.
+    keeping: tokio::sync::Mutex<()>,
 }
 
 /// A queue at work.
@@ -94,7 +96,12 @@ impl Queues {
         let registry = registry.map(|(registry, _)| Arc::new(registry)).inspect_err(|cause| {
             tracing::error!(%cause, "nothing is known of queues: none can be used");
         });
-        Self { registry, running: Mutex::default(), changing: tokio::sync::Mutex::default() }
+        Self {
+            registry,
+            running: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            keeping: tokio::sync::Mutex::default(),
+        }
     }
 
     fn registry(&self) -> Result<&Arc<Coordinator<Registry>>, QueueError> {
@@ -107,18 +114,41 @@ impl Queues {
         kind: CommandKind,
         shared: &Shared,
     ) -> Result<Reply, QueueError> {
-        let command = Command { queue: queue.to_owned(), kind };
-        let look = |queues: &Registry| {
-            let topic = queues.get(queue)?.topic().clone();
-            let needed = queues.needed(&topic);
-            Some((topic, needed))
-        };
-        let (reply, needed) = self.registry()?.submit(command, shared.now(), look).await?;
-        if let Some((topic, needed)) = needed {
-            let served = partitions(shared, &topic).unwrap_or_default();
-            keep(&served.into_values().collect::<Vec<_>>(), &needed);
+        self.decide(Command { queue: queue.to_owned(), number: None, kind }, shared).await
+    }
+
+    /// The same, if the queue is still the one that has this number.
+    async fn submit_to(
+        &self,
+        queue: &str,
+        number: u64,
+        kind: CommandKind,
+        shared: &Shared,
+    ) -> Result<Reply, QueueError> {
+        self.decide(Command { queue: queue.to_owned(), number: Some(number), kind }, shared).await
+    }
+
+    async fn decide(&self, command: Command, shared: &Shared) -> Result<Reply, QueueError> {
+        let queue = command.queue.clone();
+        let topic = |queues: &Registry| queues.get(&queue).map(|queue| queue.topic().clone());
+        let (reply, topic) = self.registry()?.submit(command, shared.now(), topic).await?;
+        if let Some(topic) = topic {
+            self.keep(shared, &topic).await;
         }
         Ok(reply)
+    }
+
+    /// Has a topic keep what queues need of it. One look after another, so that none that is older wins; where
+    /// nothing can be seen, all stays as it is.
+    async fn keep(&self, shared: &Shared, topic: &Topic) {
+        let _keeping = self.keeping.lock().await;
+        let Some(served) = partitions(shared, topic) else { return };
+        let count = served.len() as u32;
+        let Ok(registry) = self.registry() else { return };
+        let Ok(needed) = registry.look(|queues| queues.needed(topic, count)).await else { return };
+        for (partition, from) in served.into_values().zip(needed) {
+            partition.keep_from(Offset::new(from));
+        }
     }
 
     /// What is known of a queue.
@@ -199,9 +229,7 @@ pub(crate) async fn delete(shared: &Shared, name: &str) -> Result<(), QueueError
     let _changing = shared.queues.changing.lock().await;
     let topic = shared.queues.known(name).await?.topic().clone();
     shared.queues.submit(name, CommandKind::Delete, shared).await?;
-    let needed = shared.queues.registry()?.look(|queues| queues.needed(&topic)).await?;
-    let served = partitions(shared, &topic).unwrap_or_default();
-    keep(&served.into_values().collect::<Vec<_>>(), &needed);
+    shared.queues.keep(shared, &topic).await;
     if let Some(running) = shared.queues.running().remove(name) {
         let _ = running.told.send(Told::Deleted);
     }
@@ -210,62 +238,47 @@ pub(crate) async fn delete(shared: &Shared, name: &str) -> Result<(), QueueError
 
 /// Has topics keep what queues need of them, and queues look at all partitions that topics have.
 pub(crate) async fn follow(shared: &Shared) {
-    let queues = look_at_all(shared).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "nothing is known of queues: topics do not keep what these need");
-        Vec::new()
-    });
+    let looked = async {
+        let looked = shared.queues.registry()?.look(|queues| {
+            let all = queues.all();
+            let all = all.map(|(name, queue)| (name.clone(), queue.topic().clone()));
+            all.collect::<Vec<_>>()
+        });
+        Ok::<_, QueueError>(looked.await?)
+    };
+    let queues = match looked.await {
+        Ok(queues) => queues,
+        Err(error) => {
+            return tracing::error!(%error, "nothing is known of queues: retention deletes nothing of new topics");
+        }
+    };
+    for (name, topic) in queues {
+        if let Err(error) = grow(shared, &name, &topic).await {
+            tracing::warn!(queue = name, %error, "a queue does not look at new partitions; the next change tells it");
+        }
+    }
     let topics = shared.topics.load_full();
     for served in topics.all() {
-        let id = served.topic.id.to_string();
-        let needed = queues.iter().find(|known| known.topic.id == id).map(|known| &known.needed);
-        keep(&served.partitions, needed.unwrap_or(&BTreeMap::new()));
+        let (name, id) = (served.topic.name.to_string(), served.topic.id.to_string());
+        shared.queues.keep(shared, &Topic { name, id }).await;
     }
-    for Known { name, topic, partitions: known, .. } in queues {
-        let Some(served) = partitions(shared, &topic).filter(|served| known < served.len()) else {
-            continue;
-        };
-        let _changing = shared.queues.changing.lock().await;
-        let starts = served.keys().map(|index| Start { partition: *index, offset: 0 }).collect();
-        let grown = shared.queues.submit(&name, CommandKind::Grow { starts }, shared).await;
-        if let Err(error) = grown {
-            tracing::warn!(queue = name, %error, "a queue does not look at new partitions; the next change tells it");
-            continue;
-        }
-        if let Some(running) = shared.queues.running().get(&name) {
-            for (index, partition) in served {
-                let _ = running.told.send(Told::Grown { index, partition });
-            }
+}
+
+/// Has a queue look at all partitions of its topic.
+async fn grow(shared: &Shared, name: &str, topic: &Topic) -> Result<(), QueueError> {
+    let Some(served) = partitions(shared, topic) else { return Ok(()) };
+    let _changing = shared.queues.changing.lock().await;
+    if served.len() <= shared.queues.known(name).await?.partitions().len() {
+        return Ok(());
+    }
+    let starts = served.keys().map(|index| Start { partition: *index, offset: 0 }).collect();
+    shared.queues.submit(name, CommandKind::Grow { starts }, shared).await?;
+    if let Some(running) = shared.queues.running().get(name) {
+        for (index, partition) in served {
+            let _ = running.told.send(Told::Grown { index, partition });
         }
     }
-}
-
-/// A queue, and what all queues on its topic need.
-struct Known {
-    name: String,
-    topic: Topic,
-    partitions: usize,
-    needed: BTreeMap<u32, u64>,
-}
-
-async fn look_at_all(shared: &Shared) -> Result<Vec<Known>, QueueError> {
-    let looked = shared.queues.registry()?.look(|queues| {
-        let all = queues.all().map(|(name, queue)| Known {
-            name: name.clone(),
-            topic: queue.topic().clone(),
-            partitions: queue.partitions().len(),
-            needed: queues.needed(queue.topic()),
-        });
-        all.collect()
-    });
-    Ok(looked.await?)
-}
-
-/// Has the partitions of a topic keep what queues need of them.
-fn keep(partitions: &[Arc<Partition>], needed: &BTreeMap<u32, u64>) {
-    for partition in partitions {
-        let from = needed.get(&partition.index.get()).copied().unwrap_or(u64::MAX);
-        partition.keep_from(Offset::new(from));
-    }
+    Ok(())
 }
 
 /// The partitions of a queue's topic, if that is still there.

@@ -136,7 +136,10 @@ async fn select(
             looked.await??
         }
     };
+    // There is no record at the last number that there is.
+    places.retain(|(_, offset)| *offset < u64::MAX);
     places.sort_unstable();
+    places.dedup();
     let by_partition = places.chunk_by(|one, other| one.0 == other.0);
     let spans = by_partition.filter_map(|chunk| {
         let (partition, _) = chunk.first()?;

@@ -83,6 +83,11 @@ enum Done {
     },
     Moved {
         partition: u32,
+        is_deleted: bool,
+    },
+    /// It was left alone for a moment.
+    Paused {
+        partition: u32,
     },
     Leased {
         choice: Choice,
@@ -97,6 +102,7 @@ enum Done {
 /// A queue at work.
 pub(super) struct Service {
     name: String,
+    number: u64,
     registry: Arc<Coordinator<Registry>>,
     clock: Arc<dyn Clock>,
     partitions: BTreeMap<u32, Arc<Partition>>,
@@ -122,6 +128,7 @@ impl Service {
         let dispatch = Dispatch::new(queue, clock::instant(), clock.now().as_millis());
         Self {
             name,
+            number: queue.number(),
             registry,
             clock,
             partitions,
@@ -137,6 +144,9 @@ impl Service {
     /// Works until nobody can tell it anything any more.
     pub(super) async fn run(mut self) {
         loop {
+            // However much there is to hear.
+            let expired = self.dispatch.expire(clock::instant());
+            self.settle(expired);
             self.begin_all();
             let due = self.dispatch.next_due();
             let sleep = async {
@@ -152,10 +162,7 @@ impl Service {
                     Some(told) => self.hear(told),
                 },
                 Some(done) = self.work.next() => self.take(done),
-                () = sleep => {
-                    let expired = self.dispatch.expire(clock::instant());
-                    self.settle(expired);
-                }
+                () = sleep => {}
             }
         }
     }
@@ -176,16 +183,18 @@ impl Service {
                 && partition.high_watermark().get() <= end
                 && self.waiting.insert(index)
             {
-                let moved = partition.moved_beyond(Offset::new(end));
+                let (partition, mut watermark) = (Arc::clone(partition), partition.watch());
                 self.work.push(Box::pin(async move {
-                    moved.await;
-                    Done::Moved { partition: index }
+                    let is_more = |now: &Offset| end < now.get() || partition.is_deleted();
+                    // It cannot be dropped: the partition, which it belongs to, is held.
+                    drop(watermark.wait_for(is_more).await);
+                    Done::Moved { partition: index, is_deleted: partition.is_deleted() }
                 }));
             }
         }
         for choice in self.dispatch.choose() {
             let kind = CommandKind::Lease(choice.lease.clone());
-            let command = Command { queue: self.name.clone(), kind };
+            let command = Command { queue: self.name.clone(), number: Some(self.number), kind };
             let (registry, now) = (Arc::clone(&self.registry), self.clock.now());
             self.work.push(Box::pin(async move {
                 let submitted = registry.submit(command, now, |_| ()).await;
@@ -229,7 +238,10 @@ impl Service {
 
     fn take(&mut self, done: Done) {
         match done {
-            Done::Moved { partition } => drop(self.waiting.remove(&partition)),
+            // Nothing comes of one that was deleted any more: it is waited for no more.
+            Done::Moved { is_deleted: true, .. } => {}
+            Done::Moved { partition, is_deleted: false } => drop(self.waiting.remove(&partition)),
+            Done::Paused { partition } => self.dispatch.go_on(partition),
             Done::Read { wanted, result } => {
                 self.reading.remove(&wanted.partition);
                 match result {
@@ -286,7 +298,7 @@ impl Service {
             return;
         }
         let kind = CommandKind::Settle(settlements.clone());
-        let command = Command { queue: self.name.clone(), kind };
+        let command = Command { queue: self.name.clone(), number: Some(self.number), kind };
         let (registry, now) = (Arc::clone(&self.registry), self.clock.now());
         self.work.push(Box::pin(async move {
             let submitted = registry.submit(command, now, |_| ()).await;
@@ -297,11 +309,10 @@ impl Service {
 
     /// Leaves a partition alone for a moment.
     fn pause(&mut self, partition: u32) {
-        self.reading.insert(partition);
+        self.dispatch.pause(partition);
         self.work.push(Box::pin(async move {
             tokio::time::sleep(RETRY).await;
-            let wanted = Wanted { partition, from: 0, is_again: false };
-            Done::Read { wanted, result: Ok((Span(0, 0), Vec::new())) }
+            Done::Paused { partition }
         }));
     }
 }

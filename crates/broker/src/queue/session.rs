@@ -108,6 +108,10 @@ pub struct QueueDelivery {
 }
 
 impl QueueEvent {
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Deliveries(deliveries) if deliveries.is_empty())
+    }
+
     /// Bytes of records in it.
     fn bytes(&self) -> u64 {
         match self {
@@ -195,6 +199,9 @@ impl QueueSession {
                 },
             };
             let Some(event) = event else { continue };
+            if event.is_empty() {
+                continue;
+            }
             let bytes = event.bytes();
             if self.events.send(event).await.is_err() {
                 return Ok(());
@@ -244,13 +251,25 @@ impl QueueSession {
         let settles: Vec<_> = self.unsaid.drain(..count).collect();
         let (shared, running) = (Arc::clone(&self.shared), worker.running.clone());
         let queue = worker.queue.clone();
-        self.storing.push(Box::pin(async move { settle(&shared, queue, &running, settles).await }));
+        // To its end, even if the stream is gone: what is stored must be told.
+        let stored = tokio::spawn(async move { settle(&shared, queue, &running, settles).await });
+        self.storing
+            .push(Box::pin(async move { stored.await.unwrap_or(Err(QueueError::Stopping)) }));
     }
 }
 
 impl Worker {
+    /// What is still its to work on; of the rest, which was not taken in time, it may be sent others.
     fn event(&self, deliveries: Vec<Delivery>) -> QueueEvent {
         let now = clock::instant();
+        let (deliveries, over): (Vec<_>, Vec<_>) =
+            deliveries.into_iter().partition(|delivery| now < delivery.until);
+        if !over.is_empty() {
+            let bytes = over.iter().map(|delivery| delivery.record.bytes() as u64).sum();
+            let (worker, records) = (self.number, over.len() as u64);
+            let _ = self.running.told.send(Told::Granted { worker, records, bytes });
+            let _ = self.running.told.send(Told::Taken { worker, bytes });
+        }
         let deliveries = deliveries.into_iter().map(|delivery| {
             let Delivery { partition, lease, attempt, until, record } = delivery;
             let held = Held { partition, offset: record.offset.get(), lease };
@@ -301,7 +320,7 @@ async fn settle(shared: &Shared, queue: String, running: &Running, settles: Vec<
         return Ok(results);
     }
     let kind = CommandKind::Settle(settlements.clone());
-    let settled = shared.queues.submit(&queue, kind, shared).await?.settled;
+    let settled = shared.queues.submit_to(&queue, running.number, kind, shared).await?.settled;
     for (place, result) in places.into_iter().zip(&settled) {
         if let (Some((_, slot)), Err(refusal)) = (results.get_mut(place), result) {
             *slot = Err(*refusal);

@@ -95,16 +95,14 @@ impl Registry {
         self
     }
 
-    /// The first record that any queue on a topic needs, by partition.
-    pub(super) fn needed(&self, topic: &Topic) -> BTreeMap<u32, u64> {
-        let mut needed = BTreeMap::new();
-        for queue in self.queues.values().filter(|queue| queue.topic.id == topic.id) {
-            for (partition, window) in &queue.partitions {
-                let first = needed.entry(*partition).or_insert(u64::MAX);
-                *first = window.needed_from().min(*first);
-            }
-        }
-        needed
+    /// The first record that any queue on a topic needs, of each of so many partitions: of one that a queue
+    /// does not know yet, all.
+    pub(super) fn needed(&self, topic: &Topic, partitions: u32) -> Vec<u64> {
+        let queues: Vec<_> = self.queues.values().filter(|it| it.topic.id == topic.id).collect();
+        let needed =
+            |queue: &&Queue, index| queue.partitions.get(&index).map_or(0, Window::needed_from);
+        let needed = |index| queues.iter().map(|queue| needed(queue, index)).min();
+        (0..partitions).map(|index| needed(index).unwrap_or(u64::MAX)).collect()
     }
 
     pub(super) fn known(&self, name: &str) -> Result<&Queue, QueueRefusal> {
@@ -168,10 +166,16 @@ impl Queue {
         };
         let offsets = wanted.offsets.iter().filter_map(|offset| Some((*offset, free(offset)?)));
         let records: Vec<_> = offsets.map(|(offset, tried)| (offset, tried + 1)).collect();
+        let held = wanted.offsets.iter().filter_map(|offset| match window.runs.get(*offset)? {
+            Status::Leased { lease, .. } => Some((*offset, *lease)),
+            Status::Ready { .. } | Status::Delayed { .. } | Status::Settled => None,
+        });
+        let held: Vec<_> = held.collect();
         let missing = wanted.missing.iter().flat_map(|span| window.missing(*span, wanted.end));
         let missing: Vec<_> = missing.collect();
         if records.is_empty() && missing.is_empty() && wanted.end <= end {
-            return (Reply::default(), None);
+            let leased = Leased { held, ..Leased::default() };
+            return (Reply { leased, ..Reply::default() }, None);
         }
         let lease = self.leases + 1;
         let event = EventKind::Leased {
@@ -181,7 +185,7 @@ impl Queue {
             missing,
             spans: Span::gather(records.iter().map(|(offset, _)| *offset)),
         };
-        (Reply { leased: Leased { lease, records }, ..Reply::default() }, Some(event))
+        (Reply { leased: Leased { lease, records, held }, ..Reply::default() }, Some(event))
     }
 
     /// What becomes of each record that somebody settles.
@@ -415,7 +419,12 @@ impl StateMachine for Registry {
     type Event = Event;
 
     fn decide(&self, command: Command, now: Timestamp) -> Decision<Self> {
-        let Command { queue: name, kind } = command;
+        let Command { queue: name, number, kind } = command;
+        if let Some(number) = number
+            && self.known(&name)?.number != number
+        {
+            return Err(QueueRefusal::UnknownQueue { queue: name });
+        }
         let (reply, kinds) = match kind {
             CommandKind::Create { topic, policy, starts } => {
                 let created = self.create(&name, topic, policy, starts, now.as_millis())?;

@@ -51,7 +51,8 @@ impl Bench {
     }
 
     fn submit(&mut self, kind: CommandKind) -> Result<Reply, QueueRefusal> {
-        let (reply, events) = self.registry.decide(Command { queue: QUEUE.into(), kind }, NOW)?;
+        let (reply, events) =
+            self.registry.decide(Command { queue: QUEUE.into(), number: None, kind }, NOW)?;
         for event in &events {
             // What is persisted is what is applied.
             let text = serde_json::to_string(event).expect("it can be written");

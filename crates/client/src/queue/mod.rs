@@ -262,7 +262,8 @@ impl Worker {
         for (ack_id, (since, lease)) in &mut self.held {
             if *since + *lease / 2 <= now {
                 *since = now;
-                let extend = v1::settlement::Verdict::Extend(v1::Extend { lease_ms: None });
+                let lease_ms = Some(lease.as_millis() as u32);
+                let extend = v1::settlement::Verdict::Extend(v1::Extend { lease_ms });
                 extended.push((ack_id.clone(), extend));
             }
         }
