@@ -103,8 +103,16 @@ struct Worker {
     /// How many answers are to come on this stream for each record.
     awaited: HashMap<Bytes, u32>,
     /// What was said of records.
-    unanswered: HashMap<Bytes, Verdict>,
+    unanswered: HashMap<Bytes, Said>,
     stats: QueueStats,
+}
+
+/// What was said of a record.
+#[derive(Clone, Debug)]
+struct Said {
+    verdict: Verdict,
+    /// Whether it was said on another stream too, and may have been heard there.
+    is_again: bool,
 }
 
 /// The stream to the broker.
@@ -132,8 +140,9 @@ impl Worker {
             if is_stopping && idle {
                 return Ok(());
             }
+            let opening = open(self.client.clone(), self.queue.clone(), attempts);
             let opened = tokio::select! {
-                opened = open(&self.client, &self.queue, attempts) => opened,
+                opened = self.meanwhile(opening) => opened,
                 () = &mut stop, if !is_stopping => {
                     is_stopping = true;
                     continue;
@@ -152,9 +161,9 @@ impl Worker {
                     event = link.events.message() => match event {
                         Ok(Some(event)) => {
                             attempts = 0;
-                            let granted = self.take(event, &handle);
-                            if granted > 0 && !is_stopping {
-                                link.grant(granted);
+                            let room = self.take(&link, event, &handle, is_stopping);
+                            if room > 0 && !is_stopping {
+                                link.grant(room);
                             }
                         }
                         Ok(None) => {
@@ -168,8 +177,7 @@ impl Worker {
                         }
                     },
                     Some((ack_id, verdict)) = self.running.next(), if !self.running.is_empty() => {
-                        self.held.remove(&ack_id);
-                        self.unanswered.insert(ack_id.clone(), verdict.clone());
+                        self.finish(ack_id.clone(), verdict.clone());
                         self.settle(&link, vec![(ack_id, verdict.into())]);
                     }
                     _ = look.tick() => self.extend(&link),
@@ -184,11 +192,32 @@ impl Worker {
     fn resume(&mut self, link: &Link, is_stopping: bool) {
         self.awaited.clear();
         let said = self.unanswered.iter();
-        let said = said.map(|(ack_id, verdict)| (ack_id.clone(), verdict.clone().into()));
-        self.settle(link, said.collect());
+        let said = said.map(|(ack_id, said)| (ack_id.clone(), said.verdict.clone().into()));
+        let said = said.collect();
+        self.settle(link, said);
+        self.unanswered.values_mut().for_each(|said| said.is_again = true);
         let busy = (self.running.len() + self.unanswered.len()) as u32;
         if !is_stopping && busy < self.concurrency {
             link.grant(self.concurrency - busy);
+        }
+    }
+
+    /// What a handler says of a record.
+    fn finish(&mut self, ack_id: Bytes, verdict: Verdict) {
+        self.held.remove(&ack_id);
+        self.unanswered.insert(ack_id, Said { verdict, is_again: false });
+    }
+
+    /// Lets handlers go on while something else is waited for.
+    async fn meanwhile<T>(&mut self, what: impl Future<Output = T>) -> T {
+        let mut what = std::pin::pin!(what);
+        loop {
+            tokio::select! {
+                done = &mut what => return done,
+                Some((ack_id, verdict)) = self.running.next(), if !self.running.is_empty() => {
+                    self.finish(ack_id, verdict);
+                }
+            }
         }
     }
 
@@ -200,7 +229,13 @@ impl Worker {
     }
 
     /// Takes what the broker says; how many more records there is room for.
-    fn take<H, F>(&mut self, event: v1::ReceiveResponse, handle: &H) -> u32
+    fn take<H, F>(
+        &mut self,
+        link: &Link,
+        event: v1::ReceiveResponse,
+        handle: &H,
+        is_stopping: bool,
+    ) -> u32
     where
         H: Fn(Job) -> F,
         F: Future<Output = Verdict> + Send + 'static,
@@ -208,8 +243,13 @@ impl Worker {
         match event.event {
             Some(Event::Deliveries(deliveries)) => {
                 for delivery in deliveries.deliveries {
-                    self.stats.received += 1;
                     let (ack_id, lease) = (delivery.ack_id.clone(), delivery.lease_ms);
+                    if is_stopping {
+                        self.finish(ack_id.clone(), Verdict::Release);
+                        self.settle(link, vec![(ack_id, Verdict::Release.into())]);
+                        continue;
+                    }
+                    self.stats.received += 1;
                     let lease = Duration::from_millis(lease.into());
                     self.held.insert(ack_id.clone(), (Instant::now(), lease));
                     let handled = handle(Job::new(delivery));
@@ -220,12 +260,18 @@ impl Worker {
             Some(Event::Settled(settled)) => {
                 let mut room = 0;
                 for v1::SettleResult { ack_id, error } in settled.results {
-                    if !self.is_last_answer(&ack_id) || self.unanswered.remove(&ack_id).is_none() {
+                    if !self.is_last_answer(&ack_id) {
                         continue;
                     }
+                    let Some(said) = self.unanswered.remove(&ack_id) else { continue };
                     room += 1;
                     match error {
+                        _ if said.verdict == Verdict::Release => {}
                         None => self.stats.settled += 1,
+                        // It was heard on the stream before.
+                        Some(error) if said.is_again && error.reason == "ALREADY_SETTLED" => {
+                            self.stats.settled += 1;
+                        }
                         Some(error) => {
                             self.stats.late += 1;
                             tracing::warn!(
@@ -281,14 +327,15 @@ impl Worker {
         {
             return Err(error);
         }
-        tokio::time::sleep(Backoff::CONNECTION.delay(*attempts, retry::dice())).await;
+        let pause = Backoff::CONNECTION.delay(*attempts, retry::dice());
+        self.meanwhile(tokio::time::sleep(pause)).await;
         Ok(())
     }
 }
 
-async fn open(client: &Client, queue: &str, attempts: u32) -> Result<Link, Status> {
+async fn open(client: Client, queue: String, attempts: u32) -> Result<Link, Status> {
     let (commands, mut receiver) = unbounded_channel();
-    let open = Command::Open(v1::OpenQueue { queue: queue.to_owned() });
+    let open = Command::Open(v1::OpenQueue { queue });
     drop(commands.send(v1::ReceiveRequest { command: Some(open) }));
     let requests = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
     let place = client.place(Traffic::Records, attempts);
