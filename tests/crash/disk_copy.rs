@@ -18,6 +18,8 @@ use crate::rounds;
 
 /// Power losses of one directory.
 const LOSSES: u32 = 3;
+/// Directories that are tried beside them while no copy lacks anything.
+const MORE: u64 = 6;
 /// What clients do not hear within this time, nobody will tell them.
 const QUIET: Duration = Duration::from_millis(250);
 
@@ -25,9 +27,14 @@ const QUIET: Duration = Duration::from_millis(250);
 async fn on_a_copy_of_its_disk_the_broker_has_all_that_was_synced() {
     let mut dice = Dice::new("disk copy");
     let mut lost = 0;
-    for _ in 0..rounds(1, 12) {
+    let rounds = rounds(1, 12);
+    for round in 1.. {
         let Some(more) = run(&mut dice).await else { return };
         lost += more;
+        // Where all was on the disk by chance, it is tried again: then nothing is proved yet.
+        if rounds <= round && (0 < lost || rounds + MORE <= round) {
+            break;
+        }
     }
     println!("{lost} records were acknowledged by page_cache topics, and lost");
     assert!(0 < lost, "no copy lacked anything: this proves nothing");
