@@ -3,8 +3,8 @@
 //! All parts run in turn on the same directory, a round at a time, every second round backwards; a
 //! first round warms up and is not counted. So a ratio compares neighbours, and a machine that is
 //! busy for a while slows both sides. Before each part the file system is synced, and before those
-//! that fill the page cache, as much memory is touched as they need: a virtual machine may have given it back
-//! to its host, and getting it again costs more than all else. `--cold` leaves that out.
+//! that fill the page cache, as much memory is touched as they need: a virtual machine may have given
+//! it back to its host, and getting it again costs more than all else. `--cold` leaves that out.
 
 mod bare;
 mod files;

@@ -120,7 +120,10 @@ async fn what_waits_for_syncs_that_hang_takes_no_more_memory_than_is_allowed() {
                 assert!(reason.as_deref().is_none_or(|it| it == "OVERLOADED"), "{reason:?}");
             }
             // There was no room for all of the request.
-            Err(status) => assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}"),
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+                assert!(status.message().contains("requests that are not whole"), "{status:?}");
+            }
         }
     }
     let more = broker.memory_peak() - before;

@@ -70,7 +70,8 @@ async fn run_streams(client: &Client, shared: &Arc<Shared>) {
     }
 }
 
-/// Opens a stream, after so many attempts that failed, and serves it until it ends; also says whether it ever worked.
+/// Opens a stream, after so many attempts that failed, and serves it until it ends; also says whether
+/// it ever worked.
 async fn run_stream(client: &Client, shared: &Arc<Shared>, attempts: u32) -> (Ended, bool) {
     const CONNECTING: &str = "no connection to the broker";
     let broken = |status: &Status| Ended::Broken(CallError::from_status(client.server(), status));
