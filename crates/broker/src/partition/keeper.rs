@@ -55,6 +55,10 @@ impl Partition {
     pub(super) fn keep(self: &Arc<Self>) {
         self.upkeep_is_due.store(false, Ordering::Release);
         let Some(open) = self.open_log().filter(|open| open.read_only.is_none()) else { return };
+        if open.lock().is_none() {
+            // It has ended, and nothing becomes due.
+            return self.threads.agenda.set(self, None);
+        }
         let instant = clock::instant();
         let now = self.threads.clock.now();
         let doubt = if self.has_ages() { self.threads.doubt(now, instant) } else { None };
