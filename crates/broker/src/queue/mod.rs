@@ -22,8 +22,6 @@ mod session;
 mod state;
 
 #[cfg(test)]
-mod dispatch_tests;
-#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

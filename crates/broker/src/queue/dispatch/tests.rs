@@ -7,12 +7,12 @@ use proptest::prelude::*;
 use taffrail_model::{Offset, Timestamp};
 use tokio::time::Instant;
 
-use super::command::{Command, CommandKind, Settled, Settlement, Verdict};
-use super::dispatch::{Choice, Dispatch};
-use super::event::{Span, Start, Topic};
-use super::policy::{Order, Policy};
-use super::record::QueueRecord;
-use super::state::{Registry, Status};
+use super::super::command::{Command, CommandKind, Settled, Settlement, Verdict};
+use super::super::event::{Span, Start, Topic};
+use super::super::policy::{Order, Policy};
+use super::super::record::QueueRecord;
+use super::super::state::{Registry, Status};
+use super::{Choice, Dispatch};
 use crate::coordinator::StateMachine;
 
 const QUEUE: &str = "q";
@@ -216,7 +216,11 @@ fn begin(registry: &Registry, now: Instant, wall: Timestamp) -> Dispatch {
     Dispatch::new(registry.get(QUEUE).expect("it is there"), now, wall.as_millis())
 }
 
-fn submit(registry: &mut Registry, kind: CommandKind, now: Timestamp) -> super::command::Reply {
+fn submit(
+    registry: &mut Registry,
+    kind: CommandKind,
+    now: Timestamp,
+) -> super::super::command::Reply {
     let decided = registry.decide(Command { queue: QUEUE.into(), number: None, kind }, now);
     let (reply, events) = decided.expect("nothing is refused");
     for event in &events {
