@@ -48,10 +48,9 @@ impl QueueService for Service {
         request: Request<v1::AlterQueueRequest>,
     ) -> Result<Response<v1::AlterQueueResponse>, Status> {
         let v1::AlterQueueRequest { queue, settings } = request.into_inner();
-        let settings = settings.unwrap_or_default();
-        let policy = self.broker.describe_queue(&queue).await.map_err(refused)?.policy;
-        let policy = convert::changed(policy, settings).map_err(Explained::into_status)?;
-        self.broker.alter_queue(&queue, |_| policy).await.map_err(refused)?;
+        let change = convert::change(settings.unwrap_or_default());
+        let change = change.map_err(Explained::into_status)?;
+        self.broker.alter_queue(&queue, change).await.map_err(refused)?;
         Ok(Response::new(v1::AlterQueueResponse {}))
     }
 

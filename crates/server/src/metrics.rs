@@ -10,7 +10,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use taffrail_broker::{Broker, Dirt, GroupDescription, Histogram, PartitionLag, PartitionStatus};
+use taffrail_broker::{
+    Broker, Dirt, GroupDescription, Histogram, PartitionLag, PartitionStatus, QueueDescription,
+    QueuePartition, QueueTally,
+};
 
 use crate::accept::Connections;
 
@@ -22,7 +25,8 @@ pub(crate) async fn text(
     let mut registry = Registry::with_prefix("taffrail");
     let (broker, connections) = (Arc::clone(broker), Arc::clone(connections));
     let groups = groups(&broker).await;
-    registry.register_collector(Box::new(Snapshot { broker, connections, groups }));
+    let queues = queues(&broker).await;
+    registry.register_collector(Box::new(Snapshot { broker, connections, groups, queues }));
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
     Ok(out)
@@ -38,11 +42,22 @@ async fn groups(broker: &Broker) -> Vec<GroupDescription> {
     groups
 }
 
+/// What stands in every queue, if that is known.
+async fn queues(broker: &Broker) -> Vec<QueueDescription> {
+    let mut queues = Vec::new();
+    for queue in broker.list_queues().await.unwrap_or_default() {
+        // One that was deleted just now is left out.
+        queues.extend(broker.describe_queue(&queue.name).await);
+    }
+    queues
+}
+
 #[derive(Debug)]
 struct Snapshot {
     broker: Arc<Broker>,
     connections: Arc<Connections>,
     groups: Vec<GroupDescription>,
+    queues: Vec<QueueDescription>,
 }
 
 impl Collector for Snapshot {
@@ -54,7 +69,8 @@ impl Collector for Snapshot {
         self.partitions(out)?;
         self.dirt(out)?;
         self.members(out)?;
-        self.lags(out)
+        self.lags(out)?;
+        self.queues(out)
     }
 }
 
@@ -295,6 +311,60 @@ impl Snapshot {
                     gauge.encode(family.encode_family(&labels)?)?;
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    fn queues(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Count = fn(&QueueTally) -> u64;
+        let counters: [(&str, &str, Count); 7] = [
+            ("queue_delivered", "Attempts that were handed out", |it| it.delivered),
+            ("queue_redelivered", "Attempts that were not the first", |it| it.redelivered),
+            ("queue_acknowledged", "Records that were acknowledged", |it| it.acknowledged),
+            ("queue_failed", "Attempts that failed, as a worker said", |it| it.failed),
+            ("queue_expired", "Attempts whose lease ended", |it| it.expired),
+            ("queue_given_up", "Records that are not tried any more", |it| it.parked),
+            ("queue_dead_letters", "Records copied to the dead-letter topic", |it| it.copied),
+        ];
+        for (name, help, count) in counters {
+            let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for queue in &self.queues {
+                let counter = ConstCounter::new(count(&queue.tally));
+                counter.encode(family.encode_family(&[("queue", queue.name.clone())])?)?;
+            }
+        }
+        type Value = fn(&QueuePartition) -> u64;
+        let states: [(&str, Value); 5] = [
+            ("new", |it| it.fresh),
+            ("ready", |it| it.ready),
+            ("leased", |it| it.leased),
+            ("delayed", |it| it.delayed),
+            ("parked", |it| it.parked),
+        ];
+        let help = "Records of a queue that are not settled, and parked ones";
+        let mut family = out.encode_descriptor("queue_records", help, None, MetricType::Gauge)?;
+        for queue in &self.queues {
+            for (state, value) in states {
+                let records: u64 = queue.partitions.iter().map(value).sum();
+                let labels = [("queue", queue.name.clone()), ("state", state.to_owned())];
+                ConstGauge::new(records as i64).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "How long the oldest record that is not settled has been in the log";
+        let name = "queue_oldest_seconds";
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for queue in &self.queues {
+            let age = queue.partitions.iter().map(|it| it.age).max().unwrap_or_default();
+            let gauge = ConstGauge::new(age.as_secs_f64());
+            gauge.encode(family.encode_family(&[("queue", queue.name.clone())])?)?;
+        }
+        let help = "Workers of a queue";
+        let mut family = out.encode_descriptor("queue_workers", help, None, MetricType::Gauge)?;
+        for queue in &self.queues {
+            let gauge = ConstGauge::new(queue.crowd.workers as i64);
+            gauge.encode(family.encode_family(&[("queue", queue.name.clone())])?)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::copies::{CopyEnd, WantedCopies};
 use super::event::{Span, Start, Topic};
 use super::policy::Policy;
 
@@ -33,6 +34,10 @@ pub(crate) enum CommandKind {
     Redrive { partition: u32, spans: Vec<Span> },
     /// To forget parked records.
     Discard { partition: u32, spans: Vec<Span> },
+    /// To copy parked records to a dead-letter topic, where nobody else appends as this producer.
+    Copy { topic: Topic, producer: u64, wanted: Vec<WantedCopies> },
+    /// What has become of copies, by partition of the dead-letter topic.
+    EndCopies(Vec<(u32, CopyEnd)>),
 }
 
 /// Records for somebody to work on; those that somebody has, or that are done, are left out.

@@ -1,16 +1,15 @@
 //! What stands in a queue, and why nothing is handed out where that is so.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::Duration;
 
-use taffrail_model::{PartitionIndex, Timestamp};
+use taffrail_model::{Offset, PartitionIndex, Timestamp};
 use tokio::sync::oneshot;
 
 use super::policy::Policy;
 use super::service::Told;
-use super::state::{Queue, Status, Window};
+use super::state::{Status, Window};
+use super::tally::QueueTally;
 use super::{QueueError, partitions};
-use crate::partition::Partition;
 use crate::shared::Shared;
 
 /// A queue among others.
@@ -27,7 +26,7 @@ pub struct QueueSummary {
 }
 
 /// A queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct QueueDescription {
     /// Its name.
     pub name: String,
@@ -43,6 +42,10 @@ pub struct QueueDescription {
     pub crowd: Crowd,
     /// Why nothing is handed out, where that is so.
     pub idle: Option<Idle>,
+    /// Why dead letters are not copied, where that is so.
+    pub uncopied: Option<String>,
+    /// What it has done since the broker was started.
+    pub tally: QueueTally,
 }
 
 /// What stands in one partition of a queue.
@@ -64,6 +67,8 @@ pub struct QueuePartition {
     pub first_open: u64,
     /// When the first one that is delayed is tried again.
     pub delayed_until: Option<Timestamp>,
+    /// How long the first one that is not settled has been in the log.
+    pub age: Duration,
 }
 
 /// Who works on a queue.
@@ -132,12 +137,12 @@ impl Window {
 pub(crate) async fn list(shared: &Shared) -> Result<Vec<QueueSummary>, QueueError> {
     let looked = shared.queues.registry()?.look(|queues| {
         let summaries = queues.all().map(|(name, queue)| {
-            let parked = queue.partitions().values().map(|window| window.parked().len() as u64);
+            let parked = queue.parked() as u64;
             QueueSummary {
                 name: name.clone(),
                 topic: queue.topic().name.clone(),
                 created: Timestamp::from_millis(queue.created_ms()),
-                parked: parked.sum(),
+                parked,
             }
         });
         summaries.collect()
@@ -147,29 +152,47 @@ pub(crate) async fn list(shared: &Shared) -> Result<Vec<QueueSummary>, QueueErro
 
 /// Describes a queue.
 pub(crate) async fn describe(shared: &Shared, name: &str) -> Result<QueueDescription, QueueError> {
-    let known: Queue = shared.queues.known(name).await?;
-    let served = partitions(shared, known.topic());
-    let end = |index: u32| {
-        let served: Option<&BTreeMap<u32, Arc<Partition>>> = served.as_ref();
-        served.and_then(|it| it.get(&index)).map_or(0, |it| it.high_watermark().get())
-    };
-    let partitions = known.partitions().iter();
-    let partitions = partitions.map(|(index, window)| window.describe(*index, end(*index)));
-    let partitions: Vec<_> = partitions.collect();
+    let looked = shared.queues.look(name, |queue| {
+        let served = partitions(shared, queue.topic());
+        let end = |index: &u32| {
+            let served = served.as_ref().and_then(|it| it.get(index));
+            served.map_or(0, |partition| partition.high_watermark().get())
+        };
+        let described = queue.partitions().iter();
+        let described = described.map(|(index, window)| window.describe(*index, end(index)));
+        let described: Vec<_> = described.collect();
+        let ends: u64 = queue.partitions().keys().map(end).sum();
+        let (topic, policy) = (queue.topic().name.clone(), queue.policy().clone());
+        let created = Timestamp::from_millis(queue.created_ms());
+        (served, described, ends, topic, policy, created)
+    });
+    let (served, mut partitions, ends, topic, policy, created) = looked.await?;
+    for described in &mut partitions {
+        let served = served.as_ref().and_then(|it| it.get(&described.partition.get()));
+        if let Some(served) = served
+            && let Ok(unread) = served.unread(Offset::new(described.first_open)).await
+        {
+            let appended = unread.append_time;
+            described.age = appended.map_or(Duration::ZERO, |at| shared.now().since(at));
+        }
+    }
+    let running = shared.queues.running().get(name).cloned();
     let crowd = shared.queues.crowd(name).await;
     let idle = if served.is_none() {
         Some(Idle::NoTopic)
     } else {
-        idle(&partitions, crowd, known.policy().window.into())
+        idle(&partitions, crowd, policy.window.into())
     };
     Ok(QueueDescription {
         name: name.to_owned(),
-        topic: known.topic().name.clone(),
-        created: Timestamp::from_millis(known.created_ms()),
-        policy: known.policy().clone(),
+        topic,
+        created,
+        policy,
         partitions,
         crowd,
         idle,
+        uncopied: running.as_ref().and_then(|it| it.dead_letters.stuck()),
+        tally: running.map_or_else(QueueTally::default, |it| it.tally.get(ends)),
     })
 }
 

@@ -42,6 +42,20 @@ pub(crate) enum EventKind {
     Redriven { partition: u32, spans: Vec<Span> },
     /// These are parked no more, and done.
     Discarded { partition: u32, spans: Vec<Span> },
+    /// These, all of them parked, are being copied to a partition of the dead-letter topic, which ended at
+    /// `from` or behind it.
+    Copying {
+        topic: Topic,
+        producer: u64,
+        partition: u32,
+        sequence: u32,
+        from: u64,
+        places: Vec<Places>,
+    },
+    /// What was being copied there is, and is parked no more.
+    Copied { partition: u32 },
+    /// What was being copied there is not, and stays parked.
+    NotCopied { partition: u32 },
     /// There is no such queue any more.
     Deleted,
 }
@@ -58,6 +72,13 @@ pub(crate) struct Topic {
 pub(crate) struct Start {
     pub(crate) partition: u32,
     pub(crate) offset: u64,
+}
+
+/// Records of a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Places {
+    pub(crate) partition: u32,
+    pub(crate) spans: Vec<Span>,
 }
 
 /// Offsets that lie behind one another.

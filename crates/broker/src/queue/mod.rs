@@ -9,10 +9,13 @@
 
 mod ack_id;
 mod command;
+mod copies;
+mod dead_letters;
 mod describe;
 mod dispatch;
 mod error;
 mod event;
+mod letter;
 mod parked;
 mod policy;
 mod record;
@@ -20,15 +23,17 @@ mod runs;
 mod service;
 mod session;
 mod state;
+mod tally;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use taffrail_model::{Offset, PartitionIndex, TopicName, limits};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::coordinator::Coordinator;
 use crate::fetch::{self, Position};
@@ -39,6 +44,7 @@ use event::{Start, Topic};
 use service::{Service, Told};
 
 pub use command::{QueueRefusal, SettleRefusal};
+use dead_letters::{DeadLetters, Desk};
 pub use describe::{Crowd, Idle, QueueDescription, QueuePartition, QueueSummary};
 pub(crate) use describe::{describe, list};
 pub use error::QueueError;
@@ -50,6 +56,11 @@ pub use record::QueueRecord;
 pub use session::{QueueCommand, QueueDelivery, QueueEvent, QueueSession, Settle, Verdict};
 use state::Queue;
 pub(crate) use state::Registry;
+pub use tally::QueueTally;
+use tally::Tally;
+
+/// How long a topic may keep what queues have settled.
+const LET_GO_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All queues.
 #[derive(Debug)]
@@ -68,6 +79,10 @@ struct Running {
     /// The queue's number.
     number: u64,
     told: mpsc::UnboundedSender<Told>,
+    dead_letters: Arc<Desk>,
+    tally: Arc<Tally>,
+    /// Something was settled: the topic may have to keep less.
+    settled: Arc<Notify>,
     last_worker: Arc<std::sync::atomic::AtomicU64>,
 }
 
@@ -127,12 +142,7 @@ impl Queues {
     }
 
     async fn decide(&self, command: Command, shared: &Shared) -> Result<Reply, QueueError> {
-        let queue = command.queue.clone();
-        let topic = |queues: &Registry| queues.get(&queue).map(|queue| queue.topic().clone());
-        let (reply, topic) = self.registry()?.submit(command, shared.now(), topic).await?;
-        if let Some(topic) = topic {
-            self.keep(shared, &topic).await;
-        }
+        let (reply, ()) = self.registry()?.submit(command, shared.now(), |_| ()).await?;
         Ok(reply)
     }
 
@@ -149,9 +159,18 @@ impl Queues {
         }
     }
 
-    /// What is known of a queue.
-    async fn known(&self, name: &str) -> Result<Queue, QueueError> {
-        Ok(self.registry()?.look(|queues| queues.known(name).cloned()).await??)
+    /// What `look` sees of a queue.
+    async fn look<T>(&self, name: &str, look: impl FnOnce(&Queue) -> T) -> Result<T, QueueError> {
+        Ok(self.registry()?.look(|queues| queues.known(name).map(look)).await??)
+    }
+
+    /// Has what is parked in a queue copied, if there is anything to copy.
+    async fn copy_dead_letters(&self, shared: &Arc<Shared>, name: &str) -> Result<(), QueueError> {
+        let is_due = |queues: &Registry| queues.get(name).is_some_and(Queue::has_dead_letters);
+        if self.registry()?.look(is_due).await? {
+            self.at_work(shared, name).await?.dead_letters.wake.notify_one();
+        }
+        Ok(())
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
@@ -159,7 +178,7 @@ impl Queues {
     }
 
     /// A queue at work: begins it, if it is not.
-    async fn at_work(&self, shared: &Shared, name: &str) -> Result<Running, QueueError> {
+    async fn at_work(&self, shared: &Arc<Shared>, name: &str) -> Result<Running, QueueError> {
         if let Some(running) = self.running().get(name) {
             return Ok(running.clone());
         }
@@ -169,15 +188,27 @@ impl Queues {
             return Ok(running.clone());
         }
         let registry = Arc::clone(self.registry()?);
-        let known = self.known(name).await?;
+        let known = self.look(name, Queue::clone).await?;
         let topic = known.topic();
         let partitions = partitions(shared, topic)
             .ok_or_else(|| QueueError::NoTopic { queue: name.into(), topic: topic.name.clone() })?;
         let (told, inbox) = mpsc::unbounded_channel();
-        let running = Running { number: known.number(), told, last_worker: Arc::default() };
-        let (clock, name) = (Arc::clone(&shared.clock), name.to_owned());
-        let service = Service::new(name.clone(), &known, partitions, registry, clock, inbox);
-        tokio::spawn(service.run());
+        let (clock, name, number) = (Arc::clone(&shared.clock), name.to_owned(), known.number());
+        let running = Running {
+            number,
+            told,
+            dead_letters: Arc::default(),
+            tally: Arc::default(),
+            settled: Arc::default(),
+            last_worker: Arc::default(),
+        };
+        let service =
+            Service::new(name.clone(), &known, partitions, registry, clock, inbox, &running);
+        let beside = futures_util::future::join(
+            DeadLetters::new(shared, name.clone(), &running).run(),
+            let_go(Arc::downgrade(shared), topic.clone(), Arc::clone(&running.settled)),
+        );
+        tokio::spawn(service.run(beside));
         self.running().insert(name, running.clone());
         Ok(running)
     }
@@ -201,31 +232,58 @@ pub(crate) async fn create(shared: &Shared, request: CreateQueue) -> Result<(), 
         let found = fetch::find(partition, from).await?;
         starts.push(Start { partition: index, offset: found.offset.get() });
     }
+    check_dead_letters(shared, &topic, &policy)?;
     let topic = Topic { name: topic, id: served.topic.id.to_string() };
-    shared.queues.submit(&name, CommandKind::Create { topic, policy, starts }, shared).await?;
+    let kind = CommandKind::Create { topic: topic.clone(), policy, starts };
+    shared.queues.submit(&name, kind, shared).await?;
+    shared.queues.keep(shared, &topic).await;
     Ok(())
 }
 
 /// Changes how a queue works: what `change` makes of how it does.
 pub(crate) async fn alter(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     name: &str,
     change: impl FnOnce(Policy) -> Policy,
 ) -> Result<(), QueueError> {
-    let _changing = shared.queues.changing.lock().await;
-    let policy = change(shared.queues.known(name).await?.policy().clone());
+    let changing = shared.queues.changing.lock().await;
+    let known = |queue: &Queue| (queue.topic().name.clone(), queue.policy().clone());
+    let (topic, former) = shared.queues.look(name, known).await?;
+    let policy = change(former.clone());
     policy.check().map_err(QueueError::Request)?;
+    if policy.dead_letters != former.dead_letters {
+        check_dead_letters(shared, &topic, &policy)?;
+    }
     shared.queues.submit(name, CommandKind::Alter { policy: policy.clone() }, shared).await?;
     if let Some(running) = shared.queues.running().get(name) {
         let _ = running.told.send(Told::Altered { policy });
     }
+    drop(changing);
+    shared.queues.copy_dead_letters(shared, name).await
+}
+
+/// Whether records of a topic can be copied to where they are to be.
+fn check_dead_letters(shared: &Shared, topic: &str, policy: &Policy) -> Result<(), QueueError> {
+    let Some(dead_letters) = &policy.dead_letters else { return Ok(()) };
+    let parsed = TopicName::parse(dead_letters).map_err(fetch::FetchError::from)?;
+    if parsed.is_internal() {
+        return Err(QueueError::Internal { topic: dead_letters.clone() });
+    }
+    if dead_letters == topic {
+        return Err(QueueError::Request(format!(
+            "dead letters of a queue on {topic:?} cannot go to that topic, where they would be tried again: \
+             name another one"
+        )));
+    }
+    // Says what is wrong with the name.
+    fetch::partition(shared, dead_letters, PartitionIndex::new(0))?;
     Ok(())
 }
 
 /// Deletes a queue, and what is parked in it.
 pub(crate) async fn delete(shared: &Shared, name: &str) -> Result<(), QueueError> {
     let _changing = shared.queues.changing.lock().await;
-    let topic = shared.queues.known(name).await?.topic().clone();
+    let topic = shared.queues.look(name, |queue| queue.topic().clone()).await?;
     shared.queues.submit(name, CommandKind::Delete, shared).await?;
     shared.queues.keep(shared, &topic).await;
     if let Some(running) = shared.queues.running().remove(name) {
@@ -235,7 +293,7 @@ pub(crate) async fn delete(shared: &Shared, name: &str) -> Result<(), QueueError
 }
 
 /// Has topics keep what queues need of them, and queues look at all partitions that topics have.
-pub(crate) async fn follow(shared: &Shared) {
+pub(crate) async fn follow(shared: &Arc<Shared>) {
     let looked = async {
         let looked = shared.queues.registry()?.look(|queues| {
             let all = queues.all();
@@ -254,6 +312,9 @@ pub(crate) async fn follow(shared: &Shared) {
         if let Err(error) = grow(shared, &name, &topic).await {
             tracing::warn!(queue = name, %error, "a queue does not look at new partitions; the next change tells it");
         }
+        if let Err(error) = shared.queues.copy_dead_letters(shared, &name).await {
+            tracing::debug!(queue = name, %error, "dead letters are not copied");
+        }
     }
     let topics = shared.topics.load_full();
     for served in topics.all() {
@@ -262,11 +323,21 @@ pub(crate) async fn follow(shared: &Shared) {
     }
 }
 
+/// Has a topic let go of what a queue has settled: not each time, which would cost more than that is worth.
+async fn let_go(shared: Weak<Shared>, topic: Topic, settled: Arc<Notify>) {
+    loop {
+        settled.notified().await;
+        tokio::time::sleep(LET_GO_INTERVAL).await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.queues.keep(&shared, &topic).await;
+    }
+}
+
 /// Has a queue look at all partitions of its topic.
 async fn grow(shared: &Shared, name: &str, topic: &Topic) -> Result<(), QueueError> {
     let Some(served) = partitions(shared, topic) else { return Ok(()) };
     let _changing = shared.queues.changing.lock().await;
-    if served.len() <= shared.queues.known(name).await?.partitions().len() {
+    if served.len() <= shared.queues.look(name, |queue| queue.partitions().len()).await? {
         return Ok(());
     }
     let starts = served.keys().map(|index| Start { partition: *index, offset: 0 }).collect();

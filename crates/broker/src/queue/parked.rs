@@ -8,9 +8,9 @@ use super::command::CommandKind;
 use super::event::Span;
 use super::record::{QueueRecord, records_of};
 use super::service::Told;
-use super::state::Parked;
+use super::state::{Parked, Queue};
 use super::{QueueError, partitions};
-use crate::partition::Partition;
+use crate::partition::{Partition, PartitionReadError};
 use crate::shared::Shared;
 
 /// Bytes that are read to find a record.
@@ -36,7 +36,7 @@ pub struct ParkedRecord {
     pub reason: String,
     /// Since when.
     pub since: Timestamp,
-    /// What it holds; `None` if it is not there any more.
+    /// What it holds; `None` if it is not there any more, or cannot be read.
     pub record: Option<QueueRecord>,
 }
 
@@ -56,29 +56,27 @@ pub(crate) async fn list(
     behind: Option<QueuePlace>,
     count_max: usize,
 ) -> Result<Vec<ParkedRecord>, QueueError> {
-    let known = shared.queues.known(queue).await?;
-    let served = partitions(shared, known.topic()).unwrap_or_default();
-    let mut found = Vec::new();
-    for (index, window) in known.partitions() {
-        let partition = PartitionIndex::new(*index);
-        for (offset, parked) in window.parked() {
-            let place = QueuePlace { partition, offset: Offset::new(*offset) };
-            if behind.is_some_and(|behind| place <= behind) {
-                continue;
-            }
-            if found.len() == count_max.min(limits::PARKED_MAX) {
-                return Ok(found);
-            }
-            let Parked { attempts, reason, at_ms } = parked.clone();
-            let record = match served.get(index) {
-                Some(served) => read(served, place.offset).await,
-                None => None,
-            };
-            let since = Timestamp::from_millis(at_ms);
-            found.push(ParkedRecord { place, attempts, reason: reason.into(), since, record });
-        }
+    let count_max = count_max.min(limits::PARKED_MAX);
+    let behind = behind.map(|place| (place.partition.get(), place.offset.get()));
+    let found = shared.queues.look(queue, |queue| {
+        let found = queue.parked_behind(behind).take(count_max);
+        let found = found.map(|(partition, offset, parked)| (partition, offset, parked.clone()));
+        (queue.topic().clone(), found.collect::<Vec<_>>())
+    });
+    let (topic, found) = found.await?;
+    let served = partitions(shared, &topic).unwrap_or_default();
+    let mut listed = Vec::with_capacity(found.len());
+    for (partition, offset, Parked { attempts, reason, at_ms }) in found {
+        let place =
+            QueuePlace { partition: PartitionIndex::new(partition), offset: Offset::new(offset) };
+        let record = match served.get(&partition) {
+            Some(served) => read(served, place.offset).await.unwrap_or_default(),
+            None => None,
+        };
+        let since = Timestamp::from_millis(at_ms);
+        listed.push(ParkedRecord { place, attempts, reason: reason.into(), since, record });
     }
-    Ok(found)
+    Ok(listed)
 }
 
 /// Lets parked records be tried again, from the first attempt on; how many were parked.
@@ -112,6 +110,8 @@ pub(crate) async fn discard(
         let spans = shared.queues.submit(queue, kind, shared).await?.spans;
         count += spans.iter().map(|span| span.1 - span.0).sum::<u64>();
     }
+    let topic = shared.queues.look(queue, |queue| queue.topic().clone()).await?;
+    shared.queues.keep(shared, &topic).await;
     Ok(count)
 }
 
@@ -126,14 +126,11 @@ async fn select(
             places.into_iter().map(|it| (it.partition.get(), it.offset.get())).collect()
         }
         Selection::First(count) => {
-            let looked = shared.queues.registry()?.look(|queues| {
-                let partitions = queues.known(queue)?.partitions().iter();
-                let parked = partitions.flat_map(|(partition, window)| {
-                    window.parked().keys().map(|offset| (*partition, *offset))
-                });
-                Ok::<_, super::QueueRefusal>(parked.take(count).collect())
-            });
-            looked.await??
+            let places = |queue: &Queue| {
+                let parked = queue.parked_behind(None).take(count);
+                parked.map(|(partition, offset, _)| (partition, offset)).collect()
+            };
+            shared.queues.look(queue, places).await?
         }
     };
     // There is no record at the last number that there is.
@@ -148,13 +145,18 @@ async fn select(
     Ok(spans.collect())
 }
 
-/// What a record holds, if it can be read.
-async fn read(partition: &Partition, offset: Offset) -> Option<QueueRecord> {
+/// What a record holds; `None` if it is not there any more.
+pub(super) async fn read(
+    partition: &Partition,
+    offset: Offset,
+) -> Result<Option<QueueRecord>, String> {
     match partition.read(offset, READ_BYTES, Compressions::ALL).await {
         Ok(Read::Batches { bytes, .. }) => {
             let span = Span(offset.get(), offset.get() + 1);
-            records_of(bytes, span).ok()?.pop()
+            records_of(bytes, span).map(|mut records| records.pop())
         }
-        Ok(Read::Gap(_) | Read::End) | Err(_) => None,
+        Ok(Read::Gap(_) | Read::End) | Err(PartitionReadError::Gone { .. }) => Ok(None),
+        Err(PartitionReadError::Log(_)) if offset < partition.log_start() => Ok(None),
+        Err(error) => Err(error.to_string()),
     }
 }

@@ -26,6 +26,10 @@ pub struct Policy {
     pub order: Order,
     /// How many records of a partition may be leased, delayed or skipped at once.
     pub window: u32,
+    /// The topic that records are copied to which are not tried any more; where there is none, they stay
+    /// parked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<String>,
 }
 
 /// Which records wait for others.
@@ -48,6 +52,7 @@ impl Default for Policy {
             backoff_max: Duration::from_secs(600),
             order: Order::None,
             window: 10_000,
+            dead_letters: None,
         }
     }
 }

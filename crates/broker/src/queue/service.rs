@@ -13,17 +13,19 @@ use futures_util::stream::FuturesUnordered;
 use taffrail_log::Read;
 use taffrail_model::Offset;
 use taffrail_model::batch::Compressions;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::QueueError;
 use super::command::{Command, CommandKind, Leased, SettleRefusal, Settled, Settlement};
+use super::dead_letters::Desk;
 use super::describe::Crowd;
 use super::dispatch::{Choice, Delivery, Dispatch, Wanted, WorkerId};
 use super::event::Span;
 use super::policy::Policy;
 use super::record::{QueueRecord, records_of};
 use super::state::{Queue, Registry};
+use super::tally::Tally;
+use super::{QueueError, Running};
 use crate::clock::{self, Clock};
 use crate::coordinator::Coordinator;
 use crate::partition::{Partition, PartitionReadError};
@@ -113,6 +115,9 @@ pub(super) struct Service {
     reading: BTreeSet<u32>,
     waiting: BTreeSet<u32>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
+    dead_letters: Arc<Desk>,
+    tally: Arc<Tally>,
+    settled: Arc<Notify>,
 }
 
 impl Service {
@@ -124,6 +129,7 @@ impl Service {
         registry: Arc<Coordinator<Registry>>,
         clock: Arc<dyn Clock>,
         inbox: mpsc::UnboundedReceiver<Told>,
+        running: &Running,
     ) -> Self {
         let dispatch = Dispatch::new(queue, clock::instant(), clock.now().as_millis());
         Self {
@@ -138,11 +144,25 @@ impl Service {
             reading: BTreeSet::new(),
             waiting: BTreeSet::new(),
             work: FuturesUnordered::new(),
+            dead_letters: Arc::clone(&running.dead_letters),
+            tally: Arc::clone(&running.tally),
+            settled: Arc::clone(&running.settled),
         }
     }
 
-    /// Works until nobody can tell it anything any more.
-    pub(super) async fn run(mut self) {
+    /// Works until nobody can tell it anything any more; what is done beside that ends with it.
+    pub(super) async fn run(self, beside: impl Future) {
+        let beside = async {
+            beside.await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = self.hand_out() => {}
+            () = beside => {}
+        }
+    }
+
+    async fn hand_out(mut self) {
         loop {
             // However much there is to hear.
             let expired = self.dispatch.expire(clock::instant());
@@ -263,6 +283,9 @@ impl Service {
                     if let Some(worker) = self.workers.get(&worker)
                         && !deliveries.is_empty()
                     {
+                        for delivery in &deliveries {
+                            self.tally.note_delivery(delivery.attempt);
+                        }
                         // Whoever is gone has not said so yet: the leases end by themselves.
                         drop(worker.send(deliveries));
                     }
@@ -287,6 +310,12 @@ impl Service {
 
     fn note(&mut self, settlements: &[Settlement], results: Vec<Result<Settled, SettleRefusal>>) {
         let (now, wall_ms) = (clock::instant(), self.clock.now().as_millis());
+        if results.contains(&Ok(Settled::Parked)) {
+            self.dead_letters.wake.notify_one();
+        }
+        self.settled.notify_one();
+        let ends = self.partitions.values().map(|partition| partition.high_watermark().get());
+        self.tally.note(settlements.iter().zip(&results), ends.sum());
         for (settlement, result) in settlements.iter().zip(results) {
             self.dispatch.settled(settlement, result, now, wall_ms);
         }

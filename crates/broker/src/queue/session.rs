@@ -17,6 +17,7 @@ use super::command::{self, CommandKind, SettleRefusal, Settlement};
 use super::dispatch::Delivery;
 use super::record::QueueRecord;
 use super::service::{Held, Told};
+use super::state::Queue;
 use super::{QueueError, Running};
 use crate::clock;
 use crate::shared::Shared;
@@ -221,7 +222,8 @@ impl QueueSession {
         let worker = Worker { queue, running, number, deliveries };
         let joined = Told::Joined { worker: number, deliveries: sender };
         worker.running.told.send(joined).map_err(|_| worker.gone())?;
-        let topic = self.shared.queues.known(&worker.queue).await?.topic().name.clone();
+        let topic = |queue: &Queue| queue.topic().name.clone();
+        let topic = self.shared.queues.look(&worker.queue, topic).await?;
         let _ = self.events.send(QueueEvent::Opened { topic }).await;
         Ok(worker)
     }

@@ -9,6 +9,7 @@
 //! has now can settle it: whoever is late is refused, whatever happened in between.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 use taffrail_model::{Timestamp, limits};
@@ -17,6 +18,7 @@ use super::command::{
     Command, CommandKind, Lease, Leased, QueueRefusal, Reply, SettleRefusal, Settled, Settlement,
     Verdict,
 };
+use super::copies::{Copier, Copies};
 use super::event::{Event, EventKind, Span, Start, Topic};
 use super::policy::Policy;
 use super::runs::Runs;
@@ -44,6 +46,9 @@ pub(crate) struct Queue {
     /// Leases that there ever were.
     leases: u64,
     partitions: BTreeMap<u32, Window>,
+    /// Who copies what is parked to a dead-letter topic, once somebody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) copier: Option<Copier>,
 }
 
 /// What has become of the records of a partition.
@@ -246,11 +251,39 @@ impl Queue {
         }
     }
 
-    /// Those of the offsets that are parked.
+    /// Those of the offsets that are parked, and are not being copied.
     fn parked_of(&self, partition: u32, spans: &[Span]) -> Vec<Span> {
         let Some(window) = self.partitions.get(&partition) else { return Vec::new() };
+        let being_copied = self.being_copied();
         let offsets = spans.iter().flat_map(|span| window.parked.range(span.offsets()));
-        Span::gather(offsets.map(|(offset, _)| *offset))
+        let offsets = offsets.map(|(offset, _)| *offset);
+        Span::gather(offsets.filter(|offset| !being_copied.contains(&(partition, *offset))))
+    }
+
+    /// What is parked behind a place, ascending by partition and offset.
+    pub(super) fn parked_behind(
+        &self,
+        behind: Option<(u32, u64)>,
+    ) -> impl Iterator<Item = (u32, u64, &Parked)> {
+        let first = behind.map_or(0, |(partition, _)| partition);
+        self.partitions.range(first..).flat_map(move |(partition, window)| {
+            let from = match behind {
+                Some((same, offset)) if same == *partition => Bound::Excluded(offset),
+                _ => Bound::Unbounded,
+            };
+            let parked = window.parked.range((from, Bound::Unbounded));
+            parked.map(|(offset, parked)| (*partition, *offset, parked))
+        })
+    }
+
+    pub(super) fn is_parked(&self, (partition, offset): (u32, u64)) -> bool {
+        self.partitions.get(&partition).is_some_and(|it| it.parked.contains_key(&offset))
+    }
+
+    pub(super) fn forget_parked(&mut self, partition: u32, spans: &[Span]) {
+        if let Some(window) = self.partitions.get_mut(&partition) {
+            window.forget_parked(spans);
+        }
     }
 }
 
@@ -283,6 +316,12 @@ impl Window {
             missing.push(Span(from.max(known), to));
         }
         missing
+    }
+
+    fn forget_parked(&mut self, spans: &[Span]) {
+        for offset in spans.iter().flat_map(|span| span.offsets()) {
+            self.parked.remove(&offset);
+        }
     }
 
     /// Changes what each of these is, and forgets what is settled before all else.
@@ -330,21 +369,20 @@ impl Window {
                 self.change(&spans, |_| Status::Settled);
             }
             EventKind::Redriven { spans, .. } => {
+                self.forget_parked(&spans);
                 for span in spans {
-                    self.parked.retain(|offset, _| !span.offsets().contains(offset));
                     let start = self.runs.start();
                     self.runs.set(span.1.min(start)..start, Status::Settled);
                     self.runs.set(span.offsets(), Status::Ready { attempts: 0 });
                 }
             }
-            EventKind::Discarded { spans, .. } => {
-                for span in spans {
-                    self.parked.retain(|offset, _| !span.offsets().contains(offset));
-                }
-            }
+            EventKind::Discarded { spans, .. } => self.forget_parked(&spans),
             EventKind::Created { .. }
             | EventKind::Altered { .. }
             | EventKind::Grown { .. }
+            | EventKind::Copying { .. }
+            | EventKind::Copied { .. }
+            | EventKind::NotCopied { .. }
             | EventKind::Deleted => {}
         }
     }
@@ -463,6 +501,12 @@ impl StateMachine for Registry {
                 let events = if spans.is_empty() { Vec::new() } else { vec![discarded] };
                 (Reply { spans, ..Reply::default() }, events)
             }
+            CommandKind::Copy { topic, producer, wanted } => {
+                (Reply::default(), self.known(&name)?.copy(&topic, producer, wanted))
+            }
+            CommandKind::EndCopies(ends) => {
+                (Reply::default(), self.known(&name)?.end_copies(&ends))
+            }
         };
         let event = |kind| Event { queue: name.clone(), kind };
         Ok((reply, kinds.into_iter().map(event).collect()))
@@ -473,8 +517,15 @@ impl StateMachine for Registry {
         if let EventKind::Created { number, topic, policy, starts, at_ms } = kind.clone() {
             self.numbers = number;
             let partitions = BTreeMap::new();
-            let mut queue =
-                Queue { number, topic, policy, created_ms: at_ms, leases: 0, partitions };
+            let mut queue = Queue {
+                number,
+                topic,
+                policy,
+                created_ms: at_ms,
+                leases: 0,
+                partitions,
+                copier: None,
+            };
             queue.grow(&starts);
             self.queues.insert(name.clone(), queue);
             return;
@@ -491,6 +542,12 @@ impl StateMachine for Registry {
                 return;
             }
             EventKind::Grown { starts } => return queue.grow(starts),
+            EventKind::Copying { topic, producer, partition, sequence, from, places } => {
+                let copies = Copies { sequence: *sequence, from: *from, places: places.clone() };
+                return queue.begin_copies(topic, *producer, *partition, copies);
+            }
+            EventKind::Copied { partition } => return queue.note_copied(*partition),
+            EventKind::NotCopied { partition } => return queue.note_not_copied(*partition),
             EventKind::Leased { partition, lease, .. } => {
                 queue.leases = *lease;
                 partition

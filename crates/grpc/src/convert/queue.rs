@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use taffrail_broker::{
     CreateQueue, Idle, ParkedRecord, Position, QueueCommand, QueueDelivery, QueueDescription,
     QueueEvent, QueueOrder, QueuePartition, QueuePlace, QueuePolicy, QueueRecord, QueueSummary,
-    Selection, Settle, SettleRefusal, Verdict,
+    QueueTally, Selection, Settle, SettleRefusal, Verdict,
 };
 use taffrail_model::{Offset, PartitionIndex, Timestamp, limits};
 use taffrail_proto::v1;
@@ -26,29 +26,30 @@ const PARKED_DEFAULT: usize = 100;
 pub(crate) fn create(request: v1::CreateQueueRequest) -> Result<CreateQueue, Explained> {
     let v1::CreateQueueRequest { queue, topic, settings, from } = request;
     let from = if from.is_some() { position(from)? } else { Position::Earliest };
-    let policy = changed(QueuePolicy::default(), settings.unwrap_or_default())?;
+    let policy = change(settings.unwrap_or_default())?(QueuePolicy::default());
     Ok(CreateQueue { name: queue, topic, policy, from })
 }
 
-/// A policy with what is set.
-pub(crate) fn changed(
-    policy: QueuePolicy,
+/// Sets what is set.
+pub(crate) fn change(
     settings: v1::QueueSettings,
-) -> Result<QueuePolicy, Explained> {
+) -> Result<impl FnOnce(QueuePolicy) -> QueuePolicy + Send, Explained> {
     let millis = |value: Option<u32>| value.map(|value| Duration::from_millis(value.into()));
     let order = match v1::QueueOrder::try_from(settings.order) {
-        Ok(v1::QueueOrder::Unspecified) => policy.order,
-        Ok(v1::QueueOrder::None) => QueueOrder::None,
-        Ok(v1::QueueOrder::PerKey) => QueueOrder::PerKey,
+        Ok(v1::QueueOrder::Unspecified) => None,
+        Ok(v1::QueueOrder::None) => Some(QueueOrder::None),
+        Ok(v1::QueueOrder::PerKey) => Some(QueueOrder::PerKey),
         Err(_) => return Err(Explained::invalid("there is no such order: say none or per-key")),
     };
-    Ok(QueuePolicy {
+    let dead_letters = settings.dead_letter_topic.map(|it| Some(it).filter(|it| !it.is_empty()));
+    Ok(move |policy: QueuePolicy| QueuePolicy {
         lease: millis(settings.lease_ms).unwrap_or(policy.lease),
         attempts_max: settings.max_attempts.unwrap_or(policy.attempts_max),
         backoff_min: millis(settings.min_backoff_ms).unwrap_or(policy.backoff_min),
         backoff_max: millis(settings.max_backoff_ms).unwrap_or(policy.backoff_max),
-        order,
+        order: order.unwrap_or(policy.order),
         window: settings.max_outstanding.unwrap_or(policy.window),
+        dead_letters: dead_letters.unwrap_or(policy.dead_letters),
     })
 }
 
@@ -64,6 +65,7 @@ fn settings(policy: &QueuePolicy) -> v1::QueueSettings {
         max_backoff_ms: Some(millis(policy.backoff_max)),
         order: order.into(),
         max_outstanding: Some(policy.window),
+        dead_letter_topic: Some(policy.dead_letters.clone().unwrap_or_default()),
     }
 }
 
@@ -99,6 +101,8 @@ pub(crate) fn description(described: QueueDescription) -> v1::DescribeQueueRespo
         workers_with_credit: described.crowd.with_credit,
         idle: idle.into(),
         idle_until_ms: until.map_or(0, Timestamp::as_millis),
+        uncopied_cause: described.uncopied.unwrap_or_default(),
+        tally: Some(tally(described.tally)),
     }
 }
 
@@ -113,6 +117,23 @@ fn partition(partition: QueuePartition) -> v1::QueuePartition {
         parked,
         first_open,
         delayed_until_ms: partition.delayed_until.map(Timestamp::as_millis),
+        oldest_age_ms: u64::try_from(partition.age.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn tally(tally: QueueTally) -> v1::QueueTally {
+    let QueueTally { delivered, redelivered, acknowledged, failed, expired, parked, copied, rates } =
+        tally;
+    v1::QueueTally {
+        delivered,
+        redelivered,
+        acknowledged,
+        failed,
+        expired,
+        parked,
+        copied,
+        appended_per_second: rates.map(|(appended, _)| appended),
+        acknowledged_per_second: rates.map(|(_, acknowledged)| acknowledged),
     }
 }
 

@@ -2979,7 +2979,7 @@ pub mod group_service_server {
 }
 /// How a queue works. What is absent is the default when a queue is created, and stays as it is when one
 /// is altered.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueueSettings {
     /// How long a worker has a record, in milliseconds: 100 to 43,200,000 (12 hours); default 30,000.
     #[prost(uint32, optional, tag = "1")]
@@ -3001,6 +3001,12 @@ pub struct QueueSettings {
     /// is handed out of it: 1 to 1,000,000; default 10,000.
     #[prost(uint32, optional, tag = "6")]
     pub max_outstanding: ::core::option::Option<u32>,
+    /// The topic that records go to which are not tried any more, each once, with headers that say where they
+    /// come from: `taffrail-dead-letter-queue`, `-topic`, `-partition`, `-offset`, `-reason`, `-attempts`, and
+    /// `-time` in Unix milliseconds, all as text. They are parked until they are there. Another topic than the
+    /// queue's own; empty: there is none, and records stay parked.
+    #[prost(string, optional, tag = "7")]
+    pub dead_letter_topic: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// Makes a queue.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3097,6 +3103,12 @@ pub struct DescribeQueueResponse {
     /// With QUEUE_IDLE_DELAYED: when the first record is tried again, Unix milliseconds.
     #[prost(int64, tag = "9")]
     pub idle_until_ms: i64,
+    /// Why parked records are not copied to the dead-letter topic, for people; empty: they are, or there is none.
+    #[prost(string, tag = "10")]
+    pub uncopied_cause: ::prost::alloc::string::String,
+    /// What it has done since the broker was started.
+    #[prost(message, optional, tag = "11")]
+    pub tally: ::core::option::Option<QueueTally>,
 }
 /// What stands in one partition of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3125,6 +3137,41 @@ pub struct QueuePartition {
     /// When the first delayed record is tried again, Unix milliseconds; absent: none is delayed.
     #[prost(int64, optional, tag = "8")]
     pub delayed_until_ms: ::core::option::Option<i64>,
+    /// How long the first record that is not settled has been in the log, in milliseconds; 0: all is settled.
+    #[prost(uint64, tag = "9")]
+    pub oldest_age_ms: u64,
+}
+/// What a queue has done since the broker was started.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct QueueTally {
+    /// Attempts that were handed out.
+    #[prost(uint64, tag = "1")]
+    pub delivered: u64,
+    /// Those of them that were not the first of their record.
+    #[prost(uint64, tag = "2")]
+    pub redelivered: u64,
+    /// Records that were acknowledged.
+    #[prost(uint64, tag = "3")]
+    pub acknowledged: u64,
+    /// Attempts that failed, as a worker said.
+    #[prost(uint64, tag = "4")]
+    pub failed: u64,
+    /// Attempts whose lease ended before the worker said anything.
+    #[prost(uint64, tag = "5")]
+    pub expired: u64,
+    /// Records that were parked.
+    #[prost(uint64, tag = "6")]
+    pub parked: u64,
+    /// Records that were copied to the dead-letter topic.
+    #[prost(uint64, tag = "7")]
+    pub copied: u64,
+    /// Records that were appended to the topic per second, over about the last minute; absent: too little was
+    /// seen.
+    #[prost(double, optional, tag = "8")]
+    pub appended_per_second: ::core::option::Option<f64>,
+    /// Records that were acknowledged per second, likewise.
+    #[prost(double, optional, tag = "9")]
+    pub acknowledged_per_second: ::core::option::Option<f64>,
 }
 /// Deletes a queue.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

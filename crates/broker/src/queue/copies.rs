@@ -1,0 +1,177 @@
+//! Copies of parked records in a dead-letter topic, each made once: pure.
+//!
+//! What a batch of copies will be is stored before it is appended: its records, its producer, its sequence.
+//! The log that it goes to takes a batch of a producer once. So whoever finds a batch under way, after
+//! whatever happened, appends it again, and stores that it is there: only then is it parked no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use taffrail_model::Sequence;
+
+use super::event::{EventKind, Places, Span, Topic};
+use super::state::Queue;
+
+/// Who appends copies, as the logs know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Copier {
+    /// Where the copies go.
+    pub(super) topic: Topic,
+    pub(super) producer: u64,
+    /// What the next batch begins with, in each partition of the dead-letter topic.
+    sequences: BTreeMap<u32, u32>,
+    /// One in each partition of it at the most.
+    pub(super) under_way: BTreeMap<u32, Copies>,
+}
+
+/// A batch of copies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Copies {
+    pub(super) sequence: u32,
+    /// Where the dead-letter partition ended before.
+    pub(super) from: u64,
+    pub(super) places: Vec<Places>,
+}
+
+/// A batch of copies that is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedCopies {
+    /// The partition of the dead-letter topic.
+    pub(crate) partition: u32,
+    /// Where that ends, or further in front.
+    pub(crate) from: u64,
+    /// Parked records.
+    pub(crate) places: Vec<(u32, u64)>,
+}
+
+/// What has become of a batch of copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CopyEnd {
+    /// It is there.
+    Copied,
+    /// It is not, and will not be.
+    NotCopied,
+}
+
+impl Copier {
+    fn places(&self) -> impl Iterator<Item = (u32, u64)> {
+        let places = self.under_way.values().flat_map(|copies| &copies.places);
+        places.flat_map(Places::all)
+    }
+}
+
+impl Queue {
+    /// Whether there is anything to copy.
+    pub(super) fn has_dead_letters(&self) -> bool {
+        let is_under_way = self.copier.as_ref().is_some_and(|it| !it.under_way.is_empty());
+        is_under_way || self.policy().dead_letters.is_some() && self.parked() > 0
+    }
+
+    /// Which records are being copied.
+    pub(super) fn being_copied(&self) -> BTreeSet<(u32, u64)> {
+        self.copier.iter().flat_map(Copier::places).collect()
+    }
+
+    /// Batches to be appended. Where some are under way already, none.
+    pub(super) fn copy(
+        &self,
+        topic: &Topic,
+        producer: u64,
+        wanted: Vec<WantedCopies>,
+    ) -> Vec<EventKind> {
+        let copier = self.copier.as_ref();
+        if copier.is_some_and(|copier| !copier.under_way.is_empty()) {
+            return Vec::new();
+        }
+        let former = copier.filter(|it| it.producer == producer && it.topic.id == topic.id);
+        let batch = |WantedCopies { partition, from, places }| {
+            let parked = places.into_iter().filter(|place| self.is_parked(*place));
+            let places = Places::gather(parked);
+            let sequence = former.and_then(|it| it.sequences.get(&partition).copied());
+            (!places.is_empty()).then(|| EventKind::Copying {
+                topic: topic.clone(),
+                producer,
+                partition,
+                sequence: sequence.unwrap_or(0),
+                from,
+                places,
+            })
+        };
+        wanted.into_iter().filter_map(batch).collect()
+    }
+
+    /// What has become of batches that are under way.
+    pub(super) fn end_copies(&self, ends: &[(u32, CopyEnd)]) -> Vec<EventKind> {
+        let is_under_way = |partition: &u32| {
+            self.copier.as_ref().is_some_and(|it| it.under_way.contains_key(partition))
+        };
+        let ended = ends.iter().filter(|(partition, _)| is_under_way(partition));
+        let ended = ended.map(|(partition, end)| match end {
+            CopyEnd::Copied => EventKind::Copied { partition: *partition },
+            CopyEnd::NotCopied => EventKind::NotCopied { partition: *partition },
+        });
+        ended.collect()
+    }
+
+    /// A batch is under way to a partition of the dead-letter topic.
+    pub(super) fn begin_copies(
+        &mut self,
+        topic: &Topic,
+        producer: u64,
+        partition: u32,
+        copies: Copies,
+    ) {
+        let is_same = |it: &Copier| it.producer == producer && it.topic.id == topic.id;
+        let copier = self.copier.take().filter(is_same);
+        let mut copier = copier.unwrap_or_else(|| Copier {
+            topic: topic.clone(),
+            producer,
+            sequences: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+        });
+        let count: u64 = copies.places.iter().map(Places::count).sum();
+        let next = Sequence::new(copies.sequence).advance(count as u32);
+        copier.sequences.insert(partition, next.get());
+        copier.under_way.insert(partition, copies);
+        self.copier = Some(copier);
+    }
+
+    /// The batch is there: its records are parked no more.
+    pub(super) fn note_copied(&mut self, partition: u32) {
+        let copier = self.copier.as_mut();
+        let copied = copier.and_then(|it| it.under_way.remove(&partition));
+        for Places { partition, spans } in copied.into_iter().flat_map(|it| it.places) {
+            self.forget_parked(partition, &spans);
+        }
+    }
+
+    /// The batch is not there: the next one begins where it did.
+    pub(super) fn note_not_copied(&mut self, partition: u32) {
+        if let Some(copier) = &mut self.copier
+            && let Some(copies) = copier.under_way.remove(&partition)
+        {
+            copier.sequences.insert(partition, copies.sequence);
+        }
+    }
+}
+
+impl Places {
+    /// Places, gathered.
+    fn gather(places: impl IntoIterator<Item = (u32, u64)>) -> Vec<Self> {
+        let mut by_partition: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+        for (partition, offset) in places {
+            by_partition.entry(partition).or_default().insert(offset);
+        }
+        let gathered = by_partition.into_iter();
+        gathered.map(|(partition, it)| Self { partition, spans: Span::gather(it) }).collect()
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (u32, u64)> {
+        let offsets = self.spans.iter().flat_map(|span| span.offsets());
+        offsets.map(|offset| (self.partition, offset))
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.spans.iter().map(|span| span.1 - span.0).sum()
+    }
+}

@@ -1,0 +1,421 @@
+//! Copies what is parked to the dead-letter topic, each record once.
+//!
+//! One task for each queue at work. It stores which records go into a batch, as which producer and with which
+//! sequence; appends the batch; stores that it is there. Whatever stops it in between, it appends the same batch
+//! again, which the log takes for what it is. What cannot be copied stays parked, and `describe` says why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use taffrail_log::{NewBatch, Read, SequenceError};
+use taffrail_model::batch::{Batches, Compressions, HEADER_BYTES};
+use taffrail_model::{
+    Offset, PartitionIndex, ProducerEpoch, ProducerId, ProducerStamp, Sequence, TopicName,
+    partition_for_key,
+};
+use tokio::sync::{Notify, mpsc};
+
+use super::command::CommandKind;
+use super::copies::{Copies, CopyEnd, WantedCopies};
+use super::event::{Places, Topic};
+use super::letter::{self, Letter, Sender};
+use super::parked::read;
+use super::state::{Parked, Queue};
+use super::tally::Tally;
+use super::{QueueError, Running, partitions};
+use crate::catalog::TopicSettings;
+use crate::clock::Stopwatch;
+use crate::partition::{AppendRequest, Order, Partition};
+use crate::produce::{self, BatchRules, IncomingBatch, ProduceError, Reply};
+use crate::shared::Shared;
+
+/// Records that are looked at together.
+const RECORDS_MAX: usize = 64;
+/// Bytes that they may have, but for the last one.
+const BYTES_MAX: usize = 256 << 10;
+/// Bytes that are read at once where a copy is looked for.
+const READ_BYTES: usize = 1 << 20;
+/// How long to wait after something could not be copied.
+const RETRY: Duration = Duration::from_secs(2);
+/// Records that are passed over, at the most, before all are looked at again.
+const UNFIT_MAX: usize = 1_000;
+
+/// Where whoever wants something copied says so, and is told why it is not.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    /// There may be more to copy.
+    pub(super) wake: Notify,
+    /// Why something is not copied.
+    stuck: Mutex<Option<String>>,
+}
+
+impl Desk {
+    pub(super) fn stuck(&self) -> Option<String> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether that is news.
+    fn note(&self, cause: Option<&str>) -> bool {
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = stuck.as_deref() != cause;
+        *stuck = cause.map(str::to_owned);
+        is_news
+    }
+}
+
+/// Copies what is parked in a queue.
+pub(super) struct DeadLetters {
+    shared: Weak<Shared>,
+    queue: String,
+    number: u64,
+    desk: Arc<Desk>,
+    tally: Arc<Tally>,
+    settled: Arc<Notify>,
+    /// Who appends, once there is something to append. Nobody knows of another start what was appended since
+    /// the state was stored that it began with: each is somebody else.
+    producer: Option<ProducerId>,
+    /// What cannot be copied, and why the last one of it cannot.
+    unfit: BTreeSet<(u32, u64)>,
+    cause: Option<String>,
+}
+
+/// How far it is.
+enum Progress {
+    /// There is more to do.
+    More,
+    /// All is copied, or nothing is to be.
+    Done,
+    /// The queue is gone.
+    Over,
+}
+
+/// What is seen of a queue.
+struct Seen {
+    topic: Topic,
+    target: Option<String>,
+    under_way: Option<UnderWay>,
+    parked: Vec<(u32, u64, Parked)>,
+}
+
+/// Batches that are under way.
+struct UnderWay {
+    target: Topic,
+    producer: ProducerId,
+    /// By partition of the dead-letter topic.
+    batches: Vec<(u32, Copies)>,
+}
+
+impl DeadLetters {
+    pub(super) fn new(shared: &Arc<Shared>, queue: String, running: &Running) -> Self {
+        Self {
+            shared: Arc::downgrade(shared),
+            queue,
+            number: running.number,
+            desk: Arc::clone(&running.dead_letters),
+            tally: Arc::clone(&running.tally),
+            settled: Arc::clone(&running.settled),
+            producer: None,
+            unfit: BTreeSet::new(),
+            cause: None,
+        }
+    }
+
+    /// Works until the queue or the broker is gone.
+    pub(super) async fn run(mut self) {
+        loop {
+            let Some(shared) = self.shared.upgrade().filter(|it| !it.is_stopping()) else { return };
+            let progress = self.step(&shared).await;
+            drop(shared);
+            let cause = match progress {
+                Ok(Progress::More) => continue,
+                Ok(Progress::Over) => return,
+                Ok(Progress::Done) => self.cause.take(),
+                Err(cause) => Some(cause),
+            };
+            self.unfit.clear();
+            let wait = if cause.is_some() { RETRY } else { Duration::MAX };
+            if self.desk.note(cause.as_deref())
+                && let Some(cause) = cause
+            {
+                tracing::warn!(
+                    queue = self.queue,
+                    cause,
+                    "dead letters are not copied, and stay parked; this is tried again"
+                );
+            }
+            // Somebody wakes it, or the time is over.
+            let _ = tokio::time::timeout(wait, self.desk.wake.notified()).await;
+        }
+    }
+
+    /// Does the next thing: ends the batches that are under way, or has others under way.
+    async fn step(&mut self, shared: &Shared) -> Result<Progress, String> {
+        let registry = shared.queues.registry().map_err(|error| error.to_string())?;
+        let seen = registry.look(|queues| {
+            let known = queues.get(&self.queue).filter(|queue| queue.number() == self.number);
+            known.map(|queue| self.see(queue))
+        });
+        let seen = seen.await.map_err(|error| QueueError::from(error).to_string())?;
+        let Some(Seen { topic, target: to, under_way, parked }) = seen else {
+            return Ok(Progress::Over);
+        };
+        let Some(sources) = partitions(shared, &topic) else { return Ok(Progress::Done) };
+        if let Some(under_way) = under_way {
+            return self.end(shared, &topic, &sources, under_way, &parked).await;
+        }
+        let (Some(to), false) = (to, parked.is_empty()) else { return Ok(Progress::Done) };
+        let (target, to) = target(shared, &to)?;
+        let wanted = self.gather(shared, &topic, &sources, &to, parked).await;
+        if wanted.is_empty() {
+            // None of these can be copied: others may.
+            return Ok(Progress::More);
+        }
+        let producer = match self.producer {
+            Some(producer) => producer,
+            None => {
+                let made = shared.producers.make(shared.now()).await;
+                let made = made.map_err(|error| error.to_string())?;
+                *self.producer.insert(made.id)
+            }
+        };
+        let producer = producer.get();
+        self.submit(shared, CommandKind::Copy { topic: target, producer, wanted }).await
+    }
+
+    /// Sees to it that the batches which are under way are there, or are not, and says which.
+    async fn end(
+        &mut self,
+        shared: &Shared,
+        topic: &Topic,
+        sources: &BTreeMap<u32, Arc<Partition>>,
+        under_way: UnderWay,
+        parked: &[(u32, u64, Parked)],
+    ) -> Result<Progress, String> {
+        let UnderWay { target, producer, batches } = under_way;
+        let (mut ends, mut count) = (Vec::new(), 0);
+        for (partition, copies) in batches {
+            let stamp = stamp(producer, copies.sequence);
+            let letters = letters(sources, parked, &copies.places).await;
+            let sender = Sender { queue: &self.queue, topic: &topic.name };
+            let batch = letters.map(|letters| letter::batch(sender, &letters, Some(stamp)));
+            let end = self.append(shared, &target, partition, copies.from, stamp, batch).await;
+            match end {
+                Ok(end) => {
+                    ends.push((partition, end));
+                    if end == CopyEnd::Copied {
+                        count += copies.places.iter().map(Places::count).sum::<u64>();
+                    }
+                }
+                // What is done is said first.
+                Err(_) if !ends.is_empty() => break,
+                Err(cause) => return Err(cause),
+            }
+        }
+        let ended = self.submit(shared, CommandKind::EndCopies(ends)).await?;
+        self.tally.note_copies(count);
+        self.settled.notify_one();
+        Ok(ended)
+    }
+
+    /// What there is to do. Of what is parked: what is under way, or else the first of what is fit.
+    fn see(&self, queue: &Queue) -> Seen {
+        let copier = queue.copier.as_ref().filter(|copier| !copier.under_way.is_empty());
+        let under_way = copier.and_then(|copier| {
+            let producer = ProducerId::new(copier.producer)?;
+            let batches = copier.under_way.iter().map(|(at, copies)| (*at, copies.clone()));
+            Some(UnderWay { target: copier.topic.clone(), producer, batches: batches.collect() })
+        });
+        let target = queue.policy().dead_letters.clone();
+        let all = queue.parked_behind(None);
+        let owned =
+            |(partition, offset, parked): (u32, u64, &Parked)| (partition, offset, parked.clone());
+        let parked = if under_way.is_some() {
+            let being_copied = queue.being_copied();
+            let of_it = all.filter(|it| being_copied.contains(&(it.0, it.1)));
+            of_it.map(owned).collect()
+        } else if target.is_some() && self.unfit.len() < UNFIT_MAX {
+            let fit = all.filter(|it| !self.unfit.contains(&(it.0, it.1)));
+            fit.take(RECORDS_MAX).map(owned).collect()
+        } else {
+            Vec::new()
+        };
+        Seen { topic: queue.topic().clone(), target, under_way, parked }
+    }
+
+    /// Sorts what is parked into batches that the dead-letter topic takes.
+    async fn gather(
+        &mut self,
+        shared: &Shared,
+        topic: &Topic,
+        sources: &BTreeMap<u32, Arc<Partition>>,
+        to: &[Arc<Partition>],
+        parked: Vec<(u32, u64, Parked)>,
+    ) -> Vec<WantedCopies> {
+        let mut wanted: BTreeMap<u32, WantedCopies> = BTreeMap::new();
+        let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
+        for (partition, offset, parked) in parked {
+            if BYTES_MAX <= sizes.values().sum() {
+                break;
+            }
+            let record = match sources.get(&partition) {
+                Some(source) => read(source, Offset::new(offset)).await,
+                None => Ok(None),
+            };
+            let fits = record.and_then(|record| {
+                let key = record.as_ref().and_then(|record| record.key.as_deref());
+                let count = to.len() as u32;
+                let index = key.map_or_else(
+                    || PartitionIndex::new(partition.checked_rem(count).unwrap_or(0)),
+                    |key| partition_for_key(key, count),
+                );
+                let target = to.get(index.get() as usize).ok_or("it has no partitions")?;
+                let letter = Letter { partition, offset, parked, record };
+                let sender = Sender { queue: &self.queue, topic: &topic.name };
+                let batch = letter::batch(sender, &[letter], None);
+                let (settings, bytes) = (**target.settings.load(), batch.payload.len());
+                check(shared, &settings, batch).map_err(|error| error.to_string())?;
+                let room = (settings.batch_bytes_max as usize).saturating_sub(HEADER_BYTES);
+                Ok((index.get(), target.high_watermark().get(), bytes, room))
+            });
+            match fits {
+                Ok((index, from, bytes, room)) => {
+                    let size = sizes.entry(index).or_default();
+                    *size += bytes;
+                    // What has no room is for another time.
+                    if *size <= room {
+                        let new = WantedCopies { partition: index, from, places: Vec::new() };
+                        wanted.entry(index).or_insert(new).places.push((partition, offset));
+                    }
+                }
+                Err(cause) => {
+                    self.unfit.insert((partition, offset));
+                    self.cause = Some(format!("offset {offset} of partition {partition}: {cause}"));
+                }
+            }
+        }
+        wanted.into_values().collect()
+    }
+
+    /// Appends a batch that may be there already.
+    async fn append(
+        &mut self,
+        shared: &Shared,
+        target: &Topic,
+        partition: u32,
+        from: u64,
+        stamp: ProducerStamp,
+        batch: Result<IncomingBatch, String>,
+    ) -> Result<CopyEnd, String> {
+        let Some(to) = partitions(shared, target).and_then(|mut it| it.remove(&partition)) else {
+            return Ok(CopyEnd::NotCopied);
+        };
+        let settings = **to.settings.load();
+        // It could be read, and was taken, when it was stored: since then it may have been appended.
+        let Some(batch) = batch.ok().and_then(|batch| check(shared, &settings, batch).ok()) else {
+            return find(&to, from, stamp).await;
+        };
+        let (sender, mut stored) = mpsc::unbounded_channel();
+        to.submit(AppendRequest {
+            batch: Ok(batch),
+            expected: None,
+            fence: None,
+            order: Order { lane: Arc::default(), number: 1, resumes_after: 0 },
+            reply: Reply::new(sender),
+            charge: None,
+            arrived: Stopwatch::start(),
+        });
+        match stored.recv().await.map(|outcome| outcome.result) {
+            Some(Ok(_)) => Ok(CopyEnd::Copied),
+            Some(Err(ProduceError::Sequence(error))) => {
+                let queue = &self.queue;
+                tracing::warn!(queue, %error, "a copy is looked for in the dead-letter topic");
+                if matches!(error, SequenceError::Unknown { .. } | SequenceError::Gap { .. }) {
+                    self.producer = None;
+                }
+                find(&to, from, stamp).await
+            }
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("the broker is stopping".into()),
+        }
+    }
+
+    async fn submit(&self, shared: &Shared, kind: CommandKind) -> Result<Progress, String> {
+        let submitted = shared.queues.submit_to(&self.queue, self.number, kind, shared).await;
+        submitted.map(|_| Progress::More).map_err(|error| error.to_string())
+    }
+}
+
+/// The dead-letter topic as it is now, and its partitions.
+fn target(shared: &Shared, name: &str) -> Result<(Topic, Vec<Arc<Partition>>), String> {
+    let parsed = TopicName::parse(name).map_err(|error| error.to_string())?;
+    let topics = shared.topics.load();
+    let served = topics.get(&parsed).ok_or_else(|| {
+        format!(
+            "there is no dead-letter topic {name:?}: create it, or alter the queue to use another one"
+        )
+    })?;
+    let topic = Topic { name: name.to_owned(), id: served.topic.id.to_string() };
+    Ok((topic, served.partitions.clone()))
+}
+
+/// The records of a batch that is under way.
+async fn letters(
+    sources: &BTreeMap<u32, Arc<Partition>>,
+    parked: &[(u32, u64, Parked)],
+    places: &[Places],
+) -> Result<Vec<Letter>, String> {
+    let mut letters = Vec::new();
+    for (partition, offset) in places.iter().flat_map(Places::all) {
+        let known = parked.iter().find(|it| (it.0, it.1) == (partition, offset));
+        let Some((_, _, parked)) = known else { continue };
+        let record = match sources.get(&partition) {
+            Some(source) => read(source, Offset::new(offset)).await?,
+            None => None,
+        };
+        letters.push(Letter { partition, offset, parked: parked.clone(), record });
+    }
+    Ok(letters)
+}
+
+fn stamp(id: ProducerId, sequence: u32) -> ProducerStamp {
+    ProducerStamp { id, epoch: ProducerEpoch::ZERO, sequence: Sequence::new(sequence) }
+}
+
+/// What is appended of a batch, if the topic takes it.
+fn check(
+    shared: &Shared,
+    settings: &TopicSettings,
+    batch: IncomingBatch,
+) -> Result<NewBatch, ProduceError> {
+    let rules = BatchRules {
+        bytes_max: settings.batch_bytes_max,
+        needs_keys: settings.cleanup.compacts(),
+        timestamp_ahead: shared.config.timestamp_ahead,
+        now: shared.now(),
+    };
+    produce::check(&batch, &rules)
+}
+
+/// Whether a batch is in a partition, at an offset or behind it. Nothing of its producer is on its way there.
+async fn find(to: &Partition, from: u64, stamp: ProducerStamp) -> Result<CopyEnd, String> {
+    let mut next = Offset::new(from).max(to.log_start());
+    loop {
+        match to.read(next, READ_BYTES, Compressions::ALL).await {
+            Ok(Read::Batches { bytes, next: behind }) => {
+                let bytes: Bytes = bytes;
+                for batch in Batches::received(bytes) {
+                    let batch = batch.map_err(|error| error.to_string())?;
+                    if batch.header.producer == Some(stamp) {
+                        return Ok(CopyEnd::Copied);
+                    }
+                }
+                next = behind;
+            }
+            Ok(Read::Gap(gap)) => next = gap.to,
+            Ok(Read::End) => return Ok(CopyEnd::NotCopied),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
