@@ -18,8 +18,9 @@ use tokio::time::{sleep, timeout};
 use crate::consumer::Consumer;
 use crate::member::Member;
 use crate::producer::Producer;
+use crate::worker::Worker;
 use crate::world::World;
-use crate::{administrator, consumer, disk, member, producer};
+use crate::{administrator, consumer, disk, member, producer, worker};
 
 /// How long anything may take, by a clock that goes on only when nobody has anything to do.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -35,6 +36,7 @@ pub(crate) struct People {
     pub(crate) producers: Vec<Rc<RefCell<Producer>>>,
     pub(crate) consumers: Vec<Rc<RefCell<Consumer>>>,
     pub(crate) members: Vec<Rc<RefCell<Member>>>,
+    pub(crate) workers: Vec<Rc<RefCell<Worker>>>,
 }
 
 /// How a life ends.
@@ -106,6 +108,10 @@ pub(crate) fn conclude(world: &Rc<World>, people: &People) {
         if !people.members.is_empty() {
             let settled = member::settle(world, &broker);
             timeout(PATIENCE, settled).await.expect("every partition gets an owner");
+        }
+        if !people.workers.is_empty() {
+            let settled = worker::settle(world, &broker);
+            timeout(PATIENCE, settled).await.expect("every record is settled");
         }
         for place in world.places() {
             let reader = Consumer::last(world);
@@ -200,6 +206,10 @@ fn join(world: &Rc<World>, broker: &Arc<Broker>, people: &People) {
     }
     for member in &people.members {
         spawn(world, member::live(Rc::clone(world), Arc::clone(broker), Rc::clone(member)));
+    }
+    world.ledger.borrow_mut().begin_life();
+    for worker in &people.workers {
+        spawn(world, worker::live(Rc::clone(world), Arc::clone(broker), Rc::clone(worker)));
     }
     for consumer in &people.consumers {
         spawn(world, consumer::live(Rc::clone(world), Arc::clone(broker), Rc::clone(consumer)));

@@ -1,5 +1,5 @@
 //! Whole brokers in a simulation: real code on a disk in memory that fails and loses power, under
-//! producers, consumers, the members of a group and restarts, in an order that follows from a seed.
+//! producers, consumers, the members of a group, the workers of a queue and restarts, in an order that follows from a seed.
 //!
 //! One thread, a clock that stands still unless it is moved, and work done in turns that the seed
 //! chooses: the same seed, the same run. What happened is judged by the checker that also judges real
@@ -27,4 +27,5 @@ mod producer;
 mod refusals;
 mod run;
 mod seeds;
+mod worker;
 mod world;

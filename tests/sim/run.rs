@@ -33,6 +33,9 @@ pub(crate) fn run(seed: u64) -> Reached {
         members: (0..if dice.once_in(3) { 1 + dice.below(4) } else { 0 })
             .map(|_| Member::new(&world))
             .collect(),
+        workers: (0..if dice.once_in(3) { 1 + dice.below(3) } else { 0 })
+            .map(|_| Rc::default())
+            .collect(),
     };
     let lives = 1 + dice.below(6);
     for _ in 0..lives {

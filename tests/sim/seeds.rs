@@ -12,7 +12,7 @@ use crate::run::{Reached, run};
 const FOUND: &[u64] = &[239, 304, 3841];
 
 /// What the seeds of a quick run must come upon, or they prove little.
-const MUST_REACH: [&str; 41] = [
+const MUST_REACH: [&str; 45] = [
     "all healed",
     "a full disk",
     "a machine that stands still",
@@ -25,6 +25,7 @@ const MUST_REACH: [&str; 41] = [
     "conditional appends refused",
     "consumers' streams",
     "cuts",
+    "dead letters",
     "deleted records",
     "deleted topics",
     "deletions of all",
@@ -40,13 +41,16 @@ const MUST_REACH: [&str; 41] = [
     "identities renewed",
     "interrupted calls",
     "kills",
+    "late settlements refused",
     "no room for names",
     "one failing sync",
     "one failing write",
     "partitions opened anew",
     "power losses",
     "probes",
+    "queues that were done",
     "records of retention by time",
+    "records that came again",
     "refused for a full disk",
     "retention by size",
     "rolls",

@@ -17,6 +17,7 @@ use crate::clock::SimulatedClock;
 use crate::dice::Dice;
 use crate::history::{Event, History};
 use crate::member::Group;
+use crate::worker::Ledger;
 
 /// What outlives a broker.
 pub(crate) struct World {
@@ -56,6 +57,8 @@ pub(crate) struct World {
     pub(crate) panic: RefCell<Option<Box<dyn Any + Send>>>,
     /// What the members of the consumer group know together.
     pub(crate) group: RefCell<Group>,
+    /// What the workers of the queue know together.
+    pub(crate) ledger: RefCell<Ledger>,
     /// The time that had passed when this life began, and when that was.
     time: Cell<(Duration, Option<Instant>)>,
     producers: Cell<u32>,
@@ -133,6 +136,7 @@ impl World {
             turns: RefCell::default(),
             panic: RefCell::default(),
             group: RefCell::default(),
+            ledger: RefCell::default(),
             time: Cell::default(),
             producers: Cell::new(0),
         })
@@ -185,6 +189,12 @@ impl World {
         let known = self.starts.borrow().get(place).copied().unwrap_or_default();
         let may_begin = start <= known.asked || known.asked_for_all || may_retain;
         assert!(may_begin, "{place:?} begins at {start}, {known:?}");
+    }
+
+    /// Below which offset somebody wanted records of a partition to be deleted.
+    pub(crate) fn may_be_deleted(&self, place: &(String, u32)) -> u64 {
+        let known = self.starts.borrow().get(place).copied().unwrap_or_default();
+        if known.asked_for_all { u64::MAX } else { known.asked }
     }
 
     /// Somebody has seen where a partition begins: it may.

@@ -47,7 +47,7 @@ impl Partition {
             return None;
         }
         let instant = clock::instant();
-        let Dirt { dirty_bytes, sealed_bytes, due } = open.reader.dirt();
+        let Dirt { dirty_bytes, sealed_bytes, due } = open.reader.dirt_before(self.needed.first());
         let is_dirty = dirty_bytes > 0
             && dirty_bytes as f64 >= sealed_bytes as f64 * settings.dirty_ratio_min.get();
         let is_over = is_believed && due.is_some_and(|due| due <= now);
@@ -128,6 +128,7 @@ impl CompactionWork {
         let config = CompactionConfig {
             segment_bytes: settings.segment_bytes,
             tombstone_age: settings.tombstone_age,
+            before: self.partition.needed.first(),
             ..CompactionConfig::default()
         };
         let log = open.lock();

@@ -205,7 +205,7 @@ impl Partition {
     }
 }
 
-/// The first record that somebody needs, however old it is; at first, all are needed.
+/// The first record that somebody needs, however old it is, or whichever has its key; at first, all are needed.
 #[derive(Debug, Default)]
 pub(super) struct Needed {
     from: AtomicU64,
@@ -223,6 +223,11 @@ impl Needed {
             return Offset::new(self.from.load(Ordering::SeqCst));
         }
         from
+    }
+
+    /// From where on records are needed, whatever else becomes of them.
+    pub(super) fn first(&self) -> Offset {
+        self.from(Offset::new(u64::MAX))
     }
 
     /// Whether something can be deleted now that could not be.

@@ -104,8 +104,8 @@ pub(crate) enum Settled {
     Done,
     /// To be tried again at once.
     Ready,
-    /// To be tried again then.
-    Delayed { until_ms: i64 },
+    /// To be tried again after this time.
+    Delayed(Duration),
     /// Parked.
     Parked,
 }

@@ -107,7 +107,7 @@ pub enum Idle {
 }
 
 impl Window {
-    fn describe(&self, partition: u32, end: u64) -> QueuePartition {
+    fn describe(&self, partition: u32, end: u64, now: Timestamp) -> QueuePartition {
         let mut described = QueuePartition {
             partition: PartitionIndex::new(partition),
             fresh: end.saturating_sub(self.runs().end()),
@@ -120,9 +120,9 @@ impl Window {
             match status {
                 Status::Ready { .. } => described.ready += count,
                 Status::Leased { .. } => described.leased += count,
-                Status::Delayed { until_ms, .. } => {
+                Status::Delayed { delay, .. } => {
                     described.delayed += count;
-                    let until = Timestamp::from_millis(*until_ms);
+                    let until = now.plus(delay.rest(now.as_millis()));
                     let first = described.delayed_until.get_or_insert(until);
                     *first = until.min(*first);
                 }
@@ -152,6 +152,7 @@ pub(crate) async fn list(shared: &Shared) -> Result<Vec<QueueSummary>, QueueErro
 
 /// Describes a queue.
 pub(crate) async fn describe(shared: &Shared, name: &str) -> Result<QueueDescription, QueueError> {
+    let now = shared.now();
     let looked = shared.queues.look(name, |queue| {
         let served = partitions(shared, queue.topic());
         let end = |index: &u32| {
@@ -159,7 +160,7 @@ pub(crate) async fn describe(shared: &Shared, name: &str) -> Result<QueueDescrip
             served.map_or(0, |partition| partition.high_watermark().get())
         };
         let described = queue.partitions().iter();
-        let described = described.map(|(index, window)| window.describe(*index, end(index)));
+        let described = described.map(|(index, window)| window.describe(*index, end(index), now));
         let described: Vec<_> = described.collect();
         let ends: u64 = queue.partitions().keys().map(end).sum();
         let (topic, policy) = (queue.topic().name.clone(), queue.policy().clone());

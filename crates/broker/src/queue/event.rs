@@ -1,5 +1,7 @@
 //! The facts that are persisted of queues. They only ever grow: fields that are added have a default.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::policy::Policy;
@@ -29,12 +31,12 @@ pub(crate) enum EventKind {
     Acknowledged { partition: u32, spans: Vec<Span> },
     /// Nobody has tried these after all.
     Released { partition: u32, spans: Vec<Span> },
-    /// These are to be tried again: then, or at once.
+    /// These are to be tried again: after this time, or at once.
     Retried {
         partition: u32,
         spans: Vec<Span>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        until_ms: Option<i64>,
+        delay: Option<Delay>,
     },
     /// These are not tried any more, and kept for a person to look at.
     Parked { partition: u32, spans: Vec<Span>, reason: String, at_ms: i64 },
@@ -72,6 +74,23 @@ pub(crate) struct Topic {
 pub(crate) struct Start {
     pub(crate) partition: u32,
     pub(crate) offset: u64,
+}
+
+/// A time to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Delay {
+    /// Until then, by the clock of the day.
+    pub(crate) until_ms: i64,
+    /// How long that was when it began.
+    pub(crate) ms: u64,
+}
+
+impl Delay {
+    /// What is left of it: however far the clock was set back since, not more than there was.
+    pub(crate) fn rest(self, now_ms: i64) -> Duration {
+        let rest_ms = u64::try_from(self.until_ms.saturating_sub(now_ms)).unwrap_or(0);
+        Duration::from_millis(rest_ms.min(self.ms))
+    }
 }
 
 /// Records of a partition.

@@ -309,7 +309,7 @@ impl Service {
     }
 
     fn note(&mut self, settlements: &[Settlement], results: Vec<Result<Settled, SettleRefusal>>) {
-        let (now, wall_ms) = (clock::instant(), self.clock.now().as_millis());
+        let now = clock::instant();
         if results.contains(&Ok(Settled::Parked)) {
             self.dead_letters.wake.notify_one();
         }
@@ -317,7 +317,7 @@ impl Service {
         let ends = self.partitions.values().map(|partition| partition.high_watermark().get());
         self.tally.note(settlements.iter().zip(&results), ends.sum());
         for (settlement, result) in settlements.iter().zip(results) {
-            self.dispatch.settled(settlement, result, now, wall_ms);
+            self.dispatch.settled(settlement, result, now);
         }
     }
 

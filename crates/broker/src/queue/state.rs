@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use taffrail_model::{Timestamp, limits};
@@ -19,7 +20,7 @@ use super::command::{
     Verdict,
 };
 use super::copies::{Copier, Copies};
-use super::event::{Event, EventKind, Span, Start, Topic};
+use super::event::{Delay, Event, EventKind, Span, Start, Topic};
 use super::policy::Policy;
 use super::runs::Runs;
 use crate::coordinator::{Decision, StateMachine};
@@ -67,8 +68,8 @@ pub(crate) enum Status {
     Ready { attempts: u32 },
     /// Being tried, for the so-many-eth time.
     Leased { attempts: u32, lease: u64 },
-    /// To be tried again then.
-    Delayed { attempts: u32, until_ms: i64 },
+    /// To be tried again after this time.
+    Delayed { attempts: u32, delay: Delay },
     /// Done, parked, or not there.
     Settled,
 }
@@ -234,13 +235,13 @@ impl Queue {
                 let how = if verdict == Verdict::Expire { "lease ended" } else { "failed" };
                 Fate::Parked { reason: format!("{how} at attempt {attempts}").into() }
             }
-            Verdict::Expire => Fate::Retried { until_ms: None },
+            Verdict::Expire => Fate::Retried { delay: None },
             Verdict::Retry { delay } => {
                 let delay = delay
                     .unwrap_or_else(|| self.policy.backoff(attempts, chance(offset, attempts)));
-                let delay_ms = delay.as_millis() as i64;
-                let until_ms = (delay_ms > 0).then(|| now.as_millis().saturating_add(delay_ms));
-                Fate::Retried { until_ms }
+                let ms = delay.as_millis() as u64;
+                let until_ms = now.plus(delay).as_millis();
+                Fate::Retried { delay: (ms > 0).then_some(Delay { until_ms, ms }) }
             }
         }
     }
@@ -353,10 +354,10 @@ impl Window {
             EventKind::Released { spans, .. } => self.change(&spans, |status| Status::Ready {
                 attempts: status.attempts().saturating_sub(1),
             }),
-            EventKind::Retried { spans, until_ms, .. } => self.change(&spans, |status| {
+            EventKind::Retried { spans, delay, .. } => self.change(&spans, |status| {
                 let attempts = status.attempts();
-                match until_ms {
-                    Some(until_ms) => Status::Delayed { attempts, until_ms },
+                match delay {
+                    Some(delay) => Status::Delayed { attempts, delay },
                     None => Status::Ready { attempts },
                 }
             }),
@@ -405,7 +406,7 @@ impl Status {
 enum Fate {
     Acknowledged,
     Released,
-    Retried { until_ms: Option<i64> },
+    Retried { delay: Option<Delay> },
     Parked { reason: Box<str> },
 }
 
@@ -417,8 +418,10 @@ impl Sorted {
     fn add(&mut self, partition: u32, offset: u64, fate: Fate) -> Settled {
         let settled = match &fate {
             Fate::Acknowledged => Settled::Done,
-            Fate::Released | Fate::Retried { until_ms: None } => Settled::Ready,
-            Fate::Retried { until_ms: Some(until_ms) } => Settled::Delayed { until_ms: *until_ms },
+            Fate::Released | Fate::Retried { delay: None } => Settled::Ready,
+            Fate::Retried { delay: Some(delay) } => {
+                Settled::Delayed(Duration::from_millis(delay.ms))
+            }
             Fate::Parked { .. } => Settled::Parked,
         };
         self.0.entry((partition, fate)).or_default().insert(offset);
@@ -431,7 +434,7 @@ impl Sorted {
             match fate {
                 Fate::Acknowledged => EventKind::Acknowledged { partition, spans },
                 Fate::Released => EventKind::Released { partition, spans },
-                Fate::Retried { until_ms } => EventKind::Retried { partition, spans, until_ms },
+                Fate::Retried { delay } => EventKind::Retried { partition, spans, delay },
                 Fate::Parked { reason } => {
                     EventKind::Parked { partition, spans, reason: reason.into(), at_ms }
                 }

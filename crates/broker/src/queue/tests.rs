@@ -10,7 +10,7 @@ use super::command::{
     Command, CommandKind, Lease, Leased, QueueRefusal, Reply, SettleRefusal, Settled, Settlement,
     Verdict,
 };
-use super::event::{Span, Start, Topic};
+use super::event::{Delay, Span, Start, Topic};
 use super::policy::Policy;
 use super::state::{Queue, Registry, Status};
 use crate::coordinator::StateMachine;
@@ -34,7 +34,7 @@ struct Bench {
 enum Record {
     Ready(u32),
     Leased(u32, u64),
-    Delayed(u32, i64),
+    Delayed(u32, Delay),
     Done,
     Parked(u32),
 }
@@ -101,7 +101,7 @@ impl Bench {
             let expected = match *record {
                 Record::Ready(attempts) => Status::Ready { attempts },
                 Record::Leased(attempts, lease) => Status::Leased { attempts, lease },
-                Record::Delayed(attempts, until_ms) => Status::Delayed { attempts, until_ms },
+                Record::Delayed(attempts, delay) => Status::Delayed { attempts, delay },
                 Record::Done => Status::Settled,
                 Record::Parked(attempts) => {
                     parked.insert(offset, attempts);
@@ -221,13 +221,14 @@ impl Bench {
         let expected = match *record {
             Record::Leased(attempts, own) if own == lease => {
                 let is_last = attempts == ATTEMPTS_MAX;
-                let until_ms = NOW.as_millis() + 500;
+                let delay = Delay { until_ms: NOW.as_millis() + 500, ms: 500 };
                 let (after, answer) = match verdict {
                     Verdict::Acknowledge => (Record::Done, Settled::Done),
                     Verdict::Release => (Record::Ready(attempts - 1), Settled::Ready),
-                    Verdict::Retry { .. } if !is_last => {
-                        (Record::Delayed(attempts, until_ms), Settled::Delayed { until_ms })
-                    }
+                    Verdict::Retry { .. } if !is_last => (
+                        Record::Delayed(attempts, delay),
+                        Settled::Delayed(Duration::from_millis(500)),
+                    ),
                     Verdict::Expire if !is_last => (Record::Ready(attempts), Settled::Ready),
                     Verdict::Retry { .. } | Verdict::Expire | Verdict::Reject { .. } => {
                         (Record::Parked(attempts), Settled::Parked)

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taffrail_model::batch::{Batch, BatchKind};
-use taffrail_model::{Timestamp, limits};
+use taffrail_model::{Offset, Timestamp, limits};
 
 use crate::damage::Damage;
 use crate::log::Log;
@@ -47,6 +47,8 @@ pub struct CompactionConfig {
     pub tombstone_age: Duration,
     /// Keys that are in memory at once.
     pub keys_max: usize,
+    /// Segments that do not end before this stay as they are: somebody needs each record of them.
+    pub before: Offset,
 }
 
 impl Default for CompactionConfig {
@@ -55,6 +57,7 @@ impl Default for CompactionConfig {
             segment_bytes: limits::COMPACTED_SEGMENT_BYTES,
             tombstone_age: limits::TOMBSTONE_AGE_DEFAULT,
             keys_max: limits::COMPACTION_KEYS_MAX,
+            before: Offset::new(u64::MAX),
         }
     }
 }
@@ -163,8 +166,14 @@ enum Phase {
 impl LogReader {
     /// What there is to compact.
     pub fn dirt(&self) -> Dirt {
+        self.dirt_before(Offset::new(u64::MAX))
+    }
+
+    /// What there is to compact in segments that end before an offset.
+    pub fn dirt_before(&self, before: Offset) -> Dirt {
         let mut dirt = Dirt::default();
-        for segment in &self.segments().sealed {
+        let segments = self.segments();
+        for segment in segments.sealed.iter().take_while(|segment| segment.end_offset <= before) {
             dirt.sealed_bytes += segment.length;
             match segment.header.compacted {
                 None => dirt.dirty_bytes += segment.length,
@@ -187,7 +196,8 @@ impl Log {
     ) -> Compaction {
         let shared = Arc::clone(&self.shared);
         let now_there = shared.segments.load();
-        let (segments, lost) = (now_there.sealed.clone(), now_there.lost.first().cloned());
+        let segments = now_there.sealed.iter().take_while(|it| it.end_offset <= config.before);
+        let (segments, lost) = (segments.cloned().collect(), now_there.lost.first().cloned());
         drop(now_there);
         Compaction {
             keys: Keys::in_memory(config.keys_max),

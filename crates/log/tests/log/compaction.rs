@@ -103,7 +103,7 @@ pub(crate) fn compact_by(
 }
 
 pub(crate) fn tight(segment_bytes: u64, keys_max: usize) -> CompactionConfig {
-    CompactionConfig { segment_bytes, tombstone_age: DAY, keys_max }
+    CompactionConfig { segment_bytes, tombstone_age: DAY, keys_max, ..CompactionConfig::default() }
 }
 
 #[track_caller]

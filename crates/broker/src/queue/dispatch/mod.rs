@@ -67,6 +67,7 @@ struct Worker {
 /// Records that a worker is to get once they are leased.
 #[derive(Debug)]
 pub(super) struct Choice {
+    /// 0, where there are none.
     pub(super) worker: WorkerId,
     pub(super) lease: Lease,
     records: Vec<Arc<QueueRecord>>,
@@ -120,9 +121,8 @@ impl Dispatch {
                     Status::Leased { lease, .. } => {
                         Phase::Leased { lease, until: now + self.policy.lease }
                     }
-                    Status::Delayed { until_ms, .. } => {
-                        let rest_ms = u64::try_from(until_ms.saturating_sub(wall_ms)).unwrap_or(0);
-                        Phase::Delayed { until: now + Duration::from_millis(rest_ms) }
+                    Status::Delayed { delay, .. } => {
+                        Phase::Delayed { until: now + delay.rest(wall_ms) }
                     }
                 };
                 if let Phase::Leased { until, .. } | Phase::Delayed { until } = phase {
@@ -246,7 +246,22 @@ impl Dispatch {
             self.last_lane = partition;
             choices.extend(self.choose_for(worker, partition));
         }
+        choices.extend(self.choose_missing());
         choices
+    }
+
+    /// Where nothing else is to be said, that offsets hold no records: nobody would ever know.
+    fn choose_missing(&mut self) -> Vec<Choice> {
+        let paused = &self.paused;
+        let lanes = self.lanes.iter_mut().filter(|(partition, lane)| {
+            !lane.missing.is_empty() && lane.free.is_empty() && !paused.contains(partition)
+        });
+        let choice = |(partition, lane): (&u32, &mut Lane)| {
+            let (partition, missing) = (*partition, std::mem::take(&mut lane.missing));
+            let lease = Lease { partition, end: lane.end, missing, offsets: Vec::new() };
+            Choice { worker: 0, lease, records: Vec::new() }
+        };
+        lanes.map(choice).collect()
     }
 
     /// The next worker with credit.
@@ -369,7 +384,6 @@ impl Dispatch {
         settlement: &Settlement,
         result: Result<Settled, SettleRefusal>,
         now: Instant,
-        wall_ms: i64,
     ) {
         let Settlement { partition, offset, lease, .. } = *settlement;
         let order = self.policy.order;
@@ -391,9 +405,8 @@ impl Dispatch {
             Ok(Settled::Done | Settled::Parked) | Err(SettleRefusal::AlreadySettled) => {
                 lane.forget(offset, order);
             }
-            Ok(Settled::Delayed { until_ms }) => {
-                let rest_ms = u64::try_from(until_ms.saturating_sub(wall_ms)).unwrap_or(0);
-                let until = now + Duration::from_millis(rest_ms);
+            Ok(Settled::Delayed(delay)) => {
+                let until = now + delay;
                 open.phase = Phase::Delayed { until };
                 self.due.insert((until, partition, offset));
                 lane.place_first(offset, order);

@@ -174,7 +174,7 @@ impl Bench {
         let kind = CommandKind::Settle(settlements.clone());
         let results = submit(&mut self.registry, kind, self.wall).settled;
         for (settlement, result) in settlements.iter().zip(results) {
-            self.dispatch.settled(settlement, result, self.now, self.wall.as_millis());
+            self.dispatch.settled(settlement, result, self.now);
         }
     }
 
