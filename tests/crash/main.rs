@@ -22,6 +22,8 @@ mod no_room;
 mod pauses;
 mod power;
 mod proxy;
+mod queues;
+
 mod readback;
 mod slow_sync;
 mod startup;

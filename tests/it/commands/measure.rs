@@ -72,7 +72,8 @@ fn runs_are_counted_behind_those_that_warm_up_and_compared_with_earlier_ones() {
 fn standard_workloads_run_on_a_broker_of_their_own_that_goes_with_its_data() {
     let place = tempfile::tempdir().expect("there is room");
     let data = place.path().to_str().expect("a path that is text");
-    let cases = ["w1-fsync-1k-lz4", "w3-16", "w5-cold", "w5-beside", "w6-stalled-5", "w7"];
+    let cases =
+        ["w1-fsync-1k-lz4", "w3-16", "w5-cold", "w5-beside", "w6-stalled-5", "w7", "w9-parked"];
     let standard = ["bench", "standard", "--scale", "0.002", "--runs", "1", "--warm-up", "0"];
     let arguments = [&standard[..], &cases, &["--data", data, "--output", "json"]].concat();
     let report = run(&arguments).json();
@@ -84,6 +85,7 @@ fn standard_workloads_run_on_a_broker_of_their_own_that_goes_with_its_data() {
         "p99_beside_per_alone",
         "end_to_end_p99_us",
         "killed_first_ack_s",
+        "acks_per_second",
     ];
     assert_eq!(told.len(), cases.len(), "{report}");
     for (case, figure) in told.iter().zip(figures) {
@@ -119,7 +121,9 @@ fn what_a_bench_cannot_do_is_said_with_what_to_do_instead() {
     }
     let listed = run(&["bench", "standard", "--list"]).success();
     assert!(
-        ["w1-", "w2-", "w3-", "w4-", "w5-", "w6-", "w7", "w8"].iter().all(|it| listed.contains(it))
+        ["w1-", "w2-", "w3-", "w4-", "w5-", "w6-", "w7", "w8", "w9"]
+            .iter()
+            .all(|it| listed.contains(it))
     );
 }
 

@@ -159,6 +159,11 @@ impl Broker {
         figures
     }
 
+    /// The broker's own memory, if it can be seen.
+    pub(super) fn own_bytes(&self) -> Option<f64> {
+        memory_bytes(self.process?, "smaps_rollup", "Anonymous:")
+    }
+
     /// `None` if it does not say, such as behind a proxy that only takes gRPC.
     async fn counted(&self) -> Option<Counted> {
         let text = get(&self.server, "/metrics").await?;

@@ -5,7 +5,7 @@ use taffrail_client::ProduceError;
 
 use super::figure::Figure;
 use super::harness::Harness;
-use super::workloads::{churn, commit, consume, crowd, load, produce, replay, start_up};
+use super::workloads::{churn, commit, consume, crowd, load, produce, queue, replay, start_up};
 
 /// A workload, by name.
 #[derive(Clone, Debug)]
@@ -24,6 +24,7 @@ pub(super) enum Work {
     Churn(churn::Options),
     Commit(commit::Options),
     Crowd(crowd::Options),
+    Queue(queue::Options),
 }
 
 /// What one run gave.
@@ -57,6 +58,7 @@ impl Work {
             Self::Churn(_) => "churn",
             Self::Commit(_) => "commit",
             Self::Crowd(_) => "crowd",
+            Self::Queue(_) => "queue",
         }
     }
 
@@ -69,7 +71,8 @@ impl Work {
             | Self::Replay(_)
             | Self::Churn(_)
             | Self::Commit(_)
-            | Self::Crowd(_) => false,
+            | Self::Crowd(_)
+            | Self::Queue(_) => false,
         }
     }
 
@@ -82,6 +85,7 @@ impl Work {
             Self::Churn(options) => options.json(),
             Self::Commit(options) => options.json(),
             Self::Crowd(options) => options.json(),
+            Self::Queue(options) => options.json(),
         }
     }
 
@@ -95,6 +99,7 @@ impl Work {
             Self::Churn(options) => churn::measure(options, harness).await.map(Outcome::from),
             Self::Commit(options) => commit::measure(options, harness).await.map(Outcome::from),
             Self::Crowd(options) => crowd::measure(options, harness).await.map(Outcome::from),
+            Self::Queue(options) => queue::measure(options, harness).await.map(Outcome::from),
         }
     }
 }

@@ -29,7 +29,7 @@ use rounds::Rounds;
 
 use crate::context::Context;
 use crate::exit::Usage;
-use workloads::{churn, commit, consume, crowd, load, replay, start_up};
+use workloads::{churn, commit, consume, crowd, load, queue, replay, start_up};
 
 /// Runs of each standard case that count, and rounds before them.
 const STANDARD_RUNS: u32 = 5;
@@ -75,6 +75,8 @@ enum Workload {
     Commit(commit::Options),
     /// Let many members join one consumer group
     Crowd(crowd::Options),
+    /// Let workers share the records of a queue, some of which fail
+    Queue(queue::Options),
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Result<()> {
@@ -100,6 +102,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
         Workload::Churn(options) => vec![Case::of(Work::Churn(options))],
         Workload::Commit(options) => vec![Case::of(Work::Commit(options))],
         Workload::Crowd(options) => vec![Case::of(Work::Crowd(options))],
+        Workload::Queue(options) => vec![Case::of(Work::Queue(options))],
     };
     if arguments.data.is_none() {
         leave_out_what_needs_its_own(&mut cases, is_standard, context)?;

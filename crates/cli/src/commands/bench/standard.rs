@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::case::{Case, Work};
-use super::workloads::{churn, consume, load, replay, start_up};
+use super::workloads::{churn, consume, load, queue, replay, start_up};
 use crate::commands::produce::CompressionArgument;
 use crate::exit::Usage;
 
@@ -117,6 +117,11 @@ impl Options {
             Work::StartUp(start_up::Options { partitions, records: self.scaled(10 << 20) }),
         );
         add("w8".into(), Work::Churn(churn::Options::standard(self.scale)));
+        let queue = queue::Options::standard(self.scale);
+        let many = self.scaled(1_000_000);
+        add("w9".into(), Work::Queue(queue.clone()));
+        add("w9-parked".into(), Work::Queue(queue::Options { parked: many, ..queue.clone() }));
+        add("w9-delayed".into(), Work::Queue(queue::Options { delayed: many, ..queue }));
         cases
     }
 

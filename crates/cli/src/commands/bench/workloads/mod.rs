@@ -7,6 +7,7 @@ pub(super) mod crowd;
 pub(super) mod load;
 mod pace;
 pub(super) mod produce;
+pub(super) mod queue;
 pub(super) mod replay;
 pub(super) mod start_up;
 mod tail;

@@ -45,7 +45,7 @@ impl Stamp {
     }
 
     /// How long ago the record was to be sent, if it is one of this run.
-    fn age(self, value: &[u8]) -> Option<Duration> {
+    pub(super) fn age(self, value: &[u8]) -> Option<Duration> {
         let (run, rest) = value.split_first_chunk()?;
         let (nanos, _) = rest.split_first_chunk()?;
         let sent = Duration::from_nanos(u64::from_le_bytes(*nanos));
