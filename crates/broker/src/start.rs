@@ -137,7 +137,8 @@ impl Broker {
         let topics = topics.with(served);
         let served = open_internal(&QUEUES, &directory, &threads);
         let partition = Arc::clone(&served.partitions[0]);
-        let queues = Queues::start(damage_of(&partition).map_or(Ok(partition), Err)).await;
+        let partition = damage_of(&partition).map_or(Ok(partition), Err);
+        let queues = Queues::start(partition, clock.now()).await;
         let topics = topics.with(served);
         let broker = Arc::new(Self {
             shared: Arc::new(Shared::new(

@@ -142,30 +142,71 @@ async fn what_was_parked_before_goes_there_too_and_nothing_where_there_is_no_suc
 async fn what_the_topic_does_not_take_stays_parked_and_holds_up_nothing() {
     let broker = Broker::new();
     let door = Door::open(&broker).await;
-    door.create_with("dead", 1, &[("cleanup", "compact")]).await;
+    door.create_with("dead", 1, &[("max.batch.bytes", "64KiB")]).await;
     create(&door, 1, to("dead")).await;
-    let records = vec![record("keyless"), keyed("k", "good"), record("keyless too")];
-    door.produce(produce_batch("t", 0, batch_of(records))).await;
-    let mut worker = Worker::start(&door, 10).await;
-    for _ in 0..3 {
+    let large = "x".repeat(70_000);
+    door.append("t", &[&large]).await;
+    let small: Vec<_> = (0..100).map(|number| number.to_string()).collect();
+    let small: Vec<_> = small.iter().map(String::as_str).collect();
+    door.append("t", &small).await;
+    let mut worker = Worker::start(&door, 200).await;
+    for _ in 0..101 {
         let delivery = worker.next().await;
         assert_eq!(worker.settle(&delivery, reject("why")).await, None);
     }
     let is_copied = async {
-        while parked(&door).await.len() > 2 {
+        while parked(&door).await.len() > 1 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        while !describe(&door).await.uncopied_cause.contains("offset 2 of partition 0") {
+        while !describe(&door).await.uncopied_cause.contains("offset 0 of partition 0") {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     soon(is_copied).await;
-    let offsets = parked(&door).await.into_iter().map(|it| it.place.expect("a place").offset);
-    assert_eq!(offsets.collect::<Vec<_>>(), [0, 2]);
-    assert_eq!(door.values("dead").await, ["good"]);
-    door.alter("dead", &[("cleanup", "delete")]).await.expect("it can be");
+    assert_eq!(door.values("dead").await.len(), 100);
+    door.alter("dead", &[("max.batch.bytes", "1MiB")]).await.expect("it can be");
     await_copies(&door).await;
-    assert_eq!(door.values("dead").await, ["good", "keyless", "keyless too"]);
+    assert_eq!(door.values("dead").await[100], large);
+}
+
+#[tokio::test]
+async fn a_queue_goes_back_to_a_topic_that_it_has_copied_to_before() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    door.create("one", 1).await;
+    door.create("two", 1).await;
+    create(&door, 1, v1::QueueSettings::default()).await;
+    let mut worker = Worker::start(&door, 10).await;
+    for (topic, value) in [("one", "a"), ("two", "b"), ("one", "c"), ("two", "d")] {
+        alter(&door, to(topic)).await.expect("it can be");
+        door.append("t", &[value]).await;
+        let delivery = worker.next().await;
+        assert_eq!(worker.settle(&delivery, reject("why")).await, None);
+        await_copies(&door).await;
+    }
+    assert_eq!((door.values("one").await, door.values("two").await), {
+        let text = |values: [&str; 2]| values.map(str::to_owned).to_vec();
+        (text(["a", "c"]), text(["b", "d"]))
+    });
+}
+
+#[tokio::test]
+async fn a_record_that_is_deleted_while_it_is_parked_says_so_as_a_dead_letter() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    create(&door, 1, v1::QueueSettings::default()).await;
+    door.append("t", &["a", "b"]).await;
+    let mut worker = Worker::start(&door, 10).await;
+    let delivery = worker.next().await;
+    assert_eq!(worker.settle(&delivery, reject("why")).await, None);
+    door.delete_records("t", 0, Some(1)).await.expect("it can be");
+    door.create("dead", 1).await;
+    alter(&door, to("dead")).await.expect("it can be");
+    await_copies(&door).await;
+    let letters = door.read("dead", 0, 0).await;
+    assert_eq!(letters[0].record.value, None);
+    assert_eq!(header(&letters[0], "content"), "gone");
+    assert_eq!(header(&letters[0], "reason"), "why");
 }
 
 #[tokio::test]
@@ -173,10 +214,12 @@ async fn dead_letter_topics_that_cannot_be_are_refused() {
     let broker = Broker::new();
     let door = Door::open(&broker).await;
     create(&door, 1, v1::QueueSettings::default()).await;
+    door.create_with("table", 1, &[("cleanup", "compact")]).await;
     for (topic, code, reason, says) in [
         ("nowhere", Code::NotFound, "UNKNOWN_TOPIC", "no topic"),
         ("__queues", Code::PermissionDenied, "INTERNAL_TOPIC", "no queue can be on it"),
         ("t", Code::InvalidArgument, "INVALID_REQUEST", "name another one"),
+        ("table", Code::InvalidArgument, "INVALID_REQUEST", "is compacted"),
     ] {
         for refused in [alter(&door, to(topic)).await, try_create(&door, "r", "t", to(topic)).await]
         {

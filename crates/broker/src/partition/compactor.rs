@@ -7,7 +7,7 @@ use std::time::Duration;
 use taffrail_log::{
     Compaction, CompactionConfig, CompactionError, CompactionReport, CompactionStep, Dirt,
 };
-use taffrail_model::{Timestamp, limits};
+use taffrail_model::{Offset, Timestamp, limits};
 use tokio::time::Instant;
 
 use super::{LogThreads, OpenLog, Partition};
@@ -23,6 +23,8 @@ pub(super) struct CompactionWork {
 struct GoingOn {
     open: Arc<OpenLog>,
     compaction: Compaction,
+    /// What it leaves alone begins there.
+    before: Offset,
     began: Stopwatch,
 }
 
@@ -104,7 +106,9 @@ impl CompactionWork {
         // Nobody lets go of the log meanwhile.
         let _one = going_on.open.keeping();
         let is_wanted = self.partition.settings.load().cleanup.compacts();
-        if !is_wanted || going_on.open.lock().is_none() {
+        // Somebody may need since what it takes away.
+        let is_free = going_on.before <= self.partition.needed.first();
+        if !is_wanted || !is_free || going_on.open.lock().is_none() {
             return Progress::Over;
         }
         match going_on.compaction.step() {
@@ -125,16 +129,17 @@ impl CompactionWork {
         }
         let now = threads.clock.now();
         let is_believed = threads.doubt(now, clock::instant()).is_none();
+        let before = self.partition.needed.first();
         let config = CompactionConfig {
             segment_bytes: settings.segment_bytes,
             tombstone_age: settings.tombstone_age,
-            before: self.partition.needed.first(),
+            before,
             ..CompactionConfig::default()
         };
         let log = open.lock();
         let compaction = log.as_ref()?.begin_compaction(config, now, is_believed);
         drop(log);
-        Some(GoingOn { open, compaction, began: Stopwatch::start() })
+        Some(GoingOn { open, compaction, before, began: Stopwatch::start() })
     }
 }
 

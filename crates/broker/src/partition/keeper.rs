@@ -173,6 +173,19 @@ impl Partition {
         }
     }
 
+    /// Has what is written on disk, where it can be committed before it is.
+    pub(crate) async fn sync(self: &Arc<Self>) -> Result<(), String> {
+        if self.settings.load().durability == Durability::Fsync {
+            return Ok(());
+        }
+        let partition = Arc::clone(self);
+        let synced = self.threads.on_admin_thread(move || {
+            let open = partition.open_log().ok_or("the log is not open")?;
+            open.syncer.sync().map(drop).map_err(|error| error.to_string())
+        });
+        synced.await.unwrap_or_else(|| Err("the broker is stopping".into()))
+    }
+
     /// Copies the log into a backup; false if there is none to be read. What was acknowledged by now is in
     /// it.
     pub(crate) fn back_up(

@@ -36,6 +36,8 @@ pub(crate) enum CommandKind {
     Discard { partition: u32, spans: Vec<Span> },
     /// To copy parked records to a dead-letter topic, where nobody else appends as this producer.
     Copy { topic: Topic, producer: u64, wanted: Vec<WantedCopies> },
+    /// To go on as of a backup.
+    Restore { at_ms: i64 },
     /// What has become of copies, by partition of the dead-letter topic.
     EndCopies(Vec<(u32, CopyEnd)>),
 }

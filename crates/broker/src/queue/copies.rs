@@ -72,23 +72,31 @@ impl Queue {
         self.copier.iter().flat_map(Copier::places).collect()
     }
 
-    /// Batches to be appended. Where some are under way already, none.
+    /// Batches to be appended: to partitions where none is under way, of records that are in none.
     pub(super) fn copy(
         &self,
         topic: &Topic,
         producer: u64,
         wanted: Vec<WantedCopies>,
     ) -> Vec<EventKind> {
-        let copier = self.copier.as_ref();
-        if copier.is_some_and(|copier| !copier.under_way.is_empty()) {
+        // Another one, or none, is said to be the right one since.
+        if self.policy().dead_letters.as_ref() != Some(&topic.name) {
             return Vec::new();
         }
+        let copier = self.copier.as_ref();
+        let is_busy =
+            |partition: &u32| copier.is_some_and(|it| it.under_way.contains_key(partition));
         let former = copier.filter(|it| it.producer == producer && it.topic.id == topic.id);
-        let batch = |WantedCopies { partition, from, places }| {
-            let parked = places.into_iter().filter(|place| self.is_parked(*place));
-            let places = Places::gather(parked);
+        if former.is_none() && copier.is_some_and(|it| !it.under_way.is_empty()) {
+            return Vec::new();
+        }
+        let mut taken = self.being_copied();
+        let mut batch = |WantedCopies { partition, from, places }| {
+            let free = places.into_iter().filter(|it| self.is_parked(*it) && taken.insert(*it));
+            let places = Places::gather(free);
             let sequence = former.and_then(|it| it.sequences.get(&partition).copied());
-            (!places.is_empty()).then(|| EventKind::Copying {
+            let is_possible = !places.is_empty() && !is_busy(&partition);
+            is_possible.then(|| EventKind::Copying {
                 topic: topic.clone(),
                 producer,
                 partition,
@@ -97,7 +105,7 @@ impl Queue {
                 places,
             })
         };
-        wanted.into_iter().filter_map(batch).collect()
+        wanted.into_iter().filter_map(&mut batch).collect()
     }
 
     /// What has become of batches that are under way.
@@ -145,12 +153,11 @@ impl Queue {
         }
     }
 
-    /// The batch is not there: the next one begins where it did.
+    /// The batch is not there. Nobody appends as its producer any more: what it was to have is not had by
+    /// others.
     pub(super) fn note_not_copied(&mut self, partition: u32) {
-        if let Some(copier) = &mut self.copier
-            && let Some(copies) = copier.under_way.remove(&partition)
-        {
-            copier.sequences.insert(partition, copies.sequence);
+        if let Some(copier) = &mut self.copier {
+            copier.under_way.remove(&partition);
         }
     }
 }

@@ -4,12 +4,12 @@
 //! sequence; appends the batch; stores that it is there. Whatever stops it in between, it appends the same batch
 //! again, which the log takes for what it is. What cannot be copied stays parked, and `describe` says why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use taffrail_log::{NewBatch, Read, SequenceError};
+use taffrail_log::{NewBatch, Read};
 use taffrail_model::batch::{Batches, Compressions, HEADER_BYTES};
 use taffrail_model::{
     Offset, PartitionIndex, ProducerEpoch, ProducerId, ProducerStamp, Sequence, TopicName,
@@ -26,21 +26,19 @@ use super::state::{Parked, Queue};
 use super::tally::Tally;
 use super::{QueueError, Running, partitions};
 use crate::catalog::TopicSettings;
-use crate::clock::Stopwatch;
+use crate::clock::{self, Stopwatch};
 use crate::partition::{AppendRequest, Order, Partition};
 use crate::produce::{self, BatchRules, IncomingBatch, ProduceError, Reply};
 use crate::shared::Shared;
 
 /// Records that are looked at together.
 const RECORDS_MAX: usize = 64;
-/// Bytes that they may have, but for the last one.
+/// Bytes of a batch of more than one.
 const BYTES_MAX: usize = 256 << 10;
 /// Bytes that are read at once where a copy is looked for.
 const READ_BYTES: usize = 1 << 20;
 /// How long to wait after something could not be copied.
 const RETRY: Duration = Duration::from_secs(2);
-/// Records that are passed over, at the most, before all are looked at again.
-const UNFIT_MAX: usize = 1_000;
 
 /// Where whoever wants something copied says so, and is told why it is not.
 #[derive(Debug, Default)]
@@ -73,11 +71,11 @@ pub(super) struct DeadLetters {
     desk: Arc<Desk>,
     tally: Arc<Tally>,
     settled: Arc<Notify>,
-    /// Who appends, once there is something to append. Nobody knows of another start what was appended since
-    /// the state was stored that it began with: each is somebody else.
-    producer: Option<ProducerId>,
-    /// What cannot be copied, and why the last one of it cannot.
-    unfit: BTreeSet<(u32, u64)>,
+    /// Who appends to which topic, once there is something to append. Nobody knows of another start what was
+    /// appended since the state was stored that it began with: each is somebody else.
+    producer: Option<(ProducerId, String)>,
+    /// How far it has looked, and why the last one of what cannot be copied cannot.
+    behind: Option<(u32, u64)>,
     cause: Option<String>,
 }
 
@@ -104,7 +102,14 @@ struct UnderWay {
     target: Topic,
     producer: ProducerId,
     /// By partition of the dead-letter topic.
-    batches: Vec<(u32, Copies)>,
+    batches: Vec<(u32, Batch)>,
+}
+
+/// A batch that is under way.
+struct Batch {
+    copies: Copies,
+    /// Its records, in their order there.
+    parked: Vec<(u32, u64, Parked)>,
 }
 
 impl DeadLetters {
@@ -117,7 +122,7 @@ impl DeadLetters {
             tally: Arc::clone(&running.tally),
             settled: Arc::clone(&running.settled),
             producer: None,
-            unfit: BTreeSet::new(),
+            behind: None,
             cause: None,
         }
     }
@@ -125,19 +130,22 @@ impl DeadLetters {
     /// Works until the queue or the broker is gone.
     pub(super) async fn run(mut self) {
         loop {
+            let begun = clock::instant();
             let Some(shared) = self.shared.upgrade().filter(|it| !it.is_stopping()) else { return };
-            let progress = self.step(&shared).await;
-            drop(shared);
-            let cause = match progress {
-                Ok(Progress::More) => continue,
-                Ok(Progress::Over) => return,
-                Ok(Progress::Done) => self.cause.take(),
-                Err(cause) => Some(cause),
+            // Through all that is parked, once.
+            self.behind = None;
+            let passed = loop {
+                match self.step(&shared).await {
+                    Ok(Progress::More) => {}
+                    Ok(Progress::Done) => break Ok(()),
+                    Ok(Progress::Over) => return,
+                    Err(cause) => break Err(cause),
+                }
             };
-            self.unfit.clear();
-            let wait = if cause.is_some() { RETRY } else { Duration::MAX };
+            drop(shared);
+            let cause = passed.err().or(self.cause.take());
             if self.desk.note(cause.as_deref())
-                && let Some(cause) = cause
+                && let Some(cause) = &cause
             {
                 tracing::warn!(
                     queue = self.queue,
@@ -145,106 +153,102 @@ impl DeadLetters {
                     "dead letters are not copied, and stay parked; this is tried again"
                 );
             }
-            // Somebody wakes it, or the time is over.
-            let _ = tokio::time::timeout(wait, self.desk.wake.notified()).await;
+            if cause.is_some() {
+                // Not more often than is cheap, whatever is parked meanwhile.
+                tokio::time::sleep(RETRY.max(begun.elapsed() * 10)).await;
+            } else {
+                self.desk.wake.notified().await;
+            }
         }
     }
 
-    /// Does the next thing: ends the batches that are under way, or has others under way.
+    /// Does the next thing: ends the batches that are under way, and has others under way.
     async fn step(&mut self, shared: &Shared) -> Result<Progress, String> {
         let registry = shared.queues.registry().map_err(|error| error.to_string())?;
         let seen = registry.look(|queues| {
             let known = queues.get(&self.queue).filter(|queue| queue.number() == self.number);
-            known.map(|queue| self.see(queue))
+            known.map(|queue| see(queue, self.behind))
         });
         let seen = seen.await.map_err(|error| QueueError::from(error).to_string())?;
         let Some(Seen { topic, target: to, under_way, parked }) = seen else {
             return Ok(Progress::Over);
         };
         let Some(sources) = partitions(shared, &topic) else { return Ok(Progress::Done) };
-        if let Some(under_way) = under_way {
-            return self.end(shared, &topic, &sources, under_way, &parked).await;
+        if let Some(under_way) = under_way
+            && self.end(shared, &topic, &sources, under_way).await?
+        {
+            return Ok(Progress::More);
         }
-        let (Some(to), false) = (to, parked.is_empty()) else { return Ok(Progress::Done) };
+        let (Some(to), Some(last)) = (to, parked.last()) else { return Ok(Progress::Done) };
+        let last = (last.0, last.1);
         let (target, to) = target(shared, &to)?;
-        let wanted = self.gather(shared, &topic, &sources, &to, parked).await;
+        let (wanted, left_from) = self.gather(shared, &topic, &sources, &to, parked).await;
+        self.behind = left_from.or(Some(last));
         if wanted.is_empty() {
             // None of these can be copied: others may.
             return Ok(Progress::More);
         }
-        let producer = match self.producer {
-            Some(producer) => producer,
-            None => {
+        let producer = match &self.producer {
+            Some((producer, topic)) if *topic == target.id => *producer,
+            // Nobody remembers what it has appended elsewhere.
+            _ => {
                 let made = shared.producers.make(shared.now()).await;
-                let made = made.map_err(|error| error.to_string())?;
-                *self.producer.insert(made.id)
+                let made = made.map_err(|error| error.to_string())?.id;
+                self.producer = Some((made, target.id.clone()));
+                made
             }
         };
         let producer = producer.get();
-        self.submit(shared, CommandKind::Copy { topic: target, producer, wanted }).await
+        self.submit(shared, CommandKind::Copy { topic: target, producer, wanted }).await?;
+        Ok(Progress::More)
     }
 
-    /// Sees to it that the batches which are under way are there, or are not, and says which.
+    /// Sees to it that the batches which are under way are there, or are not, and says which. Whether that is so
+    /// of all of them.
     async fn end(
         &mut self,
         shared: &Shared,
         topic: &Topic,
         sources: &BTreeMap<u32, Arc<Partition>>,
         under_way: UnderWay,
-        parked: &[(u32, u64, Parked)],
-    ) -> Result<Progress, String> {
+    ) -> Result<bool, String> {
         let UnderWay { target, producer, batches } = under_way;
-        let (mut ends, mut count) = (Vec::new(), 0);
-        for (partition, copies) in batches {
+        let (mut ends, mut count, mut failed) = (Vec::new(), 0, false);
+        for (partition, Batch { copies, parked }) in batches {
             let stamp = stamp(producer, copies.sequence);
-            let letters = letters(sources, parked, &copies.places).await;
+            let letters = letters(sources, parked).await;
             let sender = Sender { queue: &self.queue, topic: &topic.name };
             let batch = letters.map(|letters| letter::batch(sender, &letters, Some(stamp)));
-            let end = self.append(shared, &target, partition, copies.from, stamp, batch).await;
-            match end {
-                Ok(end) => {
-                    ends.push((partition, end));
-                    if end == CopyEnd::Copied {
-                        count += copies.places.iter().map(Places::count).sum::<u64>();
-                    }
+            match append(shared, &target, partition, copies.from, stamp, batch).await {
+                Ok(CopyEnd::Copied) => {
+                    count += copies.places.iter().map(Places::count).sum::<u64>();
+                    ends.push((partition, CopyEnd::Copied));
                 }
-                // What is done is said first.
-                Err(_) if !ends.is_empty() => break,
-                Err(cause) => return Err(cause),
+                Ok(CopyEnd::NotCopied) => {
+                    // What it was to append is not to be taken for what somebody else appends.
+                    self.producer = None;
+                    ends.push((partition, CopyEnd::NotCopied));
+                    self.cause = Some(format!(
+                        "partition {partition} of {} did not take what it was to",
+                        target.name
+                    ));
+                    failed = true;
+                }
+                Err(cause) => {
+                    self.cause = Some(format!("partition {partition} of {}: {cause}", target.name));
+                    failed = true;
+                }
             }
         }
-        let ended = self.submit(shared, CommandKind::EndCopies(ends)).await?;
-        self.tally.note_copies(count);
-        self.settled.notify_one();
-        Ok(ended)
+        if !ends.is_empty() {
+            self.submit(shared, CommandKind::EndCopies(ends)).await?;
+            self.tally.note_copies(count);
+            self.settled.notify_one();
+        }
+        Ok(!failed)
     }
 
-    /// What there is to do. Of what is parked: what is under way, or else the first of what is fit.
-    fn see(&self, queue: &Queue) -> Seen {
-        let copier = queue.copier.as_ref().filter(|copier| !copier.under_way.is_empty());
-        let under_way = copier.and_then(|copier| {
-            let producer = ProducerId::new(copier.producer)?;
-            let batches = copier.under_way.iter().map(|(at, copies)| (*at, copies.clone()));
-            Some(UnderWay { target: copier.topic.clone(), producer, batches: batches.collect() })
-        });
-        let target = queue.policy().dead_letters.clone();
-        let all = queue.parked_behind(None);
-        let owned =
-            |(partition, offset, parked): (u32, u64, &Parked)| (partition, offset, parked.clone());
-        let parked = if under_way.is_some() {
-            let being_copied = queue.being_copied();
-            let of_it = all.filter(|it| being_copied.contains(&(it.0, it.1)));
-            of_it.map(owned).collect()
-        } else if target.is_some() && self.unfit.len() < UNFIT_MAX {
-            let fit = all.filter(|it| !self.unfit.contains(&(it.0, it.1)));
-            fit.take(RECORDS_MAX).map(owned).collect()
-        } else {
-            Vec::new()
-        };
-        Seen { topic: queue.topic().clone(), target, under_way, parked }
-    }
-
-    /// Sorts what is parked into batches that the dead-letter topic takes.
+    /// Sorts what is parked into batches that the dead-letter topic takes; and how far, if that is not all.
     async fn gather(
         &mut self,
         shared: &Shared,
@@ -252,13 +256,11 @@ impl DeadLetters {
         sources: &BTreeMap<u32, Arc<Partition>>,
         to: &[Arc<Partition>],
         parked: Vec<(u32, u64, Parked)>,
-    ) -> Vec<WantedCopies> {
+    ) -> (Vec<WantedCopies>, Option<(u32, u64)>) {
         let mut wanted: BTreeMap<u32, WantedCopies> = BTreeMap::new();
         let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut last = self.behind;
         for (partition, offset, parked) in parked {
-            if BYTES_MAX <= sizes.values().sum() {
-                break;
-            }
             let record = match sources.get(&partition) {
                 Some(source) => read(source, Offset::new(offset)).await,
                 None => Ok(None),
@@ -283,67 +285,91 @@ impl DeadLetters {
                 Ok((index, from, bytes, room)) => {
                     let size = sizes.entry(index).or_default();
                     *size += bytes;
-                    // What has no room is for another time.
-                    if *size <= room {
-                        let new = WantedCopies { partition: index, from, places: Vec::new() };
-                        wanted.entry(index).or_insert(new).places.push((partition, offset));
+                    if room.min(BYTES_MAX.max(bytes)) < *size {
+                        return (wanted.into_values().collect(), last);
                     }
+                    let new = WantedCopies { partition: index, from, places: Vec::new() };
+                    wanted.entry(index).or_insert(new).places.push((partition, offset));
                 }
                 Err(cause) => {
-                    self.unfit.insert((partition, offset));
                     self.cause = Some(format!("offset {offset} of partition {partition}: {cause}"));
                 }
             }
+            last = Some((partition, offset));
         }
-        wanted.into_values().collect()
+        (wanted.into_values().collect(), None)
     }
 
-    /// Appends a batch that may be there already.
-    async fn append(
-        &mut self,
-        shared: &Shared,
-        target: &Topic,
-        partition: u32,
-        from: u64,
-        stamp: ProducerStamp,
-        batch: Result<IncomingBatch, String>,
-    ) -> Result<CopyEnd, String> {
-        let Some(to) = partitions(shared, target).and_then(|mut it| it.remove(&partition)) else {
-            return Ok(CopyEnd::NotCopied);
-        };
-        let settings = **to.settings.load();
-        // It could be read, and was taken, when it was stored: since then it may have been appended.
-        let Some(batch) = batch.ok().and_then(|batch| check(shared, &settings, batch).ok()) else {
-            return find(&to, from, stamp).await;
-        };
-        let (sender, mut stored) = mpsc::unbounded_channel();
-        to.submit(AppendRequest {
-            batch: Ok(batch),
-            expected: None,
-            fence: None,
-            order: Order { lane: Arc::default(), number: 1, resumes_after: 0 },
-            reply: Reply::new(sender),
-            charge: None,
-            arrived: Stopwatch::start(),
-        });
-        match stored.recv().await.map(|outcome| outcome.result) {
-            Some(Ok(_)) => Ok(CopyEnd::Copied),
-            Some(Err(ProduceError::Sequence(error))) => {
-                let queue = &self.queue;
-                tracing::warn!(queue, %error, "a copy is looked for in the dead-letter topic");
-                if matches!(error, SequenceError::Unknown { .. } | SequenceError::Gap { .. }) {
-                    self.producer = None;
-                }
-                find(&to, from, stamp).await
-            }
-            Some(Err(error)) => Err(error.to_string()),
-            None => Err("the broker is stopping".into()),
-        }
-    }
-
-    async fn submit(&self, shared: &Shared, kind: CommandKind) -> Result<Progress, String> {
+    async fn submit(&self, shared: &Shared, kind: CommandKind) -> Result<(), String> {
         let submitted = shared.queues.submit_to(&self.queue, self.number, kind, shared).await;
-        submitted.map(|_| Progress::More).map_err(|error| error.to_string())
+        submitted.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// What there is to do: the batches that are under way, and the first of what is parked behind a place and in
+/// none of them.
+fn see(queue: &Queue, behind: Option<(u32, u64)>) -> Seen {
+    let copier = queue.copier.as_ref().filter(|copier| !copier.under_way.is_empty());
+    let under_way = copier.and_then(|copier| {
+        let batch = |(partition, copies): (&u32, &Copies)| {
+            let spots = copies.places.iter().flat_map(Places::all);
+            let parked = spots.filter_map(|(partition, offset)| {
+                let parked = queue.partitions().get(&partition)?.parked().get(&offset)?;
+                Some((partition, offset, parked.clone()))
+            });
+            (*partition, Batch { copies: copies.clone(), parked: parked.collect() })
+        };
+        Some(UnderWay {
+            target: copier.topic.clone(),
+            producer: ProducerId::new(copier.producer)?,
+            batches: copier.under_way.iter().map(batch).collect(),
+        })
+    });
+    let target = queue.policy().dead_letters.clone();
+    let being_copied = queue.being_copied();
+    let parked = queue.parked_behind(behind);
+    let parked = parked.filter(|it| !being_copied.contains(&(it.0, it.1)));
+    let parked = parked.map(|(partition, offset, parked)| (partition, offset, parked.clone()));
+    let parked = parked.take(if target.is_some() { RECORDS_MAX } else { 0 }).collect();
+    Seen { topic: queue.topic().clone(), target, under_way, parked }
+}
+
+/// Appends a batch that may be there already.
+async fn append(
+    shared: &Shared,
+    target: &Topic,
+    partition: u32,
+    from: u64,
+    stamp: ProducerStamp,
+    batch: Result<IncomingBatch, String>,
+) -> Result<CopyEnd, String> {
+    let Some(to) = partitions(shared, target).and_then(|mut it| it.remove(&partition)) else {
+        return Ok(CopyEnd::NotCopied);
+    };
+    let settings = **to.settings.load();
+    // It could be read, and was taken, when it was stored: since then it may have been appended.
+    let Some(batch) = batch.ok().and_then(|batch| check(shared, &settings, batch).ok()) else {
+        return find(&to, from, stamp).await;
+    };
+    let (sender, mut stored) = mpsc::unbounded_channel();
+    to.submit(AppendRequest {
+        batch: Ok(batch),
+        expected: None,
+        fence: None,
+        order: Order { lane: Arc::default(), number: 1, resumes_after: 0 },
+        reply: Reply::new(sender),
+        charge: None,
+        arrived: Stopwatch::start(),
+    });
+    match stored.recv().await.map(|outcome| outcome.result) {
+        // Whatever the topic counts as committed: what was parked was on disk.
+        Some(Ok(_)) => to.sync().await.map(|()| CopyEnd::Copied),
+        Some(Err(ProduceError::Sequence(error))) => {
+            tracing::warn!(topic = target.name, partition, %error, "a dead letter is looked for where it should be");
+            find(&to, from, stamp).await
+        }
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err("the broker is stopping".into()),
     }
 }
 
@@ -356,6 +382,12 @@ fn target(shared: &Shared, name: &str) -> Result<(Topic, Vec<Arc<Partition>>), S
             "there is no dead-letter topic {name:?}: create it, or alter the queue to use another one"
         )
     })?;
+    if served.topic.settings.cleanup.compacts() {
+        return Err(format!(
+            "the dead-letter topic {name:?} is compacted, which would take one of two letters with the same \
+             key: set its cleanup to delete, or alter the queue to use another one"
+        ));
+    }
     let topic = Topic { name: name.to_owned(), id: served.topic.id.to_string() };
     Ok((topic, served.partitions.clone()))
 }
@@ -363,18 +395,15 @@ fn target(shared: &Shared, name: &str) -> Result<(Topic, Vec<Arc<Partition>>), S
 /// The records of a batch that is under way.
 async fn letters(
     sources: &BTreeMap<u32, Arc<Partition>>,
-    parked: &[(u32, u64, Parked)],
-    places: &[Places],
+    parked: Vec<(u32, u64, Parked)>,
 ) -> Result<Vec<Letter>, String> {
     let mut letters = Vec::new();
-    for (partition, offset) in places.iter().flat_map(Places::all) {
-        let known = parked.iter().find(|it| (it.0, it.1) == (partition, offset));
-        let Some((_, _, parked)) = known else { continue };
+    for (partition, offset, parked) in parked {
         let record = match sources.get(&partition) {
             Some(source) => read(source, Offset::new(offset)).await?,
             None => None,
         };
-        letters.push(Letter { partition, offset, parked: parked.clone(), record });
+        letters.push(Letter { partition, offset, parked, record });
     }
     Ok(letters)
 }

@@ -60,6 +60,8 @@ pub(crate) enum EventKind {
     NotCopied { partition: u32 },
     /// There is no such queue any more.
     Deleted,
+    /// What is known of all queues is that of a backup from then: nobody knows what was leased since.
+    Restored { at_ms: i64 },
 }
 
 /// A topic, whatever it is called: the one that is made again under the same name is another one.

@@ -14,6 +14,7 @@ const OFFSET: &str = "taffrail-dead-letter-offset";
 const REASON: &str = "taffrail-dead-letter-reason";
 const ATTEMPTS: &str = "taffrail-dead-letter-attempts";
 const TIME: &str = "taffrail-dead-letter-time";
+const CONTENT: &str = "taffrail-dead-letter-content";
 
 /// A record that goes to a dead-letter topic.
 pub(super) struct Letter {
@@ -45,13 +46,17 @@ impl Letter {
             (ATTEMPTS, &attempts),
             (TIME, &time),
         ];
+        // It was deleted by request: what is known of it goes all the same.
+        let gone = self.record.is_none().then_some((CONTENT, "gone"));
+        let own = own.into_iter().chain(gone);
         let own = own.map(|(name, value)| HeaderView { name, value: value.as_bytes() });
+        let own: Vec<_> = own.collect();
         let record = self.record.as_ref();
         let held = record.map_or(&[][..], |record| &record.headers);
         // What was said of a record that was a dead letter before goes.
         let held = held.iter().filter(|(name, _)| own.iter().all(|header| header.name != name));
         let held = held.map(|(name, value)| HeaderView { name, value });
-        let headers: Vec<_> = held.chain(own).collect();
+        let headers: Vec<_> = held.chain(own.iter().copied()).collect();
         builder.push(&RecordFields {
             key: record.and_then(|record| record.key.as_deref()),
             value: record.and_then(|record| record.value.as_deref()),

@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use taffrail_model::{Offset, PartitionIndex, TopicName, limits};
+use taffrail_model::{Offset, PartitionIndex, Timestamp, TopicName, limits};
 use tokio::sync::{Notify, mpsc};
 
 use crate::coordinator::Coordinator;
@@ -101,12 +101,12 @@ pub struct CreateQueue {
 
 impl Queues {
     /// Reads what is known, if it can be read.
-    pub(crate) async fn start(partition: Result<Arc<Partition>, String>) -> Self {
+    pub(crate) async fn start(partition: Result<Arc<Partition>, String>, now: Timestamp) -> Self {
         let registry = match partition {
-            Ok(partition) => Coordinator::start(partition).await.map_err(|it| it.to_string()),
+            Ok(partition) => read(partition, now).await.map(Arc::new),
             Err(cause) => Err(cause),
         };
-        let registry = registry.map(|(registry, _)| Arc::new(registry)).inspect_err(|cause| {
+        let registry = registry.inspect_err(|cause| {
             tracing::error!(%cause, "nothing is known of queues: none can be used");
         });
         Self {
@@ -214,6 +214,20 @@ impl Queues {
     }
 }
 
+/// Reads what is known of queues. Where that was a backup, no lease that may have been given out since comes
+/// again.
+async fn read(partition: Arc<Partition>, now: Timestamp) -> Result<Coordinator<Registry>, String> {
+    let restored = partition.restored();
+    let (registry, _) = Coordinator::start(partition).await.map_err(|error| error.to_string())?;
+    if let Some(at) = restored {
+        let kind = CommandKind::Restore { at_ms: at.as_millis() };
+        let command = Command { queue: String::new(), number: None, kind };
+        let stored = registry.submit(command, now, |_| ()).await;
+        stored.map_err(|error| QueueError::from(error).to_string())?;
+    }
+    Ok(registry)
+}
+
 /// Makes a queue.
 pub(crate) async fn create(shared: &Shared, request: CreateQueue) -> Result<(), QueueError> {
     let CreateQueue { name, topic, policy, from } = request;
@@ -225,6 +239,7 @@ pub(crate) async fn create(shared: &Shared, request: CreateQueue) -> Result<(), 
     }
     // Says what is wrong with the name.
     fetch::partition(shared, &topic, PartitionIndex::new(0))?;
+    let _changing = shared.queues.changing.lock().await;
     let topics = shared.topics.load_full();
     let served = topics.get(&parsed).ok_or(QueueError::Stopping)?;
     let mut starts = Vec::new();
@@ -259,7 +274,10 @@ pub(crate) async fn alter(
         let _ = running.told.send(Told::Altered { policy });
     }
     drop(changing);
-    shared.queues.copy_dead_letters(shared, name).await
+    if let Err(error) = shared.queues.copy_dead_letters(shared, name).await {
+        tracing::debug!(queue = name, %error, "dead letters are not copied");
+    }
+    Ok(())
 }
 
 /// Whether records of a topic can be copied to where they are to be.
@@ -276,7 +294,13 @@ fn check_dead_letters(shared: &Shared, topic: &str, policy: &Policy) -> Result<(
         )));
     }
     // Says what is wrong with the name.
-    fetch::partition(shared, dead_letters, PartitionIndex::new(0))?;
+    let partition = fetch::partition(shared, dead_letters, PartitionIndex::new(0))?;
+    if partition.settings.load().cleanup.compacts() {
+        return Err(QueueError::Request(format!(
+            "{dead_letters:?} is compacted, which would take one of two dead letters with the same key: set its \
+             cleanup to delete, or name another topic"
+        )));
+    }
     Ok(())
 }
 

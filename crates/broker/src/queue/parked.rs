@@ -127,8 +127,9 @@ async fn select(
         }
         Selection::First(count) => {
             let places = |queue: &Queue| {
-                let parked = queue.parked_behind(None).take(count);
-                parked.map(|(partition, offset, _)| (partition, offset)).collect()
+                let being_copied = queue.being_copied();
+                let parked = queue.parked_behind(None).map(|it| (it.0, it.1));
+                parked.filter(|place| !being_copied.contains(place)).take(count).collect()
             };
             shared.queues.look(queue, places).await?
         }
@@ -155,7 +156,7 @@ pub(super) async fn read(
             let span = Span(offset.get(), offset.get() + 1);
             records_of(bytes, span).map(|mut records| records.pop())
         }
-        Ok(Read::Gap(_) | Read::End) | Err(PartitionReadError::Gone { .. }) => Ok(None),
+        Ok(Read::Gap(_) | Read::End) => Ok(None),
         Err(PartitionReadError::Log(_)) if offset < partition.log_start() => Ok(None),
         Err(error) => Err(error.to_string()),
     }

@@ -277,6 +277,9 @@ impl Service {
             }
             Done::Leased { choice, result } => match result {
                 Ok(leased) => {
+                    if !choice.lease.missing.is_empty() {
+                        self.settled.notify_one();
+                    }
                     let worker = choice.worker;
                     let (deliveries, released) =
                         self.dispatch.leased(choice, &leased, clock::instant());

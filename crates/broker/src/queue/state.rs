@@ -34,6 +34,9 @@ pub(crate) struct Registry {
     queues: BTreeMap<String, Queue>,
     /// Queues that there ever were.
     numbers: u64,
+    /// As of when it was a backup, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restored_ms: Option<i64>,
 }
 
 /// A queue.
@@ -94,11 +97,15 @@ impl Registry {
     /// What is known once nobody knows any more what was leased since: no lease that may have been given
     /// out comes again.
     pub(crate) fn restarted(mut self) -> Self {
+        self.restart();
+        self
+    }
+
+    fn restart(&mut self) {
         self.numbers += UNKNOWN_NUMBERS;
         for queue in self.queues.values_mut() {
             queue.leases += UNKNOWN_NUMBERS;
         }
-        self
     }
 
     /// The first record that any queue on a topic needs, of each of so many partitions: of one that a queue
@@ -384,6 +391,7 @@ impl Window {
             | EventKind::Copying { .. }
             | EventKind::Copied { .. }
             | EventKind::NotCopied { .. }
+            | EventKind::Restored { .. }
             | EventKind::Deleted => {}
         }
     }
@@ -504,6 +512,11 @@ impl StateMachine for Registry {
                 let events = if spans.is_empty() { Vec::new() } else { vec![discarded] };
                 (Reply { spans, ..Reply::default() }, events)
             }
+            CommandKind::Restore { at_ms } => {
+                let is_new = self.restored_ms != Some(at_ms);
+                let restored = is_new.then_some(EventKind::Restored { at_ms });
+                (Reply::default(), restored.into_iter().collect())
+            }
             CommandKind::Copy { topic, producer, wanted } => {
                 (Reply::default(), self.known(&name)?.copy(&topic, producer, wanted))
             }
@@ -537,9 +550,13 @@ impl StateMachine for Registry {
             self.queues.remove(name);
             return;
         }
+        if let EventKind::Restored { at_ms } = kind {
+            self.restored_ms = Some(*at_ms);
+            return self.restart();
+        }
         let Some(queue) = self.queues.get_mut(name) else { return };
         let partition = match kind {
-            EventKind::Created { .. } | EventKind::Deleted => return,
+            EventKind::Created { .. } | EventKind::Deleted | EventKind::Restored { .. } => return,
             EventKind::Altered { policy } => {
                 queue.policy = policy.clone();
                 return;
