@@ -11,7 +11,7 @@ import threading
 
 import grpc
 import stubs  # noqa: F401, puts the generated packages on the path
-from taffrail.v1 import admin_pb2_grpc, group_pb2_grpc, log_pb2_grpc
+from taffrail.v1 import admin_pb2_grpc, group_pb2_grpc, log_pb2_grpc, queue_pb2_grpc
 
 START_SECONDS = 30
 STOP_SECONDS = 30
@@ -43,6 +43,7 @@ class Broker:
         self.channel = grpc.insecure_channel(self.target, [("grpc.enable_http_proxy", 0)])
         self.log = log_pb2_grpc.LogServiceStub(self.channel)
         self.groups = group_pb2_grpc.GroupServiceStub(self.channel)
+        self.queues = queue_pb2_grpc.QueueServiceStub(self.channel)
         self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
 
     def _wait_until_ready(self):

@@ -6,7 +6,9 @@ use taffrail_proto::v1;
 
 use super::{ACK, Worker, await_idle, create, describe, nack, parked, reject, value};
 use crate::broker::Home;
+use crate::commands::taffrail;
 use crate::door::{Door, soon};
+use crate::program::run;
 
 #[tokio::test]
 async fn leases_attempts_delays_and_what_is_parked_outlive_the_broker() {
@@ -49,4 +51,35 @@ async fn leases_attempts_delays_and_what_is_parked_outlive_the_broker() {
     assert_eq!(worker.settle(&deliveries[0], ACK).await.as_deref(), Some("LEASE_EXPIRED"));
     assert_eq!(worker.settle(&held, ACK).await, None);
     await_idle(&door, v1::QueueIdle::AllLeased).await;
+}
+
+#[tokio::test]
+async fn a_restored_broker_gives_out_no_lease_again() {
+    let home = Home::new();
+    let broker = home.start(&[]);
+    let door = Door::open(&broker).await;
+    create(&door, 1, v1::QueueSettings::default()).await;
+    door.append("t", &["a"]).await;
+    let backup = home.path().join("backup").display().to_string();
+    taffrail(&broker, &["backup", &backup]).success();
+    let mut worker = Worker::start(&door, 1).await;
+    let before = worker.next().await;
+    drop(worker);
+    drop(broker);
+
+    let restored = Home::new();
+    run(&["restore", &backup, &restored.data().display().to_string()]).success();
+    for _ in 0..2 {
+        let broker = restored.start(&[]);
+        let door = Door::open(&broker).await;
+        door.online("t").await;
+        let mut worker = Worker::start(&door, 1).await;
+        let after = worker.next().await;
+        assert_eq!(value(&after), "a");
+        assert_ne!(before.ack_id, after.ack_id);
+        let late = worker.settle(&before, ACK).await;
+        assert_eq!(late.as_deref(), Some("LEASE_EXPIRED"));
+        assert_eq!(worker.settle(&after, super::RELEASE).await, None);
+        broker.stop().await;
+    }
 }

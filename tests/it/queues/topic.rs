@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use taffrail_proto::v1;
 
 use super::{ACK, Worker, await_idle, calls, create, describe, reject, try_create, value};
 use crate::broker::Broker;
-use crate::door::{Door, batch, check_status, produce_batch, soon};
+use crate::door::{Door, batch, batch_of, check_status, produce_batch, record, soon};
 
 #[tokio::test]
 async fn partitions_that_are_added_are_worked_on_too() {
@@ -97,4 +98,38 @@ async fn a_queue_whose_topic_is_gone_says_so() {
     let refused = soon(worker.take()).await;
     let metadata = [("topic", "t"), ("queue", "q")];
     check_status(refused, tonic::Code::NotFound, "UNKNOWN_TOPIC", &metadata, "was deleted");
+}
+
+#[tokio::test]
+async fn compaction_leaves_alone_what_a_queue_needs() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    let settings = [
+        ("cleanup", "compact"),
+        ("segment.bytes", "64KiB"),
+        ("max.batch.bytes", "64KiB"),
+        ("min.cleanable.dirty.ratio", "0"),
+    ];
+    door.create_with("t", 1, &settings).await;
+    try_create(&door, "q", "t", v1::QueueSettings::default()).await.expect("it is new");
+    let filler = "x".repeat(20_000);
+    let key = Some(Bytes::from_static(b"k"));
+    for _ in 0..20 {
+        let record = v1::Record { key: key.clone(), ..record(&filler) };
+        door.produce(produce_batch("t", 0, batch_of(vec![record]))).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(door.read("t", 0, 0).await.len(), 20, "the queue needs each of them");
+    let mut worker = Worker::start(&door, 100).await;
+    for offset in 0..20 {
+        let delivery = worker.next().await;
+        assert_eq!(delivery.offset, offset);
+        assert_eq!(worker.settle(&delivery, ACK).await, None);
+    }
+    let is_compacted = async {
+        while door.read("t", 0, 0).await.len() > 10 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon(is_compacted).await;
 }
