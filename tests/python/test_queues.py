@@ -4,7 +4,7 @@ import queue
 import time
 
 from client import CALL_SECONDS, STREAM_SECONDS, fetch, new_topic, produce, record, records
-from taffrail.v1 import log_pb2, queue_pb2
+from taffrail.v1 import queue_pb2
 
 
 class _Worker:
@@ -108,7 +108,7 @@ def a_dead_letter_says_where_it_comes_from(broker):
         assert time.monotonic() < late
         time.sleep(0.02)
     (batch,) = fetch(broker, dead).data.batches
-    (letter,) = log_pb2.RecordSet.FromString(batch.payload).records
+    (letter,) = batch.records.records
     headers = {header.name: header.value for header in letter.headers}
     assert (letter.key, letter.value, headers["own"]) == (b"k", b"broken", b"kept")
     said = {name: headers[f"taffrail-dead-letter-{name}"] for name in ("queue", "offset", "attempts")}

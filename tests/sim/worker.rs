@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use taffrail_broker::{
     Broker, CreateQueue, FetchPartition, FetchRequest, Fetched, Message, Position, QueueCommand,
-    QueueDelivery, QueueError, QueueEvent, QueueOrder, QueuePolicy, QueueRefusal, Settle,
-    SettleRefusal, Verdict,
+    QueueDelivery, QueueError, QueueEvent, QueueOrder, QueuePolicy, QueueRefusal, QueueRetention,
+    Settle, SettleRefusal, Verdict,
 };
 use taffrail_model::batch::{Batches, Compressions};
 use taffrail_model::{Offset, PartitionIndex};
@@ -230,6 +230,7 @@ async fn make(world: &World, broker: &Arc<Broker>) {
         order: if has_order { QueueOrder::PerKey } else { QueueOrder::None },
         window: 1 + world.dice.below(40) as u32,
         dead_letters: Some(dead.clone()),
+        retention: if world.dice.once_in(2) { QueueRetention::Copy } else { QueueRetention::Hold },
     };
     let made = async {
         broker.create_topic(&dead, DEAD_PARTITIONS, BTreeMap::new()).await.ok()?;

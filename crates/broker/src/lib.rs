@@ -71,8 +71,8 @@ pub use producers::{InitProducer, InitProducerError, ProducerIdentity};
 pub use queue::{
     CreateQueue, Crowd, Idle, ParkedRecord, QueueCommand, QueueDelivery, QueueDescription,
     QueueError, QueueEvent, QueueOrder, QueuePartition, QueuePlace, QueuePolicy, QueueRecord,
-    QueueRefusal, QueueSession, QueueSummary, QueueTally, Selection, Settle, SettleRefusal,
-    Verdict,
+    QueueRefusal, QueueRetention, QueueSession, QueueSummary, QueueTally, Selection, Settle,
+    SettleRefusal, Verdict,
 };
 pub use start::{Machine, StartError};
 pub use taffrail_log::{BackupError, Dirt, SequenceError};

@@ -157,6 +157,8 @@ impl Broker {
         broker.serve_known(&known)?;
         broker.shared.groups.follow(broker.shared.now()).await;
         queue::follow(&broker.shared).await;
+        let pressed = Arc::clone(&broker.threads.pressed);
+        tokio::spawn(queue::relieve(Arc::downgrade(&broker.shared), pressed));
         tokio::spawn(group::end_sessions(Arc::downgrade(&broker.shared)));
         keep_points(&broker, &crew, has_spare)?;
         Ok(broker)

@@ -133,3 +133,63 @@ async fn compaction_leaves_alone_what_a_queue_needs() {
     };
     soon(is_compacted).await;
 }
+
+#[tokio::test]
+async fn what_retention_would_delete_is_copied_where_that_is_wanted() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    let settings = [("segment.bytes", "1MiB"), ("retention.bytes", "1MiB")];
+    door.create_with("t", 1, &settings).await;
+    door.create("dead", 1).await;
+    let copying = v1::QueueSettings {
+        dead_letter_topic: Some("dead".into()),
+        retention: v1::QueueRetention::Copy.into(),
+        ..Default::default()
+    };
+    try_create(&door, "q", "t", copying).await.expect("it is new");
+    let large = "x".repeat(500_000);
+    let value = |number: u32| format!("{number} {large}");
+    door.append("t", &[&value(0)]).await;
+    let mut worker = Worker::start(&door, 1).await;
+    let held = worker.next().await;
+    for number in 1..10 {
+        door.append("t", &[&value(number)]).await;
+    }
+    let is_copied = async {
+        while door.values("dead").await.len() < 3 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon(is_copied).await;
+    assert_eq!(door.describe("t").await.partitions[0].log_start, 0, "somebody works on the first");
+    assert_eq!(worker.settle(&held, ACK).await, None);
+    let is_deleted = async {
+        while door.describe("t").await.partitions[0].log_start == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon(is_deleted).await;
+
+    // The rest is handed out, and nothing twice.
+    let dead = door.read("dead", 0, 0).await;
+    let mut all = vec![0];
+    for letter in &dead {
+        let header = |name: &str| {
+            let mut headers = letter.record.headers.iter();
+            let header = headers.find(|it| it.name == format!("taffrail-dead-letter-{name}"));
+            String::from_utf8(header.expect("it is there").value.to_vec()).expect("text")
+        };
+        assert_eq!(header("reason"), "retention would have deleted it");
+        assert_eq!(crate::door::value(letter), value(header("offset").parse().expect("a number")));
+        all.push(header("offset").parse().expect("a number"));
+    }
+    worker.grant(100);
+    while all.len() < 10 {
+        let delivery = worker.next().await;
+        assert_eq!(worker.settle(&delivery, ACK).await, None);
+        all.push(delivery.offset as u32);
+    }
+    all.sort_unstable();
+    assert_eq!(all, (0..10).collect::<Vec<_>>());
+    await_idle(&door, v1::QueueIdle::Empty).await;
+}

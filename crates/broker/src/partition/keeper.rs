@@ -94,8 +94,12 @@ impl Partition {
         }
         let Expired { before, next } = open.reader.expired(&retention, now);
         // What is not committed yet is not old, whatever a clock says; what a queue needs is kept.
+        let before = before.min(self.high_watermark());
         let needed = self.needed.from(before);
-        let before = before.min(self.high_watermark()).min(needed);
+        if self.needed.press(before) {
+            self.threads.pressed.notify_one();
+        }
+        let before = before.min(needed);
         if open.reader.start() < before {
             let cut = self.cut_start(open, |log| log.delete_records_before(before));
             if let Some(cut) = cut {
@@ -113,6 +117,13 @@ impl Partition {
         if self.needed.move_to(offset) {
             self.schedule_upkeep();
         }
+    }
+
+    /// Before where retention would delete records, if some of them are needed.
+    pub(crate) fn pressed_to(&self) -> Option<Offset> {
+        let to = Offset::new(self.needed.pressed_to.load(Ordering::SeqCst));
+        let from = Offset::new(self.needed.from.load(Ordering::SeqCst));
+        (from < to).then_some(to)
     }
 
     /// Whether anything becomes old here.
@@ -224,6 +235,8 @@ pub(super) struct Needed {
     from: AtomicU64,
     /// Whether something would have been deleted but for this.
     holds: AtomicBool,
+    /// Before where retention would have deleted.
+    pressed_to: AtomicU64,
 }
 
 impl Needed {
@@ -236,6 +249,12 @@ impl Needed {
             return Offset::new(self.from.load(Ordering::SeqCst));
         }
         from
+    }
+
+    /// Retention would delete what lies before this; whether that is needed.
+    fn press(&self, before: Offset) -> bool {
+        self.pressed_to.store(before.get(), Ordering::SeqCst);
+        self.from.load(Ordering::SeqCst) < before.get()
     }
 
     /// From where on records are needed, whatever else becomes of them.

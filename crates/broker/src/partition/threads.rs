@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use taffrail_model::{Timestamp, limits};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::Partition;
@@ -65,6 +65,8 @@ pub(crate) struct LogThreads {
     pub(super) agenda: Agenda,
     /// Partitions that are compacted, one at a time.
     pub(super) compactors: WorkQueue<CompactionWork>,
+    /// Retention would delete what somebody needs: see [`Partition::pressed_to`].
+    pub(crate) pressed: Arc<Notify>,
     /// What a compaction may read and write.
     pub(super) compaction_bytes_per_second: u64,
     /// What looks at all sealed segments now and then.
@@ -105,6 +107,7 @@ impl LogThreads {
             keepers: WorkQueue::new(),
             agenda: Agenda::default(),
             compactors: WorkQueue::new(),
+            pressed: Arc::default(),
             compaction_bytes_per_second: config.compaction_bytes_per_second,
             scrubbers: WorkQueue::new(),
             scrub_bytes_per_second: config.scrub_bytes_per_second,

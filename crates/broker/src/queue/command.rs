@@ -34,6 +34,8 @@ pub(crate) enum CommandKind {
     Redrive { partition: u32, spans: Vec<Span> },
     /// To forget parked records.
     Discard { partition: u32, spans: Vec<Span> },
+    /// To try what nobody works on, up to an end, no more.
+    GiveUp { looked: Lease, reason: &'static str },
     /// To copy parked records to a dead-letter topic, where nobody else appends as this producer.
     Copy { topic: Topic, producer: u64, wanted: Vec<WantedCopies> },
     /// To go on as of a backup.

@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 
 use super::policy::Policy;
 use super::service::Told;
-use super::state::{Status, Window};
 use super::tally::QueueTally;
+use super::window::{Status, Window};
 use super::{QueueError, partitions};
 use crate::shared::Shared;
 

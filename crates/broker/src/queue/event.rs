@@ -40,6 +40,16 @@ pub(crate) enum EventKind {
     },
     /// These are not tried any more, and kept for a person to look at.
     Parked { partition: u32, spans: Vec<Span>, reason: String, at_ms: i64 },
+    /// These are not tried any more, whoever works on the queue. The partition was looked through up to `end`:
+    /// what lies before that and is not there is settled.
+    GivenUp {
+        partition: u32,
+        end: u64,
+        missing: Vec<Span>,
+        spans: Vec<Span>,
+        reason: String,
+        at_ms: i64,
+    },
     /// These are parked no more, and tried from the first attempt on.
     Redriven { partition: u32, spans: Vec<Span> },
     /// These are parked no more, and done.

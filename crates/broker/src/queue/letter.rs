@@ -4,7 +4,7 @@ use taffrail_model::ProducerStamp;
 use taffrail_model::batch::{HeaderView, RecordFields, RecordSetBuilder};
 
 use super::record::QueueRecord;
-use super::state::Parked;
+use super::window::Parked;
 use crate::produce::IncomingBatch;
 
 const QUEUE: &str = "taffrail-dead-letter-queue";

@@ -19,11 +19,13 @@ mod letter;
 mod parked;
 mod policy;
 mod record;
+mod relief;
 mod runs;
 mod service;
 mod session;
 mod state;
 mod tally;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -51,8 +53,9 @@ pub use error::QueueError;
 pub use parked::{ParkedRecord, QueuePlace, Selection};
 pub(crate) use parked::{discard, list as list_parked, redrive};
 use policy::Policy;
-pub use policy::{Order as QueueOrder, Policy as QueuePolicy};
+pub use policy::{Order as QueueOrder, Policy as QueuePolicy, Retention as QueueRetention};
 pub use record::QueueRecord;
+pub(crate) use relief::relieve;
 pub use session::{QueueCommand, QueueDelivery, QueueEvent, QueueSession, Settle, Verdict};
 use state::Queue;
 pub(crate) use state::Registry;

@@ -30,6 +30,20 @@ pub struct Policy {
     /// parked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<String>,
+    /// What becomes of records that the topic's retention would delete.
+    #[serde(default)]
+    pub retention: Retention,
+}
+
+/// What becomes of records that are not settled and that the topic's retention would delete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retention {
+    /// They stay.
+    #[default]
+    Hold,
+    /// They are copied to the dead-letter topic.
+    Copy,
 }
 
 /// Which records wait for others.
@@ -53,6 +67,7 @@ impl Default for Policy {
             order: Order::None,
             window: 10_000,
             dead_letters: None,
+            retention: Retention::Hold,
         }
     }
 }
@@ -79,6 +94,11 @@ impl Policy {
                 "a backoff from {backoff_min:?} to {backoff_max:?} cannot be: give a shorter time and a \
                  longer one, up to 7 days"
             ));
+        }
+        if self.retention == Retention::Copy && self.dead_letters.is_none() {
+            return Err("what retention would delete can be copied where there is a dead-letter topic: name \
+                        one, or have it held"
+                .into());
         }
         if !WINDOW.contains(window) {
             return Err(format!("{window} records at once cannot be: give 1 to 1,000,000"));

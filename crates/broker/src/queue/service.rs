@@ -52,6 +52,8 @@ pub(super) enum Told {
     Settled { settlements: Vec<Settlement>, results: Vec<Result<Settled, SettleRefusal>> },
     /// Parked records are to be tried again, which is stored.
     Redriven { partition: u32, spans: Vec<Span> },
+    /// What nobody had up to there is not tried any more, which is stored.
+    GivenUp { partition: u32, end: u64, spans: Vec<Span> },
     /// It works differently from now on, which is stored.
     Altered { policy: Policy },
     /// Somebody wants to know who works.
@@ -243,6 +245,9 @@ impl Service {
             }
             Told::Settled { settlements, results } => self.note(&settlements, results),
             Told::Redriven { partition, spans } => self.dispatch.redriven(partition, &spans),
+            Told::GivenUp { partition, end, spans } => {
+                self.dispatch.given_up(partition, end, &spans);
+            }
             Told::Altered { policy } => self.dispatch.alter(policy),
             // Whoever asked may be gone.
             Told::Look { answer } => {

@@ -22,7 +22,7 @@ use super::command::{
 use super::copies::{Copier, Copies};
 use super::event::{Delay, Event, EventKind, Span, Start, Topic};
 use super::policy::Policy;
-use super::runs::Runs;
+use super::window::{Parked, Status, Window};
 use crate::coordinator::{Decision, StateMachine};
 
 /// Numbers that are passed over where nobody knows which were given out.
@@ -53,36 +53,6 @@ pub(crate) struct Queue {
     /// Who copies what is parked to a dead-letter topic, once somebody does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) copier: Option<Copier>,
-}
-
-/// What has become of the records of a partition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Window {
-    /// All before them is settled, all behind them was never looked at.
-    runs: Runs<Status>,
-    parked: BTreeMap<u64, Parked>,
-}
-
-/// What a record is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Status {
-    /// To be tried, after so many attempts.
-    Ready { attempts: u32 },
-    /// Being tried, for the so-many-eth time.
-    Leased { attempts: u32, lease: u64 },
-    /// To be tried again after this time.
-    Delayed { attempts: u32, delay: Delay },
-    /// Done, parked, or not there.
-    Settled,
-}
-
-/// Why a record is not tried any more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Parked {
-    pub(crate) attempts: u32,
-    pub(crate) reason: Box<str>,
-    pub(crate) at_ms: i64,
 }
 
 impl Registry {
@@ -201,6 +171,31 @@ impl Queue {
         (Reply { leased: Leased { lease, records, held }, ..Reply::default() }, Some(event))
     }
 
+    /// What is given up of what was looked through: all that nobody has.
+    fn give_up(&self, looked: &Lease, reason: &str, at_ms: i64) -> (Reply, Option<EventKind>) {
+        let Lease { partition, end, missing, offsets } = looked;
+        let Some(window) = self.partitions.get(partition) else { return (Reply::default(), None) };
+        let known = window.runs.end();
+        let old = window.runs.within(window.runs.start()..(*end).min(known));
+        let old = old.filter(|(_, it)| matches!(it, Status::Ready { .. } | Status::Delayed { .. }));
+        let new = offsets.iter().copied().filter(|offset| known <= *offset && offset < end);
+        let spans = Span::gather(old.flat_map(|(part, _)| part).chain(new));
+        let missing: Vec<_> = missing.iter().flat_map(|span| window.missing(*span, *end)).collect();
+        if spans.is_empty() && missing.is_empty() {
+            return (Reply::default(), None);
+        }
+        let (partition, reason) = (*partition, reason.to_owned());
+        let event = EventKind::GivenUp {
+            partition,
+            end: *end,
+            missing,
+            spans: spans.clone(),
+            reason,
+            at_ms,
+        };
+        (Reply { spans, ..Reply::default() }, Some(event))
+    }
+
     /// What becomes of each record that somebody settles.
     fn settle(&self, settlements: Vec<Settlement>, now: Timestamp) -> (Reply, Vec<EventKind>) {
         let mut sorted = Sorted::default();
@@ -295,120 +290,6 @@ impl Queue {
     }
 }
 
-impl Window {
-    const fn new(start: u64) -> Self {
-        Self { runs: Runs::new(start), parked: BTreeMap::new() }
-    }
-
-    pub(super) fn runs(&self) -> &Runs<Status> {
-        &self.runs
-    }
-
-    pub(crate) fn parked(&self) -> &BTreeMap<u64, Parked> {
-        &self.parked
-    }
-
-    /// The first record that somebody may still ask for.
-    pub(crate) fn needed_from(&self) -> u64 {
-        let parked = self.parked.keys().next().copied();
-        parked.map_or(self.runs.start(), |parked| parked.min(self.runs.start()))
-    }
-
-    /// Those of the offsets up to an end that may be found to hold no record: nobody has them.
-    fn missing(&self, Span(from, to): Span, end: u64) -> Vec<Span> {
-        let (known, to) = (self.runs.end(), to.min(end));
-        let old = self.runs.within(from..to.min(known));
-        let old = old.filter(|(_, it)| matches!(it, Status::Ready { .. } | Status::Delayed { .. }));
-        let mut missing: Vec<_> = old.map(|(part, _)| Span(part.start, part.end)).collect();
-        if known < to {
-            missing.push(Span(from.max(known), to));
-        }
-        missing
-    }
-
-    fn forget_parked(&mut self, spans: &[Span]) {
-        for offset in spans.iter().flat_map(|span| span.offsets()) {
-            self.parked.remove(&offset);
-        }
-    }
-
-    /// Changes what each of these is, and forgets what is settled before all else.
-    fn change(&mut self, spans: &[Span], change: impl Fn(Status) -> Status) {
-        for span in spans {
-            let range = span.offsets();
-            let parts: Vec<_> = self.runs.within(range).map(|(part, it)| (part, *it)).collect();
-            for (part, status) in parts {
-                self.runs.set(part, change(status));
-            }
-        }
-        self.runs.trim(&Status::Settled);
-    }
-
-    fn apply(&mut self, kind: EventKind) {
-        match kind {
-            EventKind::Leased { lease, end, missing, spans, .. } => {
-                let known = self.runs.end();
-                self.runs.set(known..end.max(known), Status::Ready { attempts: 0 });
-                for span in missing {
-                    self.runs.set(span.offsets(), Status::Settled);
-                }
-                self.change(&spans, |status| Status::Leased {
-                    attempts: status.attempts() + 1,
-                    lease,
-                });
-            }
-            EventKind::Acknowledged { spans, .. } => self.change(&spans, |_| Status::Settled),
-            EventKind::Released { spans, .. } => self.change(&spans, |status| Status::Ready {
-                attempts: status.attempts().saturating_sub(1),
-            }),
-            EventKind::Retried { spans, delay, .. } => self.change(&spans, |status| {
-                let attempts = status.attempts();
-                match delay {
-                    Some(delay) => Status::Delayed { attempts, delay },
-                    None => Status::Ready { attempts },
-                }
-            }),
-            EventKind::Parked { spans, reason, at_ms, .. } => {
-                for offset in spans.iter().flat_map(|span| span.offsets()) {
-                    let attempts = self.runs.get(offset).map_or(0, |status| status.attempts());
-                    let reason = reason.as_str().into();
-                    self.parked.insert(offset, Parked { attempts, reason, at_ms });
-                }
-                self.change(&spans, |_| Status::Settled);
-            }
-            EventKind::Redriven { spans, .. } => {
-                self.forget_parked(&spans);
-                for span in spans {
-                    let start = self.runs.start();
-                    self.runs.set(span.1.min(start)..start, Status::Settled);
-                    self.runs.set(span.offsets(), Status::Ready { attempts: 0 });
-                }
-            }
-            EventKind::Discarded { spans, .. } => self.forget_parked(&spans),
-            EventKind::Created { .. }
-            | EventKind::Altered { .. }
-            | EventKind::Grown { .. }
-            | EventKind::Copying { .. }
-            | EventKind::Copied { .. }
-            | EventKind::NotCopied { .. }
-            | EventKind::Restored { .. }
-            | EventKind::Deleted => {}
-        }
-    }
-}
-
-impl Status {
-    /// How often it was tried, if that counts.
-    pub(crate) const fn attempts(self) -> u32 {
-        match self {
-            Self::Ready { attempts }
-            | Self::Leased { attempts, .. }
-            | Self::Delayed { attempts, .. } => attempts,
-            Self::Settled => 0,
-        }
-    }
-}
-
 /// What becomes of a record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fate {
@@ -499,6 +380,11 @@ impl StateMachine for Registry {
                 let (reply, leased) = self.known(&name)?.lease(&wanted);
                 (reply, leased.into_iter().collect())
             }
+            CommandKind::GiveUp { looked, reason } => {
+                let queue = self.known(&name)?;
+                let (reply, given_up) = queue.give_up(&looked, reason, now.as_millis());
+                (reply, given_up.into_iter().collect())
+            }
             CommandKind::Settle(settlements) => self.known(&name)?.settle(settlements, now),
             CommandKind::Redrive { partition, spans } => {
                 let spans = self.known(&name)?.parked_of(partition, &spans);
@@ -576,6 +462,7 @@ impl StateMachine for Registry {
             | EventKind::Released { partition, .. }
             | EventKind::Retried { partition, .. }
             | EventKind::Parked { partition, .. }
+            | EventKind::GivenUp { partition, .. }
             | EventKind::Redriven { partition, .. }
             | EventKind::Discarded { partition, .. } => partition,
         };

@@ -12,7 +12,8 @@ use super::command::{
 };
 use super::event::{Delay, Span, Start, Topic};
 use super::policy::Policy;
-use super::state::{Queue, Registry, Status};
+use super::state::{Queue, Registry};
+use super::window::Status;
 use crate::coordinator::StateMachine;
 
 const QUEUE: &str = "orders-worker";

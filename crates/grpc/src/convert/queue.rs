@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::body::Bytes;
 use taffrail_broker::{
     CreateQueue, Idle, ParkedRecord, Position, QueueCommand, QueueDelivery, QueueDescription,
-    QueueEvent, QueueOrder, QueuePartition, QueuePlace, QueuePolicy, QueueRecord, QueueSummary,
-    QueueTally, Selection, Settle, SettleRefusal, Verdict,
+    QueueEvent, QueueOrder, QueuePartition, QueuePlace, QueuePolicy, QueueRecord, QueueRetention,
+    QueueSummary, QueueTally, Selection, Settle, SettleRefusal, Verdict,
 };
 use taffrail_model::{Offset, PartitionIndex, Timestamp, limits};
 use taffrail_proto::v1;
@@ -41,6 +41,12 @@ pub(crate) fn change(
         Ok(v1::QueueOrder::PerKey) => Some(QueueOrder::PerKey),
         Err(_) => return Err(Explained::invalid("there is no such order: say none or per-key")),
     };
+    let retention = match v1::QueueRetention::try_from(settings.retention) {
+        Ok(v1::QueueRetention::Unspecified) => None,
+        Ok(v1::QueueRetention::Hold) => Some(QueueRetention::Hold),
+        Ok(v1::QueueRetention::Copy) => Some(QueueRetention::Copy),
+        Err(_) => return Err(Explained::invalid("there is no such retention: say hold or copy")),
+    };
     let dead_letters = settings.dead_letter_topic.map(|it| Some(it).filter(|it| !it.is_empty()));
     Ok(move |policy: QueuePolicy| QueuePolicy {
         lease: millis(settings.lease_ms).unwrap_or(policy.lease),
@@ -50,6 +56,7 @@ pub(crate) fn change(
         order: order.unwrap_or(policy.order),
         window: settings.max_outstanding.unwrap_or(policy.window),
         dead_letters: dead_letters.unwrap_or(policy.dead_letters),
+        retention: retention.unwrap_or(policy.retention),
     })
 }
 
@@ -57,6 +64,10 @@ fn settings(policy: &QueuePolicy) -> v1::QueueSettings {
     let order = match policy.order {
         QueueOrder::None => v1::QueueOrder::None,
         QueueOrder::PerKey => v1::QueueOrder::PerKey,
+    };
+    let retention = match policy.retention {
+        QueueRetention::Hold => v1::QueueRetention::Hold,
+        QueueRetention::Copy => v1::QueueRetention::Copy,
     };
     v1::QueueSettings {
         lease_ms: Some(millis(policy.lease)),
@@ -66,6 +77,7 @@ fn settings(policy: &QueuePolicy) -> v1::QueueSettings {
         order: order.into(),
         max_outstanding: Some(policy.window),
         dead_letter_topic: Some(policy.dead_letters.clone().unwrap_or_default()),
+        retention: retention.into(),
     }
 }
 

@@ -3007,6 +3007,9 @@ pub struct QueueSettings {
     /// queue's own; empty: there is none, and records stay parked.
     #[prost(string, optional, tag = "7")]
     pub dead_letter_topic: ::core::option::Option<::prost::alloc::string::String>,
+    /// What becomes of records that are not settled when the topic's retention would delete them.
+    #[prost(enumeration = "QueueRetention", tag = "8")]
+    pub retention: i32,
 }
 /// Makes a queue.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3476,6 +3479,40 @@ pub struct DiscardParkedResponse {
     /// How many of them were parked.
     #[prost(uint64, tag = "1")]
     pub records: u64,
+}
+/// What becomes of records of a queue that are not settled, or parked, when retention would delete them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum QueueRetention {
+    /// As it is, or held if the queue is new.
+    Unspecified = 0,
+    /// They stay, and all behind them.
+    Hold = 1,
+    /// They are copied to the dead-letter topic, which must be set, and deleted once they are there; those that
+    /// somebody works on stay until they are settled.
+    Copy = 2,
+}
+impl QueueRetention {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "QUEUE_RETENTION_UNSPECIFIED",
+            Self::Hold => "QUEUE_RETENTION_HOLD",
+            Self::Copy => "QUEUE_RETENTION_COPY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "QUEUE_RETENTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "QUEUE_RETENTION_HOLD" => Some(Self::Hold),
+            "QUEUE_RETENTION_COPY" => Some(Self::Copy),
+            _ => None,
+        }
+    }
 }
 /// Which records wait for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

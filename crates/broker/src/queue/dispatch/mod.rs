@@ -23,7 +23,8 @@ use super::describe::Crowd;
 use super::event::Span;
 use super::policy::Policy;
 use super::record::QueueRecord;
-use super::state::{Queue, Status, Window};
+use super::state::Queue;
+use super::window::{Status, Window};
 use lane::{Lane, Open, Phase};
 
 /// Records of one lease, and their bytes but for the last one, at the most: they go into one message.
@@ -495,6 +496,16 @@ impl Dispatch {
         for offset in spans.iter().flat_map(|span| span.offsets()) {
             lane.insert(offset, Phase::Ready, order);
         }
+    }
+
+    /// What nobody had up to there is not tried any more.
+    pub(super) fn given_up(&mut self, partition: u32, end: u64, spans: &[Span]) {
+        let order = self.policy.order;
+        let Some(lane) = self.lanes.get_mut(&partition) else { return };
+        for offset in spans.iter().flat_map(|span| span.offsets()) {
+            lane.forget(offset, order);
+        }
+        lane.end = lane.end.max(end);
     }
 
     /// It works differently from now on; leases and delays that run stay as they are.

@@ -11,7 +11,8 @@ use super::super::command::{Command, CommandKind, Settled, Settlement, Verdict};
 use super::super::event::{Span, Start, Topic};
 use super::super::policy::{Order, Policy};
 use super::super::record::QueueRecord;
-use super::super::state::{Registry, Status};
+use super::super::state::Registry;
+use super::super::window::Status;
 use super::{Choice, Dispatch};
 use crate::coordinator::StateMachine;
 

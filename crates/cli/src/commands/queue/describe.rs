@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use taffrail_client::proto::{
-    DescribeQueueResponse, QueueIdle, QueueOrder, QueuePartition, QueueSettings, QueueTally,
+    DescribeQueueResponse, QueueIdle, QueueOrder, QueuePartition, QueueRetention, QueueSettings,
+    QueueTally,
 };
 
 use crate::duration;
@@ -43,6 +44,9 @@ fn rules(settings: &QueueSettings) -> String {
     let order = order(settings.order());
     let dead_letters = match settings.dead_letter_topic() {
         "" => String::new(),
+        topic if settings.retention() == QueueRetention::Copy => {
+            format!(", dead letters and what retention deletes to {topic}")
+        }
         topic => format!(", dead letters to {topic}"),
     };
     format!(
@@ -115,6 +119,10 @@ pub(super) fn json(described: &DescribeQueueResponse) -> Value {
             "max_backoff_ms": settings.max_backoff_ms,
             "order": order(settings.order()),
             "max_outstanding": settings.max_outstanding,
+            "retention": match settings.retention() {
+                QueueRetention::Unspecified | QueueRetention::Hold => "hold",
+                QueueRetention::Copy => "copy",
+            },
             "dead_letter_topic": Some(settings.dead_letter_topic()).filter(|it| !it.is_empty()),
         },
         "workers": described.workers,

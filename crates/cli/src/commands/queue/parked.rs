@@ -42,6 +42,9 @@ pub(crate) struct Act {
     /// All that are parked when it begins
     #[arg(long)]
     all: bool,
+    /// Of all, only those whose reason holds this text
+    #[arg(long, value_name = "TEXT", requires = "all")]
+    reason: Option<String>,
     /// So many a second, such as 100/s
     #[arg(long, value_name = "N/s", value_parser = parse_rate)]
     rate: Option<u32>,
@@ -120,9 +123,9 @@ async fn in_turn<F>(
 where
     F: Future<Output = Result<u64, taffrail_client::CallError>>,
 {
-    let Act { queue, ids, all: is_all, rate } = arguments;
+    let Act { queue, ids, all: is_all, reason, rate } = arguments;
     let places = if is_all {
-        let parked = all(queues, &queue, usize::MAX, None).await?;
+        let parked = all(queues, &queue, usize::MAX, reason.as_deref()).await?;
         parked.into_iter().filter_map(|it| it.place).collect()
     } else {
         ids

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use taffrail_client::proto::{QueueOrder, QueueSettings};
+use taffrail_client::proto::{QueueOrder, QueueRetention, QueueSettings};
 
 use crate::duration;
 
@@ -28,6 +28,18 @@ pub(crate) struct Settings {
     /// The topic that records are copied to which are not tried any more, each once; "" for none: they stay parked
     #[arg(long, value_name = "TOPIC")]
     dead_letters: Option<String>,
+    /// What becomes of records that are not settled when the topic's retention would delete them (hold)
+    #[arg(long)]
+    retention: Option<Retention>,
+}
+
+/// What becomes of records that are not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Retention {
+    /// They stay
+    Hold,
+    /// They are copied to the topic of --dead-letters
+    Copy,
 }
 
 /// Which records wait for others.
@@ -47,6 +59,11 @@ impl Settings {
             Some(Order::None) => QueueOrder::None,
             Some(Order::PerKey) => QueueOrder::PerKey,
         };
+        let retention = match self.retention {
+            None => QueueRetention::Unspecified,
+            Some(Retention::Hold) => QueueRetention::Hold,
+            Some(Retention::Copy) => QueueRetention::Copy,
+        };
         QueueSettings {
             lease_ms: self.lease.map(millis),
             max_attempts: self.max_attempts,
@@ -55,6 +72,7 @@ impl Settings {
             order: order.into(),
             max_outstanding: self.max_outstanding,
             dead_letter_topic: self.dead_letters.clone(),
+            retention: retention.into(),
         }
     }
 }
