@@ -12,6 +12,7 @@ use crate::broker::{Broker, Home};
 use crate::door::{
     Door, Placed, batch_of, check_status, error_of, produce_batch, record, soon, value,
 };
+use crate::http::metric;
 
 fn to(topic: &str) -> v1::QueueSettings {
     v1::QueueSettings { dead_letter_topic: Some(topic.into()), ..Default::default() }
@@ -92,6 +93,22 @@ async fn dead_letters_say_where_they_come_from_and_why() {
     assert_eq!((tally.delivered, tally.redelivered), (5, 2));
     assert_eq!((tally.acknowledged, tally.failed, tally.parked, tally.copied), (1, 3, 2, 2));
     assert_eq!(described.uncopied_cause, "");
+    for (name, labels, expected) in [
+        ("delivered_total", "", 5),
+        ("redelivered_total", "", 2),
+        ("acknowledged_total", "", 1),
+        ("failed_total", "", 3),
+        ("expired_total", "", 0),
+        ("given_up_total", "", 2),
+        ("dead_letters_total", "", 2),
+        ("records", ",state=\"new\"", 0),
+        ("records", ",state=\"parked\"", 0),
+        ("workers", "", 1),
+        ("oldest_seconds", "", 0),
+    ] {
+        let name = format!("taffrail_queue_{name}{{queue=\"q\"{labels}}}");
+        assert_eq!(metric(&broker, &name).await, expected, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Work queues: who gets which record, what becomes of it, and what people see of that.
 
+mod altered;
 mod dead_letters;
 mod keys;
 mod leases;

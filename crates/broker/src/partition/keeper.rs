@@ -90,6 +90,7 @@ impl Partition {
         }
         let retention = self.settings.load().retention;
         if retention == Retention::default() {
+            self.needed.press(Offset::ZERO);
             return Ok(None);
         }
         let Expired { before, next } = open.reader.expired(&retention, now);
@@ -119,11 +120,18 @@ impl Partition {
         }
     }
 
+    /// Says again that retention would delete what is needed, if so.
+    pub(crate) fn say_pressed(&self) {
+        if self.pressed_to().is_some() {
+            self.threads.pressed.notify_one();
+        }
+    }
+
     /// Before where retention would delete records, if some of them are needed.
     pub(crate) fn pressed_to(&self) -> Option<Offset> {
         let to = Offset::new(self.needed.pressed_to.load(Ordering::SeqCst));
         let from = Offset::new(self.needed.from.load(Ordering::SeqCst));
-        (from < to).then_some(to)
+        (from < to && self.log_start() < to).then_some(to)
     }
 
     /// Whether anything becomes old here.

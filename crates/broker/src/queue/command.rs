@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::copies::{CopyEnd, WantedCopies};
-use super::event::{Span, Start, Topic};
+use super::event::{CopiesId, Span, Start, Topic};
 use super::policy::Policy;
 
 /// What can be asked of a queue.
@@ -35,13 +35,13 @@ pub(crate) enum CommandKind {
     /// To forget parked records.
     Discard { partition: u32, spans: Vec<Span> },
     /// To try what nobody works on, up to an end, no more.
-    GiveUp { looked: Lease, reason: &'static str },
+    GiveUp { looked: LookedThrough, reason: &'static str },
     /// To copy parked records to a dead-letter topic, where nobody else appends as this producer.
     Copy { topic: Topic, producer: u64, wanted: Vec<WantedCopies> },
     /// To go on as of a backup.
     Restore { at_ms: i64 },
-    /// What has become of copies, by partition of the dead-letter topic.
-    EndCopies(Vec<(u32, CopyEnd)>),
+    /// What has become of copies.
+    EndCopies(Vec<(CopiesId, CopyEnd)>),
 }
 
 /// Records for somebody to work on; those that somebody has, or that are done, are left out.
@@ -54,6 +54,18 @@ pub(crate) struct Lease {
     /// Offsets up to there that hold no record.
     pub(crate) missing: Vec<Span>,
     /// Ascending.
+    pub(crate) offsets: Vec<u64>,
+}
+
+/// What there is of a partition up to an end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LookedThrough {
+    pub(crate) partition: u32,
+    /// Where it begins.
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    /// Of what was not known before: offsets that hold no record, and those that do, ascending.
+    pub(crate) missing: Vec<Span>,
     pub(crate) offsets: Vec<u64>,
 }
 

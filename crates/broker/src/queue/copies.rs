@@ -9,25 +9,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use taffrail_model::Sequence;
 
-use super::event::{EventKind, Places, Span, Topic};
+use super::event::{CopiesId, EventKind, Places, Span, Topic};
 use super::state::Queue;
 
 /// Who appends copies, as the logs know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Copier {
     /// Where the copies go.
-    pub(super) topic: Topic,
-    pub(super) producer: u64,
+    topic: Topic,
+    producer: u64,
     /// What the next batch begins with, in each partition of the dead-letter topic.
     sequences: BTreeMap<u32, u32>,
-    /// One in each partition of it at the most.
-    pub(super) under_way: BTreeMap<u32, Copies>,
+    /// In each partition of a topic one at the most; perhaps of another producer, or topic, than now.
+    pub(super) under_way: Vec<Copies>,
 }
 
 /// A batch of copies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Copies {
-    pub(super) sequence: u32,
+    pub(super) id: CopiesId,
+    pub(super) topic: Topic,
     /// Where the dead-letter partition ended before.
     pub(super) from: u64,
     pub(super) places: Vec<Places>,
@@ -55,7 +56,7 @@ pub(crate) enum CopyEnd {
 
 impl Copier {
     fn places(&self) -> impl Iterator<Item = (u32, u64)> {
-        let places = self.under_way.values().flat_map(|copies| &copies.places);
+        let places = self.under_way.iter().flat_map(|copies| &copies.places);
         places.flat_map(Places::all)
     }
 }
@@ -84,70 +85,61 @@ impl Queue {
             return Vec::new();
         }
         let copier = self.copier.as_ref();
-        let is_busy =
-            |partition: &u32| copier.is_some_and(|it| it.under_way.contains_key(partition));
+        let is_busy = |partition: u32| {
+            let mut under_way = copier.into_iter().flat_map(|copier| &copier.under_way);
+            under_way.any(|it| it.topic.id == topic.id && it.id.partition == partition)
+        };
         let former = copier.filter(|it| it.producer == producer && it.topic.id == topic.id);
-        if former.is_none() && copier.is_some_and(|it| !it.under_way.is_empty()) {
-            return Vec::new();
-        }
         let mut taken = self.being_copied();
         let mut batch = |WantedCopies { partition, from, places }| {
             let free = places.into_iter().filter(|it| self.is_parked(*it) && taken.insert(*it));
             let places = Places::gather(free);
             let sequence = former.and_then(|it| it.sequences.get(&partition).copied());
-            let is_possible = !places.is_empty() && !is_busy(&partition);
-            is_possible.then(|| EventKind::Copying {
-                topic: topic.clone(),
-                producer,
-                partition,
-                sequence: sequence.unwrap_or(0),
-                from,
-                places,
-            })
+            let id = CopiesId { producer, partition, sequence: sequence.unwrap_or(0) };
+            let is_possible = !places.is_empty() && !is_busy(partition);
+            is_possible.then(|| EventKind::Copying { id, topic: topic.clone(), from, places })
         };
         wanted.into_iter().filter_map(&mut batch).collect()
     }
 
     /// What has become of batches that are under way.
-    pub(super) fn end_copies(&self, ends: &[(u32, CopyEnd)]) -> Vec<EventKind> {
-        let is_under_way = |partition: &u32| {
-            self.copier.as_ref().is_some_and(|it| it.under_way.contains_key(partition))
+    pub(super) fn end_copies(&self, ends: &[(CopiesId, CopyEnd)]) -> Vec<EventKind> {
+        let is_under_way = |id: &CopiesId| {
+            self.copier
+                .as_ref()
+                .is_some_and(|copier| copier.under_way.iter().any(|it| it.id == *id))
         };
-        let ended = ends.iter().filter(|(partition, _)| is_under_way(partition));
-        let ended = ended.map(|(partition, end)| match end {
-            CopyEnd::Copied => EventKind::Copied { partition: *partition },
-            CopyEnd::NotCopied => EventKind::NotCopied { partition: *partition },
+        let ended = ends.iter().filter(|(id, _)| is_under_way(id));
+        let ended = ended.map(|(id, end)| match end {
+            CopyEnd::Copied => EventKind::Copied { id: *id },
+            CopyEnd::NotCopied => EventKind::NotCopied { id: *id },
         });
         ended.collect()
     }
 
-    /// A batch is under way to a partition of the dead-letter topic.
-    pub(super) fn begin_copies(
-        &mut self,
-        topic: &Topic,
-        producer: u64,
-        partition: u32,
-        copies: Copies,
-    ) {
-        let is_same = |it: &Copier| it.producer == producer && it.topic.id == topic.id;
-        let copier = self.copier.take().filter(is_same);
-        let mut copier = copier.unwrap_or_else(|| Copier {
-            topic: topic.clone(),
+    /// A batch is under way.
+    pub(super) fn begin_copies(&mut self, copies: Copies) {
+        let CopiesId { producer, partition, sequence } = copies.id;
+        let new = || Copier {
+            topic: copies.topic.clone(),
             producer,
             sequences: BTreeMap::new(),
-            under_way: BTreeMap::new(),
-        });
+            under_way: Vec::new(),
+        };
+        let copier = self.copier.get_or_insert_with(new);
+        if copier.producer != producer || copier.topic.id != copies.topic.id {
+            let under_way = std::mem::take(&mut copier.under_way);
+            *copier = Copier { under_way, ..new() };
+        }
         let count: u64 = copies.places.iter().map(Places::count).sum();
-        let next = Sequence::new(copies.sequence).advance(count as u32);
+        let next = Sequence::new(sequence).advance(count as u32);
         copier.sequences.insert(partition, next.get());
-        copier.under_way.insert(partition, copies);
-        self.copier = Some(copier);
+        copier.under_way.push(copies);
     }
 
     /// The batch is there: its records are parked no more.
-    pub(super) fn note_copied(&mut self, partition: u32) {
-        let copier = self.copier.as_mut();
-        let copied = copier.and_then(|it| it.under_way.remove(&partition));
+    pub(super) fn note_copied(&mut self, id: CopiesId) {
+        let copied = self.take_copies(id);
         for Places { partition, spans } in copied.into_iter().flat_map(|it| it.places) {
             self.forget_parked(partition, &spans);
         }
@@ -155,10 +147,14 @@ impl Queue {
 
     /// The batch is not there. Nobody appends as its producer any more: what it was to have is not had by
     /// others.
-    pub(super) fn note_not_copied(&mut self, partition: u32) {
-        if let Some(copier) = &mut self.copier {
-            copier.under_way.remove(&partition);
-        }
+    pub(super) fn note_not_copied(&mut self, id: CopiesId) {
+        self.take_copies(id);
+    }
+
+    fn take_copies(&mut self, id: CopiesId) -> Option<Copies> {
+        let under_way = &mut self.copier.as_mut()?.under_way;
+        let at = under_way.iter().position(|copies| copies.id == id)?;
+        Some(under_way.remove(at))
     }
 }
 

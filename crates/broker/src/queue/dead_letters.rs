@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::command::CommandKind;
 use super::copies::{Copies, CopyEnd, WantedCopies};
-use super::event::{Places, Topic};
+use super::event::{CopiesId, Places, Topic};
 use super::letter::{self, Letter, Sender};
 use super::parked::read;
 use super::state::Queue;
@@ -38,8 +38,10 @@ const RECORDS_MAX: usize = 64;
 const BYTES_MAX: usize = 256 << 10;
 /// Bytes that are read at once where a copy is looked for.
 const READ_BYTES: usize = 1 << 20;
-/// How long to wait after something could not be copied.
+/// How long to wait after something could not be copied, and how long at the most: looking through much that
+/// cannot be copied is not cheap.
 const RETRY: Duration = Duration::from_secs(2);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Where whoever wants something copied says so, and is told why it is not.
 #[derive(Debug, Default)]
@@ -94,16 +96,8 @@ enum Progress {
 struct Seen {
     topic: Topic,
     target: Option<String>,
-    under_way: Option<UnderWay>,
+    under_way: Vec<Batch>,
     parked: Vec<(u32, u64, Parked)>,
-}
-
-/// Batches that are under way.
-struct UnderWay {
-    target: Topic,
-    producer: ProducerId,
-    /// By partition of the dead-letter topic.
-    batches: Vec<(u32, Batch)>,
 }
 
 /// A batch that is under way.
@@ -156,7 +150,7 @@ impl DeadLetters {
             }
             if cause.is_some() {
                 // Not more often than is cheap, whatever is parked meanwhile.
-                tokio::time::sleep(RETRY.max(begun.elapsed() * 10)).await;
+                tokio::time::sleep((begun.elapsed() * 10).clamp(RETRY, RETRY_MAX)).await;
             } else {
                 self.desk.wake.notified().await;
             }
@@ -175,9 +169,7 @@ impl DeadLetters {
             return Ok(Progress::Over);
         };
         let Some(sources) = partitions(shared, &topic) else { return Ok(Progress::Done) };
-        if let Some(under_way) = under_way
-            && self.end(shared, &topic, &sources, under_way).await?
-        {
+        if !under_way.is_empty() && self.end(shared, &topic, &sources, under_way).await? {
             return Ok(Progress::More);
         }
         let (Some(to), Some(last)) = (to, parked.last()) else { return Ok(Progress::Done) };
@@ -211,24 +203,23 @@ impl DeadLetters {
         shared: &Shared,
         topic: &Topic,
         sources: &BTreeMap<u32, Arc<Partition>>,
-        under_way: UnderWay,
+        under_way: Vec<Batch>,
     ) -> Result<bool, String> {
-        let UnderWay { target, producer, batches } = under_way;
         let (mut ends, mut count, mut failed) = (Vec::new(), 0, false);
-        for (partition, Batch { copies, parked }) in batches {
-            let stamp = stamp(producer, copies.sequence);
+        for Batch { copies: Copies { id, topic: target, from, places }, parked } in under_way {
+            let (stamp, partition) = (stamp(id)?, id.partition);
             let letters = letters(sources, parked).await;
             let sender = Sender { queue: &self.queue, topic: &topic.name };
             let batch = letters.map(|letters| letter::batch(sender, &letters, Some(stamp)));
-            match append(shared, &target, partition, copies.from, stamp, batch).await {
+            match append(shared, &target, partition, from, stamp, batch).await {
                 Ok(CopyEnd::Copied) => {
-                    count += copies.places.iter().map(Places::count).sum::<u64>();
-                    ends.push((partition, CopyEnd::Copied));
+                    count += places.iter().map(Places::count).sum::<u64>();
+                    ends.push((id, CopyEnd::Copied));
                 }
                 Ok(CopyEnd::NotCopied) => {
                     // What it was to append is not to be taken for what somebody else appends.
                     self.producer = None;
-                    ends.push((partition, CopyEnd::NotCopied));
+                    ends.push((id, CopyEnd::NotCopied));
                     self.cause = Some(format!(
                         "partition {partition} of {} did not take what it was to",
                         target.name
@@ -310,22 +301,16 @@ impl DeadLetters {
 /// What there is to do: the batches that are under way, and the first of what is parked behind a place and in
 /// none of them.
 fn see(queue: &Queue, behind: Option<(u32, u64)>) -> Seen {
-    let copier = queue.copier.as_ref().filter(|copier| !copier.under_way.is_empty());
-    let under_way = copier.and_then(|copier| {
-        let batch = |(partition, copies): (&u32, &Copies)| {
-            let spots = copies.places.iter().flat_map(Places::all);
-            let parked = spots.filter_map(|(partition, offset)| {
-                let parked = queue.partitions().get(&partition)?.parked().get(&offset)?;
-                Some((partition, offset, parked.clone()))
-            });
-            (*partition, Batch { copies: copies.clone(), parked: parked.collect() })
-        };
-        Some(UnderWay {
-            target: copier.topic.clone(),
-            producer: ProducerId::new(copier.producer)?,
-            batches: copier.under_way.iter().map(batch).collect(),
-        })
+    let under_way = queue.copier.iter().flat_map(|copier| &copier.under_way);
+    let under_way = under_way.map(|copies| {
+        let spots = copies.places.iter().flat_map(Places::all);
+        let parked = spots.filter_map(|(partition, offset)| {
+            let parked = queue.partitions().get(&partition)?.parked().get(&offset)?;
+            Some((partition, offset, parked.clone()))
+        });
+        Batch { copies: copies.clone(), parked: parked.collect() }
     });
+    let under_way = under_way.collect();
     let target = queue.policy().dead_letters.clone();
     let being_copied = queue.being_copied();
     let parked = queue.parked_behind(behind);
@@ -409,8 +394,10 @@ async fn letters(
     Ok(letters)
 }
 
-fn stamp(id: ProducerId, sequence: u32) -> ProducerStamp {
-    ProducerStamp { id, epoch: ProducerEpoch::ZERO, sequence: Sequence::new(sequence) }
+fn stamp(id: CopiesId) -> Result<ProducerStamp, String> {
+    let producer = ProducerId::new(id.producer).ok_or("no producer has this number")?;
+    let (epoch, sequence) = (ProducerEpoch::ZERO, Sequence::new(id.sequence));
+    Ok(ProducerStamp { id: producer, epoch, sequence })
 }
 
 /// What is appended of a batch, if the topic takes it.

@@ -72,7 +72,7 @@ pub struct QueuePartition {
 }
 
 /// Who works on a queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Crowd {
     /// How many there are.
     pub workers: u64,
@@ -80,6 +80,8 @@ pub struct Crowd {
     pub with_credit: u64,
     /// Whether something can be handed out.
     pub has_free: bool,
+    /// Why something cannot be read, or no lease be stored, where that is so; it is tried again.
+    pub trouble: Option<String>,
 }
 
 /// Why nothing is handed out.
@@ -182,7 +184,7 @@ pub(crate) async fn describe(shared: &Shared, name: &str) -> Result<QueueDescrip
     let idle = if served.is_none() {
         Some(Idle::NoTopic)
     } else {
-        idle(&partitions, crowd, policy.window.into())
+        idle(&partitions, &crowd, policy.window.into())
     };
     Ok(QueueDescription {
         name: name.to_owned(),
@@ -208,7 +210,7 @@ impl super::Queues {
 }
 
 /// Why nothing is handed out.
-fn idle(partitions: &[QueuePartition], crowd: Crowd, window: u64) -> Option<Idle> {
+fn idle(partitions: &[QueuePartition], crowd: &Crowd, window: u64) -> Option<Idle> {
     let sum = |of: fn(&QueuePartition) -> u64| partitions.iter().map(of).sum::<u64>();
     let (fresh, ready) = (sum(|it| it.fresh), sum(|it| it.ready));
     let (leased, delayed) = (sum(|it| it.leased), sum(|it| it.delayed));
@@ -253,20 +255,20 @@ mod tests {
         let full = QueuePartition { fresh: 9, leased: 3, delayed: 1, ..none };
         let ready = QueuePartition { ready: 2, leased: 1, ..none };
         let nobody = Crowd::default();
-        let busy = Crowd { workers: 2, ..nobody };
-        let willing = Crowd { with_credit: 1, ..busy };
-        let served = Crowd { has_free: true, ..willing };
+        let busy = Crowd { workers: 2, ..nobody.clone() };
+        let willing = Crowd { with_credit: 1, ..busy.clone() };
+        let served = Crowd { has_free: true, ..willing.clone() };
         for (partitions, crowd, expected) in [
-            (vec![none, none], willing, Some(Idle::Empty)),
-            (vec![fresh], nobody, Some(Idle::NoWorker)),
-            (vec![fresh], busy, Some(Idle::NoCredit)),
-            (vec![none, leased], willing, Some(Idle::AllLeased)),
-            (vec![none, delayed], willing, Some(Idle::Delayed { until })),
-            (vec![leased, delayed], willing, Some(Idle::AllLeased)),
-            (vec![full], willing, Some(Idle::WindowFull)),
-            (vec![full, fresh], willing, None),
-            (vec![ready], willing, Some(Idle::KeysBlocked)),
-            (vec![ready], served, None),
+            (vec![none, none], &willing, Some(Idle::Empty)),
+            (vec![fresh], &nobody, Some(Idle::NoWorker)),
+            (vec![fresh], &busy, Some(Idle::NoCredit)),
+            (vec![none, leased], &willing, Some(Idle::AllLeased)),
+            (vec![none, delayed], &willing, Some(Idle::Delayed { until })),
+            (vec![leased, delayed], &willing, Some(Idle::AllLeased)),
+            (vec![full], &willing, Some(Idle::WindowFull)),
+            (vec![full, fresh], &willing, None),
+            (vec![ready], &willing, Some(Idle::KeysBlocked)),
+            (vec![ready], &served, None),
         ] {
             assert_eq!(idle(&partitions, crowd, 4), expected, "{partitions:?} {crowd:?}");
         }

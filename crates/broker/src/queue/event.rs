@@ -56,18 +56,11 @@ pub(crate) enum EventKind {
     Discarded { partition: u32, spans: Vec<Span> },
     /// These, all of them parked, are being copied to a partition of the dead-letter topic, which ended at
     /// `from` or behind it.
-    Copying {
-        topic: Topic,
-        producer: u64,
-        partition: u32,
-        sequence: u32,
-        from: u64,
-        places: Vec<Places>,
-    },
+    Copying { id: CopiesId, topic: Topic, from: u64, places: Vec<Places> },
     /// What was being copied there is, and is parked no more.
-    Copied { partition: u32 },
+    Copied { id: CopiesId },
     /// What was being copied there is not, and stays parked.
-    NotCopied { partition: u32 },
+    NotCopied { id: CopiesId },
     /// There is no such queue any more.
     Deleted,
     /// What is known of all queues is that of a backup from then: nobody knows what was leased since.
@@ -86,6 +79,15 @@ pub(crate) struct Topic {
 pub(crate) struct Start {
     pub(crate) partition: u32,
     pub(crate) offset: u64,
+}
+
+/// A batch of copies, as the log knows it that it goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CopiesId {
+    pub(crate) producer: u64,
+    /// The partition of the dead-letter topic.
+    pub(crate) partition: u32,
+    pub(crate) sequence: u32,
 }
 
 /// A time to wait.

@@ -54,7 +54,8 @@ impl Letter {
         let record = self.record.as_ref();
         let held = record.map_or(&[][..], |record| &record.headers);
         // What was said of a record that was a dead letter before goes.
-        let held = held.iter().filter(|(name, _)| own.iter().all(|header| header.name != name));
+        let is_said = |name: &str| name == CONTENT || own.iter().any(|header| header.name == name);
+        let held = held.iter().filter(|(name, _)| !is_said(name));
         let held = held.map(|(name, value)| HeaderView { name, value });
         let headers: Vec<_> = held.chain(own.iter().copied()).collect();
         builder.push(&RecordFields {

@@ -265,18 +265,21 @@ pub(crate) async fn alter(
     change: impl FnOnce(Policy) -> Policy,
 ) -> Result<(), QueueError> {
     let changing = shared.queues.changing.lock().await;
-    let known = |queue: &Queue| (queue.topic().name.clone(), queue.policy().clone());
+    let known = |queue: &Queue| (queue.topic().clone(), queue.policy().clone());
     let (topic, former) = shared.queues.look(name, known).await?;
     let policy = change(former.clone());
     policy.check().map_err(QueueError::Request)?;
     if policy.dead_letters != former.dead_letters {
-        check_dead_letters(shared, &topic, &policy)?;
+        check_dead_letters(shared, &topic.name, &policy)?;
     }
     shared.queues.submit(name, CommandKind::Alter { policy: policy.clone() }, shared).await?;
     if let Some(running) = shared.queues.running().get(name) {
         let _ = running.told.send(Told::Altered { policy });
     }
     drop(changing);
+    for partition in partitions(shared, &topic).unwrap_or_default().into_values() {
+        partition.say_pressed();
+    }
     if let Err(error) = shared.queues.copy_dead_letters(shared, name).await {
         tracing::debug!(queue = name, %error, "dead letters are not copied");
     }

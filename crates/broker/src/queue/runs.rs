@@ -59,9 +59,10 @@ impl<T: Clone + PartialEq> Runs<T> {
         let ends = ends.chain(std::iter::once(self.end));
         let runs = self.runs.range(first..).zip(ends);
         let runs = runs.take_while(move |((start, _), _)| **start < range.end);
-        runs.map(move |((start, value), end)| {
+        let parts = runs.map(move |((start, value), end)| {
             ((*start).max(range.start)..end.min(range.end), value)
-        })
+        });
+        parts.filter(|(part, _)| !part.is_empty())
     }
 
     /// Makes each offset of a range this, which may begin anywhere up to the end and go beyond it, or end

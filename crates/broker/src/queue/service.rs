@@ -116,6 +116,8 @@ pub(super) struct Service {
     /// Partitions that are being read, and those at whose end nothing is yet.
     reading: BTreeSet<u32>,
     waiting: BTreeSet<u32>,
+    /// Why partitions are left alone for a moment.
+    trouble: BTreeMap<u32, String>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     dead_letters: Arc<Desk>,
     tally: Arc<Tally>,
@@ -145,6 +147,7 @@ impl Service {
             workers: BTreeMap::new(),
             reading: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            trouble: BTreeMap::new(),
             work: FuturesUnordered::new(),
             dead_letters: Arc::clone(&running.dead_letters),
             tally: Arc::clone(&running.tally),
@@ -246,12 +249,14 @@ impl Service {
             Told::Settled { settlements, results } => self.note(&settlements, results),
             Told::Redriven { partition, spans } => self.dispatch.redriven(partition, &spans),
             Told::GivenUp { partition, end, spans } => {
+                self.tally.note_given_up(spans.iter().map(|span| span.1 - span.0).sum());
                 self.dispatch.given_up(partition, end, &spans);
             }
             Told::Altered { policy } => self.dispatch.alter(policy),
             // Whoever asked may be gone.
             Told::Look { answer } => {
-                let _ = answer.send(self.dispatch.crowd());
+                let trouble = self.trouble.values().next().cloned();
+                let _ = answer.send(Crowd { trouble, ..self.dispatch.crowd() });
             }
             Told::Grown { index, partition } => {
                 self.partitions.insert(index, partition);
@@ -270,18 +275,22 @@ impl Service {
             Done::Read { wanted, result } => {
                 self.reading.remove(&wanted.partition);
                 match result {
-                    Ok((span, records)) => self.dispatch.read(wanted.partition, span, records),
+                    Ok((span, records)) => {
+                        self.trouble.remove(&wanted.partition);
+                        self.dispatch.read(wanted.partition, span, records);
+                    }
                     // It stays among those that are being read: nothing comes of it any more.
                     Err(Unread::Deleted) => drop(self.reading.insert(wanted.partition)),
                     Err(Unread::Failed(cause)) => {
                         let (queue, partition) = (&self.name, wanted.partition);
                         tracing::warn!(queue, partition, cause, "a queue cannot read");
-                        self.pause(partition);
+                        self.pause(partition, format!("partition {partition}: {cause}"));
                     }
                 }
             }
             Done::Leased { choice, result } => match result {
                 Ok(leased) => {
+                    self.trouble.remove(&choice.lease.partition);
                     if !choice.lease.missing.is_empty() {
                         self.settled.notify_one();
                     }
@@ -303,7 +312,7 @@ impl Service {
                     tracing::warn!(queue = self.name, %error, "a lease could not be stored");
                     let partition = choice.lease.partition;
                     self.dispatch.not_leased(choice);
-                    self.pause(partition);
+                    self.pause(partition, error.to_string());
                 }
             },
             Done::Settled { settlements, result } => match result {
@@ -345,7 +354,8 @@ impl Service {
     }
 
     /// Leaves a partition alone for a moment.
-    fn pause(&mut self, partition: u32) {
+    fn pause(&mut self, partition: u32, cause: String) {
+        self.trouble.insert(partition, cause);
         self.dispatch.pause(partition);
         self.work.push(Box::pin(async move {
             tokio::time::sleep(RETRY).await;

@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 use taffrail_model::{Timestamp, limits};
 
 use super::command::{
-    Command, CommandKind, Lease, Leased, QueueRefusal, Reply, SettleRefusal, Settled, Settlement,
-    Verdict,
+    Command, CommandKind, Lease, Leased, LookedThrough, QueueRefusal, Reply, SettleRefusal,
+    Settled, Settlement, Verdict,
 };
 use super::copies::{Copier, Copies};
 use super::event::{Delay, Event, EventKind, Span, Start, Topic};
-use super::policy::Policy;
+use super::policy::{Policy, Retention};
 use super::window::{Parked, Status, Window};
 use crate::coordinator::{Decision, StateMachine};
 
@@ -172,25 +172,37 @@ impl Queue {
     }
 
     /// What is given up of what was looked through: all that nobody has.
-    fn give_up(&self, looked: &Lease, reason: &str, at_ms: i64) -> (Reply, Option<EventKind>) {
-        let Lease { partition, end, missing, offsets } = looked;
-        let Some(window) = self.partitions.get(partition) else { return (Reply::default(), None) };
+    fn give_up(
+        &self,
+        looked: &LookedThrough,
+        reason: &str,
+        at_ms: i64,
+    ) -> (Reply, Option<EventKind>) {
+        let LookedThrough { partition, start, end, missing, offsets } = looked;
+        // It is to hold them since.
+        let window = self.partitions.get(partition);
+        let Some(window) = window.filter(|_| self.policy.retention == Retention::Copy) else {
+            return (Reply::default(), None);
+        };
         let known = window.runs.end();
-        let old = window.runs.within(window.runs.start()..(*end).min(known));
+        let (from, to) = (window.runs.start().max(*start), known.min(*end));
+        let old = window.runs.within(from..to.max(from));
         let old = old.filter(|(_, it)| matches!(it, Status::Ready { .. } | Status::Delayed { .. }));
-        let new = offsets.iter().copied().filter(|offset| known <= *offset && offset < end);
+        let new =
+            offsets.iter().copied().filter(|offset| known.max(*start) <= *offset && offset < end);
         let spans = Span::gather(old.flat_map(|(part, _)| part).chain(new));
-        let missing: Vec<_> = missing.iter().flat_map(|span| window.missing(*span, *end)).collect();
+        let gone = Span(window.runs.start(), *start);
+        let missing = std::iter::once(&gone).chain(missing);
+        let missing: Vec<_> = missing.flat_map(|span| window.missing(*span, *end)).collect();
         if spans.is_empty() && missing.is_empty() {
             return (Reply::default(), None);
         }
-        let (partition, reason) = (*partition, reason.to_owned());
         let event = EventKind::GivenUp {
-            partition,
+            partition: *partition,
             end: *end,
             missing,
             spans: spans.clone(),
-            reason,
+            reason: reason.to_owned(),
             at_ms,
         };
         (Reply { spans, ..Reply::default() }, Some(event))
@@ -448,12 +460,12 @@ impl StateMachine for Registry {
                 return;
             }
             EventKind::Grown { starts } => return queue.grow(starts),
-            EventKind::Copying { topic, producer, partition, sequence, from, places } => {
-                let copies = Copies { sequence: *sequence, from: *from, places: places.clone() };
-                return queue.begin_copies(topic, *producer, *partition, copies);
+            EventKind::Copying { id, topic, from, places } => {
+                let (topic, places) = (topic.clone(), places.clone());
+                return queue.begin_copies(Copies { id: *id, topic, from: *from, places });
             }
-            EventKind::Copied { partition } => return queue.note_copied(*partition),
-            EventKind::NotCopied { partition } => return queue.note_not_copied(*partition),
+            EventKind::Copied { id } => return queue.note_copied(*id),
+            EventKind::NotCopied { id } => return queue.note_not_copied(*id),
             EventKind::Leased { partition, lease, .. } => {
                 queue.leases = *lease;
                 partition

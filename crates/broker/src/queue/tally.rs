@@ -72,6 +72,11 @@ impl Tally {
         self.pace().note(self.acknowledged.load(Ordering::Relaxed), end);
     }
 
+    /// Records were given up, whoever works on the queue.
+    pub(super) fn note_given_up(&self, count: u64) {
+        self.parked.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// Records were copied to the dead-letter topic.
     pub(super) fn note_copies(&self, count: u64) {
         self.copied.fetch_add(count, Ordering::Relaxed);

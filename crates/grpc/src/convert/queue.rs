@@ -115,6 +115,7 @@ pub(crate) fn description(described: QueueDescription) -> v1::DescribeQueueRespo
         idle_until_ms: until.map_or(0, Timestamp::as_millis),
         uncopied_cause: described.uncopied.unwrap_or_default(),
         tally: Some(tally(described.tally)),
+        trouble: described.crowd.trouble.unwrap_or_default(),
     }
 }
 

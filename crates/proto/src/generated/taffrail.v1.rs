@@ -3112,6 +3112,9 @@ pub struct DescribeQueueResponse {
     /// What it has done since the broker was started.
     #[prost(message, optional, tag = "11")]
     pub tally: ::core::option::Option<QueueTally>,
+    /// Why records cannot be read, or no lease be stored, for people; it is tried again; empty: nothing is the matter.
+    #[prost(string, tag = "12")]
+    pub trouble: ::prost::alloc::string::String,
 }
 /// What stands in one partition of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -171,6 +171,7 @@ impl Dispatch {
             workers: self.workers.len() as u64,
             with_credit: with_credit.count() as u64,
             has_free: self.lanes.values().any(|lane| !lane.free().is_empty()),
+            trouble: None,
         }
     }
 
@@ -325,11 +326,12 @@ impl Dispatch {
         let attempts: HashMap<u64, u32> = leased.records.iter().copied().collect();
         let held: HashMap<u64, u64> = leased.held.iter().copied().collect();
         let (mut deliveries, mut released) = (Vec::new(), Vec::new());
-        let mut undelivered = 0;
+        let (mut refused, mut refused_bytes) = (0, 0);
         for record in choice.records {
             let offset = record.offset.get();
             let Some(attempt) = attempts.get(&offset).copied() else {
-                undelivered += record.bytes() as u64;
+                refused += 1;
+                refused_bytes += record.bytes() as u64;
                 // What came of it was not known here: it could not be said whether it was stored.
                 match (held.get(&offset), lane.open.get_mut(&offset)) {
                     (Some(lease), Some(open)) => {
@@ -350,7 +352,7 @@ impl Dispatch {
                 released.push(Settlement { partition, offset, lease, verdict: Verdict::Release });
             }
         }
-        self.taken(choice.worker, undelivered);
+        self.give_back(choice.worker, refused, refused_bytes);
         (deliveries, released)
     }
 

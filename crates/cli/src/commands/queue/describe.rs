@@ -32,6 +32,9 @@ pub(super) fn text(described: &DescribeQueueResponse) -> String {
     if !described.uncopied_cause.is_empty() {
         lines.push(format!("dead letters are not copied: {}", described.uncopied_cause));
     }
+    if !described.trouble.is_empty() {
+        lines.push(format!("trouble: {}", described.trouble));
+    }
     lines.extend(why(described).map(|why| format!("nothing is handed out: {why}")));
     lines.push(table(&heads, &[0, 1, 2, 3, 4, 5, 6], rows.collect()));
     lines.join("\n")
@@ -130,6 +133,7 @@ pub(super) fn json(described: &DescribeQueueResponse) -> Value {
         "idle": idle_name(described.idle()),
         "idle_until_ms": (described.idle_until_ms != 0).then_some(described.idle_until_ms),
         "uncopied_cause": Some(&described.uncopied_cause).filter(|it| !it.is_empty()),
+        "trouble": Some(&described.trouble).filter(|it| !it.is_empty()),
         "tally": tally_json(&described.tally.unwrap_or_default()),
         "partitions": described.partitions.iter().map(partition_json).collect::<Vec<_>>(),
     })

@@ -23,6 +23,8 @@ use super::tail::Stamp;
 
 /// How long the workers may take for what is there.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How often it is looked how far they are: what that costs is a part of what is measured.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long a lease is.
 const LEASE: Duration = Duration::from_secs(2);
 /// How long a worker that goes away has what it was given.
@@ -342,7 +344,7 @@ async fn await_acknowledged(
             begun.elapsed() < PATIENCE,
             "it takes too long: {done} of {wanted} are acknowledged"
         );
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(LOOK).await;
     }
 }
 
