@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use taffrail_model::{Offset, Timestamp};
 use tokio::time::Instant;
 
-use super::super::command::{Command, CommandKind, Settled, Settlement, Verdict};
+use super::super::command::{Command, CommandKind, LookedThrough, Settled, Settlement, Verdict};
 use super::super::event::{Span, Start, Topic};
-use super::super::policy::{Order, Policy};
+use super::super::policy::{Order, Policy, Retention};
 use super::super::record::QueueRecord;
 use super::super::state::Registry;
 use super::super::window::Status;
@@ -31,15 +31,34 @@ struct Bench {
     /// What workers have been given and not settled, by offset: the lease.
     hands: BTreeMap<u64, u64>,
     attempts: BTreeMap<u64, u32>,
+    given_up: BTreeSet<u64>,
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Grant { worker: u64, records: u64 },
-    Leave { worker: u64 },
-    Pump { lease_fails: bool },
-    Settle { place: prop::sample::Index, verdict: u8 },
-    Pass { millis: u64, expiry_fails: bool },
+    Grant {
+        worker: u64,
+        records: u64,
+    },
+    Leave {
+        worker: u64,
+    },
+    Pump {
+        lease_fails: bool,
+    },
+    Settle {
+        place: prop::sample::Index,
+        verdict: u8,
+    },
+    Pass {
+        millis: u64,
+        expiry_fails: bool,
+    },
+    /// Up to there, while leases are being stored: the queue is told before or after it knows of these.
+    GiveUp {
+        end: u64,
+        is_told_late: bool,
+    },
     Restart,
 }
 
@@ -51,6 +70,8 @@ impl Bench {
             backoff_min: Duration::from_millis(10),
             order,
             window: 12,
+            dead_letters: Some("dead".into()),
+            retention: Retention::Copy,
             ..Policy::default()
         };
         let mut registry = Registry::default();
@@ -60,8 +81,9 @@ impl Bench {
         let wall = Timestamp::from_millis(1_000_000);
         submit(&mut registry, create, wall);
         let dispatch = begin(&registry, now, wall);
-        let (hands, attempts) = (BTreeMap::new(), BTreeMap::new());
-        let mut bench = Self { registry, dispatch, now, wall, log, order, hands, attempts };
+        let (hands, attempts, given_up) = Default::default();
+        let mut bench =
+            Self { registry, dispatch, now, wall, log, order, hands, attempts, given_up };
         bench.join_all();
         bench
     }
@@ -86,6 +108,7 @@ impl Bench {
                 }
             }
             Step::Pass { millis, expiry_fails } => self.pass(millis, expiry_fails),
+            Step::GiveUp { end, is_told_late } => self.give_up(end, is_told_late),
             Step::Restart => {
                 self.dispatch = begin(&self.registry, self.now, self.wall);
                 self.join_all();
@@ -115,6 +138,29 @@ impl Bench {
             }
         }
         panic!("it does not come to rest");
+    }
+
+    /// Gives up what nobody has.
+    fn give_up(&mut self, end: u64, is_told_late: bool) {
+        let end = end.min(self.log.len() as u64);
+        let choices = self.dispatch.choose();
+        let runs = self.registry.get(QUEUE).expect("it is there").partitions()[&0].runs();
+        let (offsets, missing): (Vec<u64>, Vec<u64>) =
+            (runs.end()..end).partition(|offset| self.log[*offset as usize].is_some());
+        let missing = Span::gather(missing);
+        let looked = LookedThrough { partition: 0, start: 0, end, missing, offsets };
+        let kind = CommandKind::GiveUp { looked, reason: "it is old" };
+        let spans = submit(&mut self.registry, kind, self.wall).spans;
+        self.given_up.extend(spans.iter().flat_map(|span| span.offsets()));
+        if !is_told_late {
+            self.dispatch.given_up(0, end, &spans);
+        }
+        for choice in choices {
+            self.lease(choice);
+        }
+        if is_told_late {
+            self.dispatch.given_up(0, end, &spans);
+        }
     }
 
     fn record(&self, offset: u64) -> Option<QueueRecord> {
@@ -205,7 +251,8 @@ impl Bench {
             if last <= runs.start() {
                 let there = self.log.iter().enumerate().filter(|(_, key)| key.is_some());
                 let there: BTreeSet<_> = there.map(|(offset, _)| offset as u64).collect();
-                assert_eq!(self.attempts.keys().copied().collect::<BTreeSet<_>>(), there);
+                let tried = self.attempts.keys().copied().collect::<BTreeSet<_>>();
+                assert_eq!(&tried | &self.given_up, there);
                 return;
             }
         }
@@ -244,6 +291,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(place, verdict)| Step::Settle { place, verdict }),
         3 => (0_u64..700, prop::bool::weighted(0.1))
             .prop_map(|(millis, expiry_fails)| Step::Pass { millis, expiry_fails }),
+        1 => (0_u64..40, any::<bool>())
+            .prop_map(|(end, is_told_late)| Step::GiveUp { end, is_told_late }),
         1 => Just(Step::Restart),
     ];
     prop::collection::vec(step, 0..80)
@@ -265,4 +314,21 @@ proptest! {
         }
         bench.finish();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_keeps_its_credit_where_records_were_given_up_meanwhile() {
+    let mut bench = Bench::new(vec![Some(0); 4], Order::None, Instant::now());
+    bench.dispatch.grant(1, 4, u64::MAX);
+    for wanted in bench.dispatch.wanted(|_| 4) {
+        let records = (wanted.from..4).filter_map(|offset| bench.record(offset)).collect();
+        bench.dispatch.read(0, Span(wanted.from, 4), records);
+    }
+    bench.give_up(3, true);
+    assert_eq!(bench.given_up, BTreeSet::from([0, 1, 2]));
+    bench.pump(false);
+    assert_eq!(bench.hands.keys().copied().collect::<Vec<_>>(), [3]);
+    bench.log.extend([Some(0); 9]);
+    bench.pump(false);
+    assert_eq!(bench.hands.len(), 4, "as many as it can take");
 }
