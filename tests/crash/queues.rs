@@ -14,13 +14,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use taffrail_client::proto::{CreateQueueRequest, QueueOrder, QueueSettings};
-use taffrail_client::{Client, Position, Record, Until};
+use taffrail_client::{Client, Position, Record, Until, Verdict};
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use crate::broker::{Broker, Home, binary};
 use crate::dice::Dice;
 use crate::rounds;
+use crate::strace::strace_works;
+use crate::sweep::{attach, was_killed};
 
 const TOPIC: &str = "jobs";
 const DEAD: &str = "dead";
@@ -169,7 +171,6 @@ impl Work {
                     let text = std::str::from_utf8(header.expect("it is there").value);
                     text.expect("text").parse::<u64>().expect("a number")
                 };
-                assert_eq!(number("attempts"), u64::from(ATTEMPTS_MAX));
                 let spot = (number("partition") as u32, number("offset"));
                 *dead.entry(spot).or_default() += 1;
             }
@@ -267,4 +268,76 @@ async fn workers_and_a_broker_that_are_killed_do_every_record_or_give_it_up_once
     let (all, dead) = (sent.keys.len(), sent.hopeless.len());
     println!("{all} records, {} workers, {dead} dead letters, {again} begun again", work.started);
     assert!(all > 100, "there was something to do");
+}
+
+/// Has so many more records parked in a queue, and no dead letters copied.
+async fn park(client: &Client, records: u64) {
+    let none = QueueSettings { dead_letter_topic: Some(String::new()), ..QueueSettings::default() };
+    client.queues().alter(QUEUE, none).await.expect("it can be");
+    let producer = client.producer(TOPIC).build().await.expect("it starts");
+    for _ in 0..records {
+        drop(producer.send(Record::value(b"hopeless")).await.expect("it is taken"));
+    }
+    producer.close().await.expect("all are delivered");
+    let left = std::sync::atomic::AtomicU64::new(records);
+    let (stop, mut stopping) = tokio::sync::watch::channel(false);
+    let handle = |_| {
+        if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            stop.send_replace(true);
+        }
+        std::future::ready(Verdict::Reject { reason: "hopeless".into() })
+    };
+    let stop = async move { drop(stopping.wait_for(|it| *it).await) };
+    client.queue(QUEUE).run(handle, stop).await.expect("it works");
+}
+
+async fn parked(client: &Client) -> u64 {
+    let described = client.queues().describe(QUEUE).await.expect("it is there");
+    described.partitions.iter().map(|it| it.parked).sum()
+}
+
+/// Has a broker killed at a certain call of one of its threads while it copies dead letters; whether it was.
+async fn copy_killed(work: &mut Work, calls: &str, number: u64) -> bool {
+    let to_dead = || QueueSettings { dead_letter_topic: Some(DEAD.into()), ..Default::default() };
+    let broker = work.broker.take().expect("it runs");
+    let strace = attach(&broker, calls, number).await;
+    let queues = work.client.queues();
+    // It may be killed before it answers.
+    let altering = tokio::spawn(async move { queues.alter(QUEUE, to_dead()).await });
+    let is_killed = was_killed(broker).await;
+    drop(strace);
+    altering.abort();
+    work.broker = Some(work.home.start().await);
+    work.client.queues().alter(QUEUE, to_dead()).await.expect("it can be");
+    let deadline = Instant::now() + PATIENCE;
+    while parked(&work.client).await > 0 {
+        assert!(Instant::now() < deadline, "they are not copied");
+        sleep(Duration::from_millis(20)).await;
+    }
+    is_killed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_call_while_it_copies_each_dead_letter_is_there_once() {
+    const RECORDS: u64 = 200;
+    if !strace_works("killed while dead letters are copied") {
+        return;
+    }
+    let mut work = Work::start().await;
+    let (mut all, mut kills) = (0, 0);
+    for calls in ["write,pwrite64,?pwritev", "fdatasync"] {
+        for number in 1..=rounds(4, 12) {
+            park(&work.client, RECORDS).await;
+            kills += u32::from(copy_killed(&mut work, calls, number).await);
+            all += RECORDS;
+            let letters = work.dead().await;
+            assert_eq!(letters.len() as u64, all);
+            assert!(
+                letters.values().all(|count| *count == 1),
+                "copied more than once: {letters:?}"
+            );
+        }
+    }
+    println!("{kills} kills while {all} dead letters were copied");
+    assert!(3 <= kills, "hardly ever killed");
 }
