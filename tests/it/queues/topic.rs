@@ -200,5 +200,6 @@ async fn what_retention_would_delete_is_copied_where_that_is_wanted() {
         }
     };
     assert_eq!(soon(all_is_told).await, (0..10).collect::<Vec<_>>());
-    await_idle(&door, v1::QueueIdle::Empty).await;
+    let tally = await_idle(&door, v1::QueueIdle::Empty).await.tally.expect("it has counted");
+    assert_eq!(tally.parked, tally.copied);
 }

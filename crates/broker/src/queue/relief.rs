@@ -95,7 +95,7 @@ async fn relieve_all(shared: &Arc<Shared>) -> Pressure {
 /// Gives up what nobody has of a partition, as far as retention would delete it, and as long as not too much
 /// waits to be copied; how many records that are.
 async fn give_up(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     name: &str,
     number: u64,
     index: u32,
@@ -117,14 +117,15 @@ async fn give_up(
             LookedThrough { partition: index, start, ..read.map_err(QueueError::Request)? }
         };
         let end = looked.end;
-        // Nobody redrives them in between, and no queue begins to work.
+        // It counts what is given up.
+        let running = shared.queues.at_work(shared, name).await?;
+        // Nobody redrives them in between.
         let _changing = shared.queues.changing.lock().await;
         let kind = CommandKind::GiveUp { looked, reason: REASON };
         let spans = shared.queues.submit_to(name, number, kind, shared).await?.spans;
         count += spans.iter().map(|span| span.1 - span.0).sum::<u64>();
-        if let Some(running) = shared.queues.running().get(name) {
-            let _ = running.told.send(Told::GivenUp { partition: index, end, spans });
-        }
+        // One that is gone has nothing to note.
+        let _ = running.told.send(Told::GivenUp { partition: index, end, spans });
         if before <= end || end <= known {
             break;
         }

@@ -3003,7 +3003,8 @@ pub struct QueueSettings {
     pub max_outstanding: ::core::option::Option<u32>,
     /// The topic that records go to which are not tried any more, each once, with headers that say where they
     /// come from: `taffrail-dead-letter-queue`, `-topic`, `-partition`, `-offset`, `-reason`, `-attempts`, and
-    /// `-time` in Unix milliseconds, all as text. They are parked until they are there. Another topic than the
+    /// `-time` in Unix milliseconds, all as text, and `-content` with the value `gone` where the record was deleted
+    /// on request meanwhile. They are parked until they are there. Another topic than the
     /// queue's own; empty: there is none, and records stay parked.
     #[prost(string, optional, tag = "7")]
     pub dead_letter_topic: ::core::option::Option<::prost::alloc::string::String>,
