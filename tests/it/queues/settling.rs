@@ -48,6 +48,24 @@ async fn each_record_goes_to_one_worker_and_is_done_when_it_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_worker_gets_new_records_of_a_partition_in_their_order() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    create(&door, 1, v1::QueueSettings::default()).await;
+    let texts: Vec<_> = (0..3_000).map(|number| number.to_string()).collect();
+    let values: Vec<_> = texts.iter().map(String::as_str).collect();
+    door.append("t", &values).await;
+    let mut worker = Worker::open(&door, "q").await;
+    for _ in &texts {
+        // So that many leases are stored side by side.
+        worker.grant(1);
+    }
+    for offset in 0..3_000 {
+        assert_eq!(worker.next().await.offset, offset);
+    }
+}
+
+#[tokio::test]
 async fn a_record_that_failed_comes_again_not_before_its_delay_and_is_parked_after_the_last_attempt()
  {
     let broker = Broker::new();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use taffrail_log::Read;
 use taffrail_model::Offset;
 use taffrail_model::batch::Compressions;
@@ -93,15 +93,14 @@ enum Done {
     Paused {
         partition: u32,
     },
-    Leased {
-        choice: Choice,
-        result: Result<Leased, QueueError>,
-    },
     Settled {
         settlements: Vec<Settlement>,
         result: Result<Vec<Result<Settled, SettleRefusal>>, QueueError>,
     },
 }
+
+/// What was chosen, and what came of leasing it.
+type Lent = (Choice, Result<Leased, QueueError>);
 
 /// A queue at work.
 pub(super) struct Service {
@@ -119,6 +118,8 @@ pub(super) struct Service {
     /// Why partitions are left alone for a moment.
     trouble: BTreeMap<u32, String>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Handed out in the order in which it was chosen, whichever is heard of first.
+    leasing: FuturesOrdered<BoxFuture<'static, Lent>>,
     dead_letters: Arc<Desk>,
     tally: Arc<Tally>,
     settled: Arc<Notify>,
@@ -149,6 +150,7 @@ impl Service {
             waiting: BTreeSet::new(),
             trouble: BTreeMap::new(),
             work: FuturesUnordered::new(),
+            leasing: FuturesOrdered::new(),
             dead_letters: Arc::clone(&running.dead_letters),
             tally: Arc::clone(&running.tally),
             settled: Arc::clone(&running.settled),
@@ -186,6 +188,7 @@ impl Service {
                     Some(Told::Deleted) | None => return,
                     Some(told) => self.hear(told),
                 },
+                Some((choice, result)) = self.leasing.next() => self.lend(choice, result),
                 Some(done) = self.work.next() => self.take(done),
                 () = sleep => {}
             }
@@ -221,10 +224,10 @@ impl Service {
             let kind = CommandKind::Lease(choice.lease.clone());
             let command = Command { queue: self.name.clone(), number: Some(self.number), kind };
             let (registry, now) = (Arc::clone(&self.registry), self.clock.now());
-            self.work.push(Box::pin(async move {
+            self.leasing.push_back(Box::pin(async move {
                 let submitted = registry.submit(command, now, |_| ()).await;
                 let result = submitted.map(|(reply, ())| reply.leased).map_err(QueueError::from);
-                Done::Leased { choice, result }
+                (choice, result)
             }));
         }
     }
@@ -288,33 +291,6 @@ impl Service {
                     }
                 }
             }
-            Done::Leased { choice, result } => match result {
-                Ok(leased) => {
-                    self.trouble.remove(&choice.lease.partition);
-                    if !choice.lease.missing.is_empty() {
-                        self.settled.notify_one();
-                    }
-                    let worker = choice.worker;
-                    let (deliveries, released) =
-                        self.dispatch.leased(choice, &leased, clock::instant());
-                    if let Some(worker) = self.workers.get(&worker)
-                        && !deliveries.is_empty()
-                    {
-                        for delivery in &deliveries {
-                            self.tally.note_delivery(delivery.attempt);
-                        }
-                        // Whoever is gone has not said so yet: the leases end by themselves.
-                        drop(worker.send(deliveries));
-                    }
-                    self.settle(released);
-                }
-                Err(error) => {
-                    tracing::warn!(queue = self.name, %error, "a lease could not be stored");
-                    let partition = choice.lease.partition;
-                    self.dispatch.not_leased(choice);
-                    self.pause(partition, error.to_string());
-                }
-            },
             Done::Settled { settlements, result } => match result {
                 Ok(results) => self.note(&settlements, results),
                 Err(error) => {
@@ -322,6 +298,37 @@ impl Service {
                     self.dispatch.not_expired(&settlements, clock::instant() + RETRY);
                 }
             },
+        }
+    }
+
+    /// Hands out what is leased.
+    fn lend(&mut self, choice: Choice, result: Result<Leased, QueueError>) {
+        match result {
+            Ok(leased) => {
+                self.trouble.remove(&choice.lease.partition);
+                if !choice.lease.missing.is_empty() {
+                    self.settled.notify_one();
+                }
+                let worker = choice.worker;
+                let (deliveries, released) =
+                    self.dispatch.leased(choice, &leased, clock::instant());
+                if let Some(worker) = self.workers.get(&worker)
+                    && !deliveries.is_empty()
+                {
+                    for delivery in &deliveries {
+                        self.tally.note_delivery(delivery.attempt);
+                    }
+                    // Whoever is gone has not said so yet: the leases end by themselves.
+                    drop(worker.send(deliveries));
+                }
+                self.settle(released);
+            }
+            Err(error) => {
+                tracing::warn!(queue = self.name, %error, "a lease could not be stored");
+                let partition = choice.lease.partition;
+                self.dispatch.not_leased(choice);
+                self.pause(partition, error.to_string());
+            }
         }
     }
 
