@@ -28,7 +28,7 @@ use crate::partition::{DeleteRecordsError, LogThreads, PartitionDescription};
 use crate::produce::{self, Acks, Outcome, ProduceBatch, ProduceError, ProduceSession};
 use crate::producers::{InitProducer, InitProducerError, ProducerIdentity};
 use crate::queue::{
-    self, CreateQueue, ParkedRecord, QueueDescription, QueueError, QueueEvent, QueuePlace,
+    self, CreateQueue, ParkedPage, ParkedQuery, QueueDescription, QueueError, QueueEvent,
     QueuePolicy, QueueSession, QueueSummary, Selection,
 };
 use crate::shared::Shared;
@@ -186,17 +186,16 @@ impl Broker {
         QueueSession::new(Arc::clone(&self.shared), events)
     }
 
-    /// Lists parked records behind a place, ascending.
+    /// Lists parked records, a page of them.
     ///
     /// # Errors
     /// If there is no such queue.
     pub async fn list_parked(
         &self,
         queue: &str,
-        behind: Option<QueuePlace>,
-        count_max: usize,
-    ) -> Result<Vec<ParkedRecord>, QueueError> {
-        queue::list_parked(&self.shared, queue, behind, count_max).await
+        query: ParkedQuery,
+    ) -> Result<ParkedPage, QueueError> {
+        queue::list_parked(&self.shared, queue, query).await
     }
 
     /// Lets parked records be tried again; how many. Durable on return.

@@ -69,10 +69,10 @@ pub use produce::{
 };
 pub use producers::{InitProducer, InitProducerError, ProducerIdentity};
 pub use queue::{
-    CreateQueue, Crowd, Idle, ParkedRecord, QueueCommand, QueueDelivery, QueueDescription,
-    QueueError, QueueEvent, QueueOrder, QueuePartition, QueuePlace, QueuePolicy, QueueRecord,
-    QueueRefusal, QueueRetention, QueueSession, QueueSummary, QueueTally, Selection, Settle,
-    SettleRefusal, Verdict,
+    CreateQueue, Crowd, Idle, ParkedPage, ParkedQuery, ParkedRecord, QueueCommand, QueueDelivery,
+    QueueDescription, QueueError, QueueEvent, QueueOrder, QueuePartition, QueuePlace, QueuePolicy,
+    QueueRecord, QueueRefusal, QueueRetention, QueueSession, QueueSummary, QueueTally, Selection,
+    Settle, SettleRefusal, Verdict,
 };
 pub use start::{Machine, StartError};
 pub use taffrail_log::{BackupError, Dirt, SequenceError};

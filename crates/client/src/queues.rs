@@ -53,16 +53,13 @@ impl Queues {
         self.answer(answer).map(drop)
     }
 
-    /// Lists parked records behind a place, some `max_records` of them.
+    /// Lists parked records, a page of them.
     pub async fn parked(
         &self,
-        queue: &str,
-        behind: Option<v1::RecordPlace>,
-        max_records: u32,
-    ) -> Result<Vec<v1::ParkedRecord>, CallError> {
-        let request = v1::ListParkedRequest { queue: queue.to_owned(), behind, max_records };
+        request: v1::ListParkedRequest,
+    ) -> Result<v1::ListParkedResponse, CallError> {
         let answer = self.client.queue_service().list_parked(request).await;
-        Ok(self.answer(answer)?.records)
+        self.answer(answer)
     }
 
     /// Lets parked records be tried again; how many were parked. Durable on return.

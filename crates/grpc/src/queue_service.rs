@@ -99,10 +99,10 @@ impl QueueService for Service {
         request: Request<v1::ListParkedRequest>,
     ) -> Result<Response<v1::ListParkedResponse>, Status> {
         let asked = convert::list_parked(request.into_inner()).map_err(Explained::into_status)?;
-        let (queue, behind, count_max) = asked;
-        let parked = self.broker.list_parked(&queue, behind, count_max).await.map_err(refused)?;
-        let records = parked.into_iter().map(convert::parked).collect();
-        Ok(Response::new(v1::ListParkedResponse { records }))
+        let (queue, query) = asked;
+        let page = self.broker.list_parked(&queue, query).await.map_err(refused)?;
+        let records = page.records.into_iter().map(convert::parked).collect();
+        Ok(Response::new(v1::ListParkedResponse { records, has_more: page.has_more }))
     }
 
     async fn redrive_parked(

@@ -4,6 +4,7 @@ mod altered;
 mod dead_letters;
 mod keys;
 mod leases;
+mod many;
 mod parked;
 mod refusals;
 mod restart;
@@ -179,5 +180,9 @@ fn value(delivery: &v1::QueueDelivery) -> String {
 
 async fn parked(door: &Door) -> Vec<v1::ParkedRecord> {
     let request = v1::ListParkedRequest { queue: "q".into(), ..Default::default() };
-    soon(calls(door).list_parked(request)).await.expect("it is there").into_inner().records
+    parked_page(door, request).await.records
+}
+
+async fn parked_page(door: &Door, request: v1::ListParkedRequest) -> v1::ListParkedResponse {
+    soon(calls(door).list_parked(request)).await.expect("it is there").into_inner()
 }

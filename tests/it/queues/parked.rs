@@ -3,9 +3,14 @@
 use taffrail_proto::v1;
 use taffrail_proto::v1::parked_selection::Selection;
 
-use super::{ACK, Worker, await_idle, calls, create, describe, parked, reject, value};
+use super::{ACK, Worker, await_idle, calls, create, describe, parked, parked_page, reject, value};
 use crate::broker::Broker;
 use crate::door::{Door, batch, produce_batch, soon};
+
+/// Asks for what is parked in `q`.
+fn q() -> v1::ListParkedRequest {
+    v1::ListParkedRequest { queue: "q".into(), ..Default::default() }
+}
 
 fn selection(selection: Selection) -> v1::ParkedSelection {
     v1::ParkedSelection { selection: Some(selection) }
@@ -39,15 +44,15 @@ async fn parked_records_are_listed_in_pages_tried_again_and_forgotten() {
     let mut pages = Vec::new();
     let mut behind = None;
     loop {
-        let request = v1::ListParkedRequest { queue: "q".into(), behind, max_records: 4 };
-        let page = soon(calls(&door).list_parked(request)).await.expect("it is there").into_inner();
+        let page =
+            parked_page(&door, v1::ListParkedRequest { behind, max_records: 3, ..q() }).await;
         behind = page.records.last().and_then(|it| it.place);
         pages.push(page.records.len());
-        if page.records.len() < 4 {
+        if !page.has_more {
             break;
         }
     }
-    assert_eq!(pages, [4, 2]);
+    assert_eq!(pages, [3, 3], "the second one says that it is the last");
 
     assert_eq!(redrive(&door, Selection::First(1)).await, 1);
     let delivery = worker.next().await;
@@ -68,4 +73,42 @@ async fn parked_records_are_listed_in_pages_tried_again_and_forgotten() {
     assert_eq!(discard(&door, Selection::First(u64::MAX)).await, 3);
     assert!(parked(&door).await.is_empty());
     await_idle(&door, v1::QueueIdle::Empty).await;
+}
+
+#[tokio::test]
+async fn a_page_ends_where_its_records_are_large_and_what_they_hold_can_be_left_out() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    create(&door, 1, v1::QueueSettings::default()).await;
+    let values: Vec<_> = (0..8).map(|number| format!("{number} {}", "x".repeat(300_000))).collect();
+    // Some of them in one batch, and one between them that is not parked.
+    door.append("t", &values[..3].iter().map(String::as_str).collect::<Vec<_>>()).await;
+    door.append("t", &["fine"]).await;
+    for value in &values[3..] {
+        door.append("t", &[value]).await;
+    }
+    let mut worker = Worker::start(&door, 100).await;
+    for offset in 0..9 {
+        let delivery = worker.next().await;
+        let verdict = if offset == 3 { ACK } else { reject("too large") };
+        assert_eq!(worker.settle(&delivery, verdict).await, None);
+    }
+
+    let (mut found, mut pages, mut behind) = (Vec::new(), Vec::new(), None);
+    loop {
+        let page = parked_page(&door, v1::ListParkedRequest { behind, ..q() }).await;
+        behind = page.records.last().and_then(|it| it.place);
+        pages.push(page.records.len());
+        let held = page.records.into_iter().map(|it| it.record.and_then(|it| it.value));
+        found.extend(held.map(|value| value.expect("a value")));
+        if !page.has_more {
+            break;
+        }
+    }
+    assert_eq!((pages, found.len()), (vec![4, 4], values.len()), "1 MiB each");
+    assert!(found.iter().eq(&values), "what they hold is not right");
+
+    let page = parked_page(&door, v1::ListParkedRequest { without_records: true, ..q() }).await;
+    assert_eq!((page.records.len(), page.has_more), (8, false));
+    assert!(page.records.iter().all(|it| it.record.is_none() && it.reason == "too large"));
 }

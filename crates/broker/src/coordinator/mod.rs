@@ -7,10 +7,12 @@
 //! the committed part of the log.
 //!
 //! Whenever the events since the last snapshot weigh more than it did, the whole state is appended as
-//! a snapshot: so what snapshots cost grows in step with the events. A start goes on from the last one;
-//! what lies before the one before it is deleted.
+//! a snapshot: so what snapshots cost grows in step with the events. It is a copy that is written while
+//! the state goes on, so it stands among the events that follow it. A start goes on from the last one; what
+//! lies before the one before it is deleted.
 
 mod journal;
+mod snapshot;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use crate::produce::{Lane, Outcome, ProduceError, Reply};
 
 pub(crate) use journal::{JournalError, RecordError, Replay, encode_snapshot};
 use journal::{Replayed, Weight};
+use snapshot::Snapshot;
 
 /// Bytes of events after which a snapshot is appended, at the least.
 const SNAPSHOT_BYTES_MIN: u64 = 256 << 10;
@@ -45,7 +48,7 @@ pub(crate) trait StateMachine:
     /// Why it can be refused.
     type Refusal: Send;
     /// The facts that are persisted.
-    type Event: Serialize + DeserializeOwned + Send;
+    type Event: Debug + Serialize + DeserializeOwned + Send;
 
     /// Decides on a command; changes nothing.
     fn decide(&self, command: Self::Command, now: Timestamp) -> Decision<Self>;
@@ -75,8 +78,11 @@ pub(crate) enum CommandError<R> {
 #[derive(Debug)]
 pub(crate) struct Coordinator<S> {
     partition: Arc<Partition>,
-    state: Mutex<Option<Live<S>>>,
+    state: Arc<State<S>>,
 }
+
+/// What is known, unless that has to be read again.
+type State<S> = Mutex<Option<Live<S>>>;
 
 /// What has been appended, and tells when it is durable.
 type Pending = mpsc::UnboundedReceiver<Outcome>;
@@ -90,6 +96,8 @@ struct Live<S> {
     weight: Weight,
     /// Where the last snapshot begins.
     snapshot: Option<Offset>,
+    /// Whether the next one is being written.
+    is_being_written: bool,
     /// The order of this state's appends; a rebuilt state has another one.
     lane: Arc<Lane>,
 }
@@ -99,7 +107,7 @@ impl<S: StateMachine> Coordinator<S> {
     pub(crate) async fn start(partition: Arc<Partition>) -> Result<(Self, S), JournalError> {
         let live = Live::<S>::rebuild(&partition).await?;
         let machine = live.machine.clone();
-        Ok((Self { partition, state: Mutex::new(Some(live)) }, machine))
+        Ok((Self { partition, state: Arc::new(Mutex::new(Some(live))) }, machine))
     }
 
     /// Whether anything can be decided. Where a sync has failed, what was written last may be there at
@@ -134,7 +142,7 @@ impl<S: StateMachine> Coordinator<S> {
         let pending = live.pending(&self.partition);
         let lane = Arc::clone(&live.lane);
         drop(state);
-        self.settle(pending, &lane).await?;
+        self.settled(pending, &lane).await?;
         Ok(seen)
     }
 
@@ -156,30 +164,48 @@ impl<S: StateMachine> Coordinator<S> {
             Some(live.store(&self.partition, &events))
         };
         let (seen, lane) = (look(&live.machine), Arc::clone(&live.lane));
+        let snapshot = live.begin_snapshot_if_due(&self.partition);
         drop(state);
-        self.settle(pending, &lane).await?;
+        if let Some(snapshot) = snapshot {
+            let (partition, state) = (Arc::clone(&self.partition), Arc::clone(&self.state));
+            tokio::spawn(snapshot.write(partition, state));
+        }
+        self.settled(pending, &lane).await?;
         Ok((reply, seen))
     }
 
-    /// Waits until what was appended is durable. If it is not, all that rests on it is dropped.
-    async fn settle(
+    /// Waits until what was appended is durable.
+    async fn settled(
         &self,
         pending: Option<Pending>,
         lane: &Arc<Lane>,
     ) -> Result<(), CommandError<S::Refusal>> {
-        let Some(mut pending) = pending else { return Ok(()) };
-        let result = match pending.recv().await {
-            Some(outcome) => outcome.result,
-            None => Err(ProduceError::ResultUnknown { cause: "the broker is stopping".into() }),
-        };
-        let Err(error) = result else { return Ok(()) };
-        let mut state = self.state.lock().await;
-        // Whoever comes first drops what rests on the failed event.
-        if state.as_ref().is_some_and(|live| Arc::ptr_eq(&live.lane, lane)) {
-            *state = None;
+        match pending {
+            Some(pending) => {
+                settled(&self.state, pending, lane).await.map_err(CommandError::Storage)
+            }
+            None => Ok(()),
         }
-        Err(CommandError::Storage(error))
     }
+}
+
+/// Waits until what was appended is durable. If it is not, all that rests on it is dropped.
+async fn settled<S: StateMachine>(
+    state: &State<S>,
+    mut pending: Pending,
+    lane: &Arc<Lane>,
+) -> Result<(), ProduceError> {
+    let result = match pending.recv().await {
+        Some(outcome) => outcome.result,
+        None => Err(ProduceError::ResultUnknown { cause: "the broker is stopping".into() }),
+    };
+    let Err(error) = result else { return Ok(()) };
+    let mut state = state.lock().await;
+    // Whoever comes first drops what rests on the failed event.
+    if state.as_ref().is_some_and(|live| Arc::ptr_eq(&live.lane, lane)) {
+        *state = None;
+    }
+    Err(error)
 }
 
 impl<S: StateMachine> Live<S> {
@@ -197,7 +223,8 @@ impl<S: StateMachine> Live<S> {
 
     async fn rebuild(partition: &Arc<Partition>) -> Result<Self, JournalError> {
         let Replayed { machine, next, weight, snapshot } = journal::replay(partition).await?;
-        Ok(Self { machine, next, weight, snapshot, lane: Arc::default() })
+        let (is_being_written, lane) = (false, Arc::default());
+        Ok(Self { machine, next, weight, snapshot, is_being_written, lane })
     }
 
     /// Applies events and puts them into the partition's queue; the answer comes when they are durable.
@@ -207,24 +234,27 @@ impl<S: StateMachine> Live<S> {
         }
         let batch = journal::encode_events(events);
         self.weight.events += batch.payload.len() as u64;
-        let pending = self.append(partition, batch);
-        if self.weight.events >= self.weight.snapshot.max(SNAPSHOT_BYTES_MIN) {
-            self.store_snapshot(partition);
-        }
-        pending
+        self.append(partition, batch)
     }
 
-    fn store_snapshot(&mut self, partition: &Arc<Partition>) {
-        self.weight = Weight::default();
-        let former = self.snapshot.replace(self.next);
-        let mut stored = None;
-        for part in journal::encode_snapshot(&self.machine) {
-            self.weight.snapshot += part.payload.len() as u64;
-            stored = Some(self.append(partition, part));
+    /// Begins a snapshot, if the events weigh enough.
+    fn begin_snapshot_if_due(&mut self, partition: &Arc<Partition>) -> Option<Snapshot<S>> {
+        let is_due = self.weight.events >= self.weight.snapshot.max(SNAPSHOT_BYTES_MIN);
+        if !is_due || self.is_being_written {
+            return None;
         }
-        if let (Some(former), Some(stored)) = (former, stored) {
-            tokio::spawn(delete_before(Arc::clone(partition), former, stored));
-        }
+        self.is_being_written = true;
+        self.weight.events = 0;
+        let begin = self.next;
+        drop(self.append(partition, journal::encode_begin()));
+        Some(Snapshot { machine: self.machine.clone(), begin, lane: Arc::clone(&self.lane) })
+    }
+
+    /// A snapshot of so many bytes is durable; what lies before is not needed any more.
+    fn end_snapshot(&mut self, begin: Offset, bytes: u64) -> Option<Offset> {
+        self.is_being_written = false;
+        self.weight.snapshot = bytes;
+        self.snapshot.replace(begin)
     }
 
     /// What a reply has to wait for that rests on the state as it is. A batch that changes nothing tells
@@ -254,12 +284,5 @@ impl<S: StateMachine> Live<S> {
             arrived: Stopwatch::start(),
         });
         stored
-    }
-}
-
-/// Deletes what lies before a snapshot once the one behind it is durable.
-async fn delete_before(partition: Arc<Partition>, snapshot: Offset, mut stored: Pending) {
-    if stored.recv().await.is_some_and(|outcome| outcome.result.is_ok()) {
-        partition.delete_before(snapshot).await;
     }
 }

@@ -192,6 +192,15 @@ impl Partition {
         }
     }
 
+    /// Runs something that takes long, and that nobody who appends or reads waits for; `None` if the threads
+    /// ended before it ran.
+    pub(crate) async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        self.threads.on_admin_thread(work).await
+    }
+
     /// Has what is written on disk, where it can be committed before it is.
     pub(crate) async fn sync(self: &Arc<Self>) -> Result<(), String> {
         if self.settings.load().durability == Durability::Fsync {

@@ -229,8 +229,8 @@ impl LogThreads {
         run_on(&self.openers, work).await
     }
 
-    /// Runs something that creates, configures or removes logs; `None` if the threads ended before
-    /// it ran.
+    /// Runs something that creates, configures or removes logs, or takes long for another reason; `None` if
+    /// the threads ended before it ran.
     pub(crate) async fn on_admin_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

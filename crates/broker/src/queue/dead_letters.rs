@@ -21,7 +21,7 @@ use super::command::CommandKind;
 use super::copies::{Copies, CopyEnd, WantedCopies};
 use super::event::{CopiesId, Places, Topic};
 use super::letter::{self, Letter, Sender};
-use super::parked::read;
+use super::parked::Finder;
 use super::state::Queue;
 use super::tally::Tally;
 use super::window::Parked;
@@ -252,11 +252,9 @@ impl DeadLetters {
         let mut wanted: BTreeMap<u32, WantedCopies> = BTreeMap::new();
         let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
         let mut last = self.behind;
+        let mut finder = Finder::new(sources);
         for (partition, offset, parked) in parked {
-            let record = match sources.get(&partition) {
-                Some(source) => read(source, Offset::new(offset)).await,
-                None => Ok(None),
-            };
+            let record = finder.find(partition, offset).await;
             let fits = record.and_then(|record| {
                 let key = record.as_ref().and_then(|record| record.key.as_deref());
                 let count = to.len() as u32;
@@ -305,7 +303,7 @@ fn see(queue: &Queue, behind: Option<(u32, u64)>) -> Seen {
     let under_way = under_way.map(|copies| {
         let spots = copies.places.iter().flat_map(Places::all);
         let parked = spots.filter_map(|(partition, offset)| {
-            let parked = queue.partitions().get(&partition)?.parked().get(&offset)?;
+            let parked = queue.partitions().get(&partition)?.parked().get(offset)?;
             Some((partition, offset, parked.clone()))
         });
         Batch { copies: copies.clone(), parked: parked.collect() }
@@ -383,12 +381,9 @@ async fn letters(
     sources: &BTreeMap<u32, Arc<Partition>>,
     parked: Vec<(u32, u64, Parked)>,
 ) -> Result<Vec<Letter>, String> {
-    let mut letters = Vec::new();
+    let (mut finder, mut letters) = (Finder::new(sources), Vec::new());
     for (partition, offset, parked) in parked {
-        let record = match sources.get(&partition) {
-            Some(source) => read(source, Offset::new(offset)).await?,
-            None => None,
-        };
+        let record = finder.find(partition, offset).await?;
         letters.push(Letter { partition, offset, parked, record });
     }
     Ok(letters)

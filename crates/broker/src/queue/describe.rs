@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::policy::Policy;
 use super::service::Told;
+use super::state::Queue;
 use super::tally::QueueTally;
 use super::window::{Status, Window};
 use super::{QueueError, partitions};
@@ -155,21 +156,17 @@ pub(crate) async fn list(shared: &Shared) -> Result<Vec<QueueSummary>, QueueErro
 /// Describes a queue.
 pub(crate) async fn describe(shared: &Shared, name: &str) -> Result<QueueDescription, QueueError> {
     let now = shared.now();
-    let looked = shared.queues.look(name, |queue| {
-        let served = partitions(shared, queue.topic());
-        let end = |index: &u32| {
-            let served = served.as_ref().and_then(|it| it.get(index));
-            served.map_or(0, |partition| partition.high_watermark().get())
-        };
-        let described = queue.partitions().iter();
-        let described = described.map(|(index, window)| window.describe(*index, end(index), now));
-        let described: Vec<_> = described.collect();
-        let ends: u64 = queue.partitions().keys().map(end).sum();
-        let (topic, policy) = (queue.topic().name.clone(), queue.policy().clone());
-        let created = Timestamp::from_millis(queue.created_ms());
-        (served, described, ends, topic, policy, created)
-    });
-    let (served, mut partitions, ends, topic, policy, created) = looked.await?;
+    // A copy costs little, and what is counted in it holds nobody up.
+    let queue = shared.queues.look(name, Queue::clone).await?;
+    let served = partitions(shared, queue.topic());
+    let end = |index: &u32| {
+        let served = served.as_ref().and_then(|it| it.get(index));
+        served.map_or(0, |partition| partition.high_watermark().get())
+    };
+    let described = queue.partitions().iter();
+    let described = described.map(|(index, window)| window.describe(*index, end(index), now));
+    let mut partitions: Vec<_> = described.collect();
+    let ends: u64 = queue.partitions().keys().map(end).sum();
     for described in &mut partitions {
         let served = served.as_ref().and_then(|it| it.get(&described.partition.get()));
         if let Some(served) = served
@@ -184,13 +181,13 @@ pub(crate) async fn describe(shared: &Shared, name: &str) -> Result<QueueDescrip
     let idle = if served.is_none() {
         Some(Idle::NoTopic)
     } else {
-        idle(&partitions, &crowd, policy.window.into())
+        idle(&partitions, &crowd, queue.policy().window.into())
     };
     Ok(QueueDescription {
         name: name.to_owned(),
-        topic,
-        created,
-        policy,
+        topic: queue.topic().name.clone(),
+        created: Timestamp::from_millis(queue.created_ms()),
+        policy: queue.policy().clone(),
         partitions,
         crowd,
         idle,

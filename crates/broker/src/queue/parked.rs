@@ -1,5 +1,8 @@
 //! Records that are not tried any more: listed, tried again, or forgotten.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use taffrail_log::Read;
 use taffrail_model::batch::Compressions;
 use taffrail_model::{Offset, PartitionIndex, Timestamp, limits};
@@ -16,6 +19,8 @@ use crate::shared::Shared;
 
 /// Bytes that are read to find a record.
 const READ_BYTES: usize = 64 << 10;
+/// Bytes of records after which a page ends: it goes into one message.
+const PAGE_BYTES: usize = 1 << 20;
 
 /// A record's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +46,26 @@ pub struct ParkedRecord {
     pub record: Option<QueueRecord>,
 }
 
+/// Some of the parked records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedPage {
+    /// Ascending.
+    pub records: Vec<ParkedRecord>,
+    /// Whether there are more behind them.
+    pub has_more: bool,
+}
+
+/// Which parked records are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParkedQuery {
+    /// Those behind this place.
+    pub behind: Option<QueuePlace>,
+    /// So many at the most.
+    pub count_max: usize,
+    /// What they hold is not read.
+    pub without_records: bool,
+}
+
 /// Which parked records are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
@@ -50,34 +75,37 @@ pub enum Selection {
     Places(Vec<QueuePlace>),
 }
 
-/// Lists parked records behind a place, some `count_max` of them, ascending.
+/// Lists parked records, no more of them once they hold `PAGE_BYTES`.
 pub(crate) async fn list(
     shared: &Shared,
     queue: &str,
-    behind: Option<QueuePlace>,
-    count_max: usize,
-) -> Result<Vec<ParkedRecord>, QueueError> {
+    query: ParkedQuery,
+) -> Result<ParkedPage, QueueError> {
+    let ParkedQuery { behind, count_max, without_records } = query;
     let count_max = count_max.min(limits::PARKED_MAX);
     let behind = behind.map(|place| (place.partition.get(), place.offset.get()));
     let found = shared.queues.look(queue, |queue| {
-        let found = queue.parked_behind(behind).take(count_max);
+        let found = queue.parked_behind(behind).take(count_max + 1);
         let found = found.map(|(partition, offset, parked)| (partition, offset, parked.clone()));
         (queue.topic().clone(), found.collect::<Vec<_>>())
     });
     let (topic, found) = found.await?;
-    let served = partitions(shared, &topic).unwrap_or_default();
-    let mut listed = Vec::with_capacity(found.len());
-    for (partition, offset, Parked { attempts, reason, at_ms }) in found {
+    let served = partitions(shared, &topic).filter(|_| !without_records).unwrap_or_default();
+    let mut finder = Finder::new(&served);
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    let mut found = found.into_iter();
+    while records.len() < count_max
+        && bytes < PAGE_BYTES
+        && let Some((partition, offset, Parked { attempts, reason, at_ms })) = found.next()
+    {
         let place =
             QueuePlace { partition: PartitionIndex::new(partition), offset: Offset::new(offset) };
-        let record = match served.get(&partition) {
-            Some(served) => read(served, place.offset).await.unwrap_or_default(),
-            None => None,
-        };
+        let record = finder.find(partition, offset).await.unwrap_or_default();
+        bytes += record.as_ref().map_or(0, QueueRecord::bytes);
         let since = Timestamp::from_millis(at_ms);
-        listed.push(ParkedRecord { place, attempts, reason: reason.into(), since, record });
+        records.push(ParkedRecord { place, attempts, reason: reason.into(), since, record });
     }
-    Ok(listed)
+    Ok(ParkedPage { records, has_more: found.next().is_some() })
 }
 
 /// Lets parked records be tried again, from the first attempt on; how many were parked.
@@ -147,18 +175,49 @@ async fn select(
     Ok(spans.collect())
 }
 
-/// What a record holds; `None` if it is not there any more.
-pub(super) async fn read(
-    partition: &Partition,
-    offset: Offset,
-) -> Result<Option<QueueRecord>, String> {
-    match partition.read(offset, READ_BYTES, Compressions::ALL).await {
-        Ok(Read::Batches { bytes, .. }) => {
-            let span = Span(offset.get(), offset.get() + 1);
-            records_of(bytes, span).map(|mut records| records.pop())
+/// Finds records one after the other; what lies near the last one is not read again.
+pub(super) struct Finder<'a> {
+    partitions: &'a BTreeMap<u32, Arc<Partition>>,
+    /// What was read last, and all records that are there.
+    partition: u32,
+    span: Span,
+    records: Vec<QueueRecord>,
+}
+
+impl<'a> Finder<'a> {
+    pub(super) const fn new(partitions: &'a BTreeMap<u32, Arc<Partition>>) -> Self {
+        Self { partitions, partition: 0, span: Span(0, 0), records: Vec::new() }
+    }
+
+    /// What a record holds; `None` if it is not there any more.
+    pub(super) async fn find(
+        &mut self,
+        partition: u32,
+        offset: u64,
+    ) -> Result<Option<QueueRecord>, String> {
+        let Some(served) = self.partitions.get(&partition) else { return Ok(None) };
+        if self.partition != partition || !self.span.offsets().contains(&offset) {
+            (self.span, self.records) = read(served, offset).await?;
+            self.partition = partition;
         }
-        Ok(Read::Gap(_) | Read::End) => Ok(None),
-        Err(PartitionReadError::Log(_)) if offset < partition.log_start() => Ok(None),
+        let found = self.records.binary_search_by_key(&offset, |record| record.offset.get()).ok();
+        Ok(found.and_then(|index| self.records.get(index)).cloned())
+    }
+}
+
+/// The records from an offset on, as many as are read at once.
+async fn read(partition: &Partition, from: u64) -> Result<(Span, Vec<QueueRecord>), String> {
+    let offset = Offset::new(from);
+    match partition.read(offset, READ_BYTES, Compressions::ALL).await {
+        Ok(Read::Batches { bytes, next }) => {
+            let span = Span(from, next.get());
+            records_of(bytes, span).map(|records| (span, records))
+        }
+        Ok(Read::Gap(gap)) => Ok((Span(from, gap.to.get()), Vec::new())),
+        Ok(Read::End) => Ok((Span(from, from + 1), Vec::new())),
+        Err(PartitionReadError::Log(_)) if offset < partition.log_start() => {
+            Ok((Span(from, partition.log_start().get()), Vec::new()))
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -3,28 +3,30 @@
 //! Invariants: the runs lie behind one another without a hole, from `start` to `end`; neighbours differ.
 //! So it takes as much memory as there are changes along the stretch, however long it is.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::offset_map::OffsetMap;
+
 /// What each offset from `start` to `end` is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(bound(deserialize = "T: Clone + Deserialize<'de>"))]
 pub(super) struct Runs<T> {
     end: u64,
     /// By where each begins; it ends where the next one begins, or at `end`.
-    runs: BTreeMap<u64, T>,
+    runs: OffsetMap<T>,
 }
 
 impl<T: Clone + PartialEq> Runs<T> {
     /// Nothing yet, from there on.
     pub(super) const fn new(start: u64) -> Self {
-        Self { end: start, runs: BTreeMap::new() }
+        Self { end: start, runs: OffsetMap::new() }
     }
 
     /// Where the first run begins.
     pub(super) fn start(&self) -> u64 {
-        self.runs.keys().next().copied().unwrap_or(self.end)
+        self.runs.first().map_or(self.end, |(start, _)| start)
     }
 
     /// Where the last run ends.
@@ -43,26 +45,28 @@ impl<T: Clone + PartialEq> Runs<T> {
         if offset >= self.end {
             return None;
         }
-        self.runs.range(..=offset).next_back().map(|(_, value)| value)
+        self.runs.last_before(offset + 1).map(|(_, value)| value)
     }
 
     /// All runs in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Range<u64>, &T)> {
-        let ends = self.runs.keys().skip(1).copied().chain(std::iter::once(self.end));
-        self.runs.iter().zip(ends).map(|((start, value), end)| (*start..end, value))
+        self.from(0)
     }
 
     /// The runs of a range, cut off at its ends.
     pub(super) fn within(&self, range: Range<u64>) -> impl Iterator<Item = (Range<u64>, &T)> {
-        let first = self.runs.range(..=range.start).next_back().map_or(range.start, |(it, _)| *it);
-        let ends = self.runs.range(first..).map(|(start, _)| *start).skip(1);
-        let ends = ends.chain(std::iter::once(self.end));
-        let runs = self.runs.range(first..).zip(ends);
-        let runs = runs.take_while(move |((start, _), _)| **start < range.end);
-        let parts = runs.map(move |((start, value), end)| {
-            ((*start).max(range.start)..end.min(range.end), value)
-        });
+        let first = self.runs.last_before(range.start + 1).map_or(range.start, |(start, _)| start);
+        let runs = self.from(first).take_while(move |(run, _)| run.start < range.end);
+        let parts = runs
+            .map(move |(run, value)| (run.start.max(range.start)..run.end.min(range.end), value));
         parts.filter(|(part, _)| !part.is_empty())
+    }
+
+    /// The runs that begin at an offset or behind it.
+    fn from(&self, offset: u64) -> impl Iterator<Item = (Range<u64>, &T)> {
+        let ends = self.runs.from(offset).skip(1).map(|(start, _)| start);
+        let ends = ends.chain(std::iter::once(self.end));
+        self.runs.from(offset).zip(ends).map(|((start, value), end)| (start..end, value))
     }
 
     /// Makes each offset of a range this, which may begin anywhere up to the end and go beyond it, or end
@@ -75,15 +79,16 @@ impl<T: Clone + PartialEq> Runs<T> {
         assert!(self.start() <= range.end, "{} lies before {}", range.end, self.start());
         self.split(range.start);
         self.split(range.end);
-        let covered: Vec<u64> = self.runs.range(range.clone()).map(|(start, _)| *start).collect();
+        let covered = self.runs.from(range.start).map(|(start, _)| start);
+        let covered: Vec<_> = covered.take_while(|start| *start < range.end).collect();
         for start in covered {
-            self.runs.remove(&start);
+            self.runs.remove(start);
         }
         self.end = self.end.max(range.end);
-        if self.runs.get(&range.end) == Some(&value) {
-            self.runs.remove(&range.end);
+        if self.runs.get(range.end) == Some(&value) {
+            self.runs.remove(range.end);
         }
-        let before = self.runs.range(..range.start).next_back();
+        let before = self.runs.last_before(range.start);
         if before.is_none_or(|(_, before)| *before != value) {
             self.runs.insert(range.start, value);
         }
@@ -91,19 +96,19 @@ impl<T: Clone + PartialEq> Runs<T> {
 
     /// Takes away the first runs that are this.
     pub(super) fn trim(&mut self, value: &T) {
-        while let Some(first) = self.runs.first_entry()
-            && first.get() == value
+        while let Some((start, first)) = self.runs.first()
+            && first == value
         {
-            first.remove();
+            self.runs.remove(start);
         }
     }
 
     /// Has a run begin at an offset, if it is within one.
     fn split(&mut self, offset: u64) {
-        if offset >= self.end || self.runs.contains_key(&offset) {
-            return;
-        }
-        if let Some((_, value)) = self.runs.range(..offset).next_back() {
+        if offset < self.end
+            && let Some((start, value)) = self.runs.last_before(offset + 1)
+            && start < offset
+        {
             let value = value.clone();
             self.runs.insert(offset, value);
         }

@@ -9,7 +9,6 @@
 //! has now can settle it: whoever is late is refused, whatever happened in between.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -270,8 +269,11 @@ impl Queue {
     fn parked_of(&self, partition: u32, spans: &[Span]) -> Vec<Span> {
         let Some(window) = self.partitions.get(&partition) else { return Vec::new() };
         let being_copied = self.being_copied();
-        let offsets = spans.iter().flat_map(|span| window.parked.range(span.offsets()));
-        let offsets = offsets.map(|(offset, _)| *offset);
+        let parked = |span: &Span| {
+            let Span(from, to) = *span;
+            window.parked.from(from).map(|(offset, _)| offset).take_while(move |it| *it < to)
+        };
+        let offsets = spans.iter().flat_map(parked);
         Span::gather(offsets.filter(|offset| !being_copied.contains(&(partition, *offset))))
     }
 
@@ -283,16 +285,15 @@ impl Queue {
         let first = behind.map_or(0, |(partition, _)| partition);
         self.partitions.range(first..).flat_map(move |(partition, window)| {
             let from = match behind {
-                Some((same, offset)) if same == *partition => Bound::Excluded(offset),
-                _ => Bound::Unbounded,
+                Some((same, offset)) if same == *partition => offset.saturating_add(1),
+                _ => 0,
             };
-            let parked = window.parked.range((from, Bound::Unbounded));
-            parked.map(|(offset, parked)| (*partition, *offset, parked))
+            window.parked.from(from).map(|(offset, parked)| (*partition, offset, parked))
         })
     }
 
     pub(super) fn is_parked(&self, (partition, offset): (u32, u64)) -> bool {
-        self.partitions.get(&partition).is_some_and(|it| it.parked.contains_key(&offset))
+        self.partitions.get(&partition).is_some_and(|it| it.parked.get(offset).is_some())
     }
 
     pub(super) fn forget_parked(&mut self, partition: u32, spans: &[Span]) {

@@ -111,7 +111,7 @@ impl Bench {
             };
             assert_eq!(status, expected, "offset {offset}");
         }
-        let found = window.parked().iter().map(|(offset, parked)| (*offset, parked.attempts));
+        let found = window.parked().iter().map(|(offset, parked)| (offset, parked.attempts));
         assert_eq!(found.collect::<BTreeMap<_, _>>(), parked);
         let is_open = |record: &Record| !matches!(record, Record::Done | Record::Parked(_));
         let settled = self.records.iter().take_while(|record| !is_open(record)).count();

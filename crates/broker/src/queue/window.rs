@@ -1,10 +1,9 @@
 //! What has become of the records of a partition: pure.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::event::{Delay, EventKind, Span};
+use super::offset_map::OffsetMap;
 use super::runs::Runs;
 
 /// What has become of the records of a partition.
@@ -12,7 +11,7 @@ use super::runs::Runs;
 pub(crate) struct Window {
     /// All before them is settled, all behind them was never looked at.
     pub(super) runs: Runs<Status>,
-    pub(super) parked: BTreeMap<u64, Parked>,
+    pub(super) parked: OffsetMap<Parked>,
 }
 
 /// What a record is in.
@@ -39,21 +38,21 @@ pub(crate) struct Parked {
 
 impl Window {
     pub(super) const fn new(start: u64) -> Self {
-        Self { runs: Runs::new(start), parked: BTreeMap::new() }
+        Self { runs: Runs::new(start), parked: OffsetMap::new() }
     }
 
     pub(super) fn runs(&self) -> &Runs<Status> {
         &self.runs
     }
 
-    pub(crate) fn parked(&self) -> &BTreeMap<u64, Parked> {
+    pub(crate) fn parked(&self) -> &OffsetMap<Parked> {
         &self.parked
     }
 
     /// The first record that somebody may still ask for.
     pub(crate) fn needed_from(&self) -> u64 {
-        let parked = self.parked.keys().next().copied();
-        parked.map_or(self.runs.start(), |parked| parked.min(self.runs.start()))
+        let parked = self.parked.first();
+        parked.map_or(self.runs.start(), |(parked, _)| parked.min(self.runs.start()))
     }
 
     /// Those of the offsets up to an end that may be found to hold no record: nobody has them.
@@ -70,7 +69,7 @@ impl Window {
 
     pub(super) fn forget_parked(&mut self, spans: &[Span]) {
         for offset in spans.iter().flat_map(|span| span.offsets()) {
-            self.parked.remove(&offset);
+            self.parked.remove(offset);
         }
     }
 

@@ -25,7 +25,8 @@ pub struct Entry {
     pub offset: Offset,
     /// When it was appended.
     pub append_time: Timestamp,
-    /// Its kind: `event`, `snapshot`, `snapshot-part` or `nothing`.
+    /// Its kind: `event`, `snapshot-begin`, `snapshot-part`, `snapshot-end` or
+    /// `nothing`.
     pub kind: String,
     /// What it says.
     pub value: Value,

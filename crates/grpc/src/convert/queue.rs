@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use taffrail_broker::{
-    CreateQueue, Idle, ParkedRecord, Position, QueueCommand, QueueDelivery, QueueDescription,
-    QueueEvent, QueueOrder, QueuePartition, QueuePlace, QueuePolicy, QueueRecord, QueueRetention,
-    QueueSummary, QueueTally, Selection, Settle, SettleRefusal, Verdict,
+    CreateQueue, Idle, ParkedQuery, ParkedRecord, Position, QueueCommand, QueueDelivery,
+    QueueDescription, QueueEvent, QueueOrder, QueuePartition, QueuePlace, QueuePolicy, QueueRecord,
+    QueueRetention, QueueSummary, QueueTally, Selection, Settle, SettleRefusal, Verdict,
 };
 use taffrail_model::{Offset, PartitionIndex, Timestamp, limits};
 use taffrail_proto::v1;
@@ -252,8 +252,8 @@ fn place(place: v1::RecordPlace) -> QueuePlace {
 /// The queue, behind which place, and how many.
 pub(crate) fn list_parked(
     request: v1::ListParkedRequest,
-) -> Result<(String, Option<QueuePlace>, usize), Explained> {
-    let v1::ListParkedRequest { queue, behind, max_records } = request;
+) -> Result<(String, ParkedQuery), Explained> {
+    let v1::ListParkedRequest { queue, behind, max_records, without_records } = request;
     let count_max = match max_records as usize {
         0 => PARKED_DEFAULT,
         count if count <= limits::PARKED_MAX => count,
@@ -263,7 +263,7 @@ pub(crate) fn list_parked(
             ));
         }
     };
-    Ok((queue, behind.map(place), count_max))
+    Ok((queue, ParkedQuery { behind: behind.map(place), count_max, without_records }))
 }
 
 pub(crate) fn parked(parked: ParkedRecord) -> v1::ParkedRecord {

@@ -3396,13 +3396,19 @@ pub struct ListParkedRequest {
     /// So many at the most: up to 1,000; 0: 100.
     #[prost(uint32, tag = "3")]
     pub max_records: u32,
+    /// What the records hold is not read, and absent.
+    #[prost(bool, tag = "4")]
+    pub without_records: bool,
 }
 /// Parked records.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListParkedResponse {
-    /// Ascending by partition and offset; fewer than were asked for: these were the last.
+    /// Ascending by partition and offset; at least one, if there is any, and no more once they hold 1 MiB.
     #[prost(message, repeated, tag = "1")]
     pub records: ::prost::alloc::vec::Vec<ParkedRecord>,
+    /// There are more behind the last one.
+    #[prost(bool, tag = "2")]
+    pub has_more: bool,
 }
 /// A parked record.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3410,7 +3416,7 @@ pub struct ParkedRecord {
     /// Where it is.
     #[prost(message, optional, tag = "1")]
     pub place: ::core::option::Option<RecordPlace>,
-    /// The record; absent: it is not there any more.
+    /// The record; absent: it is not there any more, cannot be read, or was not asked for.
     #[prost(message, optional, tag = "2")]
     pub record: ::core::option::Option<Record>,
     /// How often it was tried.

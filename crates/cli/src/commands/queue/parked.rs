@@ -7,7 +7,7 @@ use clap::ArgGroup;
 use serde_json::{Value, json};
 use taffrail_client::Queues;
 use taffrail_client::proto::parked_selection::Selection;
-use taffrail_client::proto::{ParkedRecord, RecordPlace, RecordPlaces};
+use taffrail_client::proto::{ListParkedRequest, ParkedRecord, RecordPlace, RecordPlaces};
 
 use crate::output::{Output, table};
 use crate::render::json::bytes_value;
@@ -63,33 +63,38 @@ fn parse_rate(text: &str) -> Result<u32, String> {
     rate.ok_or_else(|| format!("{text:?} is no rate: write it like 100/s"))
 }
 
-/// All parked records, or those that are wanted.
-async fn all(
+/// What is made of parked records: of all, or of the first ones that are wanted.
+async fn all<T>(
     queues: &Queues,
-    queue: &str,
+    mut request: ListParkedRequest,
     count_max: usize,
-    reason: Option<&str>,
-) -> anyhow::Result<Vec<ParkedRecord>> {
-    let (mut found, mut behind) = (Vec::new(), None);
+    pick: impl Fn(ParkedRecord) -> Option<T>,
+) -> anyhow::Result<Vec<T>> {
+    let mut found = Vec::new();
+    request.max_records = PAGE;
     loop {
-        let page = queues.parked(queue, behind, PAGE).await;
-        let page = page.with_context(|| format!("cannot list what is parked in {queue}"))?;
-        let is_last = page.len() < PAGE as usize;
-        behind = page.last().and_then(|it| it.place);
-        found.extend(
-            page.into_iter().filter(|it| reason.is_none_or(|text| it.reason.contains(text))),
-        );
-        if is_last || count_max <= found.len() {
+        let page = queues.parked(request.clone()).await;
+        let page =
+            page.with_context(|| format!("cannot list what is parked in {}", request.queue))?;
+        request.behind = page.records.last().and_then(|it| it.place);
+        found.extend(page.records.into_iter().filter_map(&pick));
+        if !page.has_more || count_max <= found.len() {
             found.truncate(count_max);
             return Ok(found);
         }
     }
 }
 
+fn has_reason(record: &ParkedRecord, wanted: Option<&str>) -> bool {
+    wanted.is_none_or(|text| record.reason.contains(text))
+}
+
 pub(super) async fn list(arguments: List, queues: &Queues, output: Output) -> anyhow::Result<()> {
     let List { queue, count, reason } = arguments;
     let count_max = count.unwrap_or(usize::MAX);
-    let records = all(queues, &queue, count_max, reason.as_deref()).await?;
+    let request = ListParkedRequest { queue, ..ListParkedRequest::default() };
+    let pick = |record| has_reason(&record, reason.as_deref()).then_some(record);
+    let records = all(queues, request, count_max, pick).await?;
     let json = || json!({ "records": records.iter().map(record_json).collect::<Vec<_>>() });
     output.result(|| list_text(&records), json)?;
     if records.is_empty() {
@@ -125,8 +130,10 @@ where
 {
     let Act { queue, ids, all: is_all, reason, rate } = arguments;
     let places = if is_all {
-        let parked = all(queues, &queue, usize::MAX, reason.as_deref()).await?;
-        parked.into_iter().filter_map(|it| it.place).collect()
+        let queue = queue.clone();
+        let request = ListParkedRequest { queue, without_records: true, ..Default::default() };
+        let pick = |it: ParkedRecord| it.place.filter(|_| has_reason(&it, reason.as_deref()));
+        all(queues, request, usize::MAX, pick).await?
     } else {
         ids
     };

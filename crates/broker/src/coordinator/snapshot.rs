@@ -1,0 +1,48 @@
+//! Writes a snapshot while the state goes on.
+
+use std::sync::Arc;
+
+use taffrail_model::Offset;
+
+use super::journal::encode_parts;
+use super::{State, StateMachine, settled};
+use crate::partition::Partition;
+use crate::produce::Lane;
+
+/// A snapshot that has begun in the log.
+pub(super) struct Snapshot<S> {
+    /// A copy of the state, as it was there.
+    pub(super) machine: S,
+    pub(super) begin: Offset,
+    /// The order of the appends of the state that it is of.
+    pub(super) lane: Arc<Lane>,
+}
+
+impl<S: StateMachine> Snapshot<S> {
+    /// Appends the copy, one part after the other, so that others get between them; then deletes what nobody
+    /// needs any more. If the state was dropped meanwhile, so is this.
+    pub(super) async fn write(self, partition: Arc<Partition>, state: Arc<State<S>>) {
+        let Self { machine, begin, lane } = self;
+        // It takes long, and so does dropping the copy.
+        let encoded = partition.beside(move || encode_parts(&machine)).await;
+        let Some(parts) = encoded else { return };
+        let mut bytes = 0;
+        for part in parts {
+            bytes += part.payload.len() as u64;
+            let mut locked = state.lock().await;
+            let own = locked.as_mut().filter(|live| Arc::ptr_eq(&live.lane, &lane));
+            let Some(pending) = own.map(|live| live.append(&partition, part)) else { return };
+            drop(locked);
+            if settled(&state, pending, &lane).await.is_err() {
+                return;
+            }
+        }
+        let mut locked = state.lock().await;
+        let own = locked.as_mut().filter(|live| Arc::ptr_eq(&live.lane, &lane));
+        let former = own.and_then(|live| live.end_snapshot(begin, bytes));
+        drop(locked);
+        if let Some(former) = former {
+            partition.delete_before(former).await;
+        }
+    }
+}
