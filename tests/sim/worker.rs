@@ -229,6 +229,7 @@ async fn make(world: &World, broker: &Arc<Broker>) {
         backoff_max: Duration::from_millis(100),
         order: if has_order { QueueOrder::PerKey } else { QueueOrder::None },
         window: 1 + world.dice.below(40) as u32,
+        parked_max: 1 + world.dice.below(40) as u32,
         dead_letters: Some(dead.clone()),
         retention: if world.dice.once_in(2) { QueueRetention::Copy } else { QueueRetention::Hold },
     };

@@ -1,5 +1,7 @@
 //! Records that are not tried any more: listed, tried again, forgotten.
 
+use std::time::Duration;
+
 use taffrail_proto::v1;
 use taffrail_proto::v1::parked_selection::Selection;
 
@@ -111,4 +113,32 @@ async fn a_page_ends_where_its_records_are_large_and_what_they_hold_can_be_left_
     let page = parked_page(&door, v1::ListParkedRequest { without_records: true, ..q() }).await;
     assert_eq!((page.records.len(), page.has_more), (8, false));
     assert!(page.records.iter().all(|it| it.record.is_none() && it.reason == "too large"));
+}
+
+#[tokio::test]
+async fn a_queue_hands_out_nothing_while_as_many_are_parked_as_may_be() {
+    let broker = Broker::new();
+    let door = Door::open(&broker).await;
+    create(&door, 1, v1::QueueSettings { max_parked: Some(2), ..Default::default() }).await;
+    door.append("t", &["a", "b", "c", "d"]).await;
+    let mut worker = Worker::start(&door, 1).await;
+    for text in ["a", "b"] {
+        let delivery = worker.next().await;
+        assert_eq!(value(&delivery), text);
+        assert_eq!(worker.settle(&delivery, reject("no use")).await, None);
+        worker.grant(1);
+    }
+    await_idle(&door, v1::QueueIdle::ParkedFull).await;
+    assert!(worker.gets_nothing(Duration::from_millis(1_500)).await);
+    assert_eq!(discard(&door, Selection::First(1)).await, 1);
+    let delivery = worker.next().await;
+    assert_eq!((value(&delivery).as_str(), delivery.attempt), ("c", 1));
+    assert_eq!(worker.settle(&delivery, reject("no use")).await, None);
+    worker.grant(1);
+    await_idle(&door, v1::QueueIdle::ParkedFull).await;
+    // More may be parked: what is set counts from then on.
+    let settings = v1::QueueSettings { max_parked: Some(3), ..Default::default() };
+    let request = v1::AlterQueueRequest { queue: "q".into(), settings: Some(settings) };
+    soon(calls(&door).alter_queue(request)).await.expect("it is there");
+    assert_eq!(value(&worker.next().await), "d");
 }

@@ -39,6 +39,7 @@ async fn queues_that_cannot_be_are_refused() {
         ),
         (v1::QueueSettings { max_backoff_ms: Some(u32::MAX), ..none() }, "up to 7 days"),
         (v1::QueueSettings { max_outstanding: Some(0), ..none() }, "1 to 1,000,000"),
+        (v1::QueueSettings { max_parked: Some(0), ..none() }, "1 to 10,000,000"),
         (v1::QueueSettings { order: 9, ..none() }, "none or per-key"),
         (v1::QueueSettings { retention: 9, ..none() }, "hold or copy"),
         (v1::QueueSettings { retention: 2, ..none() }, "there is a dead-letter topic"),

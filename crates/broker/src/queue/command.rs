@@ -111,6 +111,8 @@ pub(crate) struct Leased {
     pub(crate) records: Vec<(u64, u32)>,
     /// Those that are leased already, and how.
     pub(crate) held: Vec<(u64, u64)>,
+    /// So many are parked that none can be had now.
+    pub(crate) is_full: bool,
 }
 
 /// What a settled record is from now on.

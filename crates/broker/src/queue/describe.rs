@@ -107,6 +107,8 @@ pub enum Idle {
     WindowFull,
     /// All that could be handed out waits for others of the same key.
     KeysBlocked,
+    /// So many are parked that nothing is handed out.
+    ParkedFull,
 }
 
 impl Window {
@@ -181,7 +183,7 @@ pub(crate) async fn describe(shared: &Shared, name: &str) -> Result<QueueDescrip
     let idle = if served.is_none() {
         Some(Idle::NoTopic)
     } else {
-        idle(&partitions, &crowd, queue.policy().window.into())
+        idle(&partitions, &crowd, queue.policy())
     };
     Ok(QueueDescription {
         name: name.to_owned(),
@@ -207,7 +209,7 @@ impl super::Queues {
 }
 
 /// Why nothing is handed out.
-fn idle(partitions: &[QueuePartition], crowd: &Crowd, window: u64) -> Option<Idle> {
+fn idle(partitions: &[QueuePartition], crowd: &Crowd, policy: &Policy) -> Option<Idle> {
     let sum = |of: fn(&QueuePartition) -> u64| partitions.iter().map(of).sum::<u64>();
     let (fresh, ready) = (sum(|it| it.fresh), sum(|it| it.ready));
     let (leased, delayed) = (sum(|it| it.leased), sum(|it| it.delayed));
@@ -217,6 +219,9 @@ fn idle(partitions: &[QueuePartition], crowd: &Crowd, window: u64) -> Option<Idl
     }
     if crowd.workers == 0 {
         return Some(Idle::NoWorker);
+    }
+    if u64::from(policy.parked_max) <= sum(|it| it.parked) {
+        return Some(Idle::ParkedFull);
     }
     if fresh + ready == 0 {
         return Some(match until {
@@ -230,6 +235,7 @@ fn idle(partitions: &[QueuePartition], crowd: &Crowd, window: u64) -> Option<Idl
     if crowd.has_free {
         return None;
     }
+    let window = u64::from(policy.window);
     let is_full =
         |it: &QueuePartition| it.fresh == 0 || window <= it.ready + it.leased + it.delayed;
     if ready > 0 {
@@ -251,6 +257,8 @@ mod tests {
         let delayed = QueuePartition { delayed: 1, delayed_until: Some(until), ..none };
         let full = QueuePartition { fresh: 9, leased: 3, delayed: 1, ..none };
         let ready = QueuePartition { ready: 2, leased: 1, ..none };
+        let parked = QueuePartition { fresh: 9, parked: 3, ..none };
+        let policy = Policy { window: 4, parked_max: 6, ..Policy::default() };
         let nobody = Crowd::default();
         let busy = Crowd { workers: 2, ..nobody.clone() };
         let willing = Crowd { with_credit: 1, ..busy.clone() };
@@ -266,8 +274,10 @@ mod tests {
             (vec![full, fresh], &willing, None),
             (vec![ready], &willing, Some(Idle::KeysBlocked)),
             (vec![ready], &served, None),
+            (vec![parked], &served, None),
+            (vec![parked, parked], &served, Some(Idle::ParkedFull)),
         ] {
-            assert_eq!(idle(&partitions, crowd, 4), expected, "{partitions:?} {crowd:?}");
+            assert_eq!(idle(&partitions, crowd, &policy), expected, "{partitions:?} {crowd:?}");
         }
     }
 }

@@ -26,6 +26,9 @@ pub struct Policy {
     pub order: Order,
     /// How many records of a partition may be leased, delayed or skipped at once.
     pub window: u32,
+    /// How many records may be parked until no more are handed out.
+    #[serde(default = "parked_max")]
+    pub parked_max: u32,
     /// The topic that records are copied to which are not tried any more; where there is none, they stay
     /// parked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +69,7 @@ impl Default for Policy {
             backoff_max: Duration::from_secs(600),
             order: Order::None,
             window: 10_000,
+            parked_max: parked_max(),
             dead_letters: None,
             retention: Retention::Hold,
         }
@@ -78,11 +82,16 @@ const LEASE: RangeInclusive<Duration> =
 const ATTEMPTS: RangeInclusive<u32> = 1..=1_000;
 const BACKOFF_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
 const WINDOW: RangeInclusive<u32> = 1..=1_000_000;
+const PARKED: RangeInclusive<u32> = 1..=10_000_000;
+
+const fn parked_max() -> u32 {
+    1_000_000
+}
 
 impl Policy {
     /// Says what cannot be, and what can.
     pub(super) fn check(&self) -> Result<(), String> {
-        let Self { lease, attempts_max, backoff_min, backoff_max, window, .. } = self;
+        let Self { lease, attempts_max, backoff_min, backoff_max, window, parked_max, .. } = self;
         if !LEASE.contains(lease) {
             return Err(format!("a lease of {lease:?} cannot be: give it 100 ms to 12 h"));
         }
@@ -102,6 +111,9 @@ impl Policy {
         }
         if !WINDOW.contains(window) {
             return Err(format!("{window} records at once cannot be: give 1 to 1,000,000"));
+        }
+        if !PARKED.contains(parked_max) {
+            return Err(format!("{parked_max} parked records cannot be: give 1 to 10,000,000"));
         }
         Ok(())
     }

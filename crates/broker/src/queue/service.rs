@@ -287,7 +287,8 @@ impl Service {
                     Err(Unread::Failed(cause)) => {
                         let (queue, partition) = (&self.name, wanted.partition);
                         tracing::warn!(queue, partition, cause, "a queue cannot read");
-                        self.pause(partition, format!("partition {partition}: {cause}"));
+                        self.trouble.insert(partition, format!("partition {partition}: {cause}"));
+                        self.pause(partition);
                     }
                 }
             }
@@ -303,9 +304,14 @@ impl Service {
 
     /// Hands out what is leased.
     fn lend(&mut self, choice: Choice, result: Result<Leased, QueueError>) {
+        let partition = choice.lease.partition;
         match result {
+            Ok(leased) if leased.is_full => {
+                self.dispatch.not_leased(choice);
+                self.pause(partition);
+            }
             Ok(leased) => {
-                self.trouble.remove(&choice.lease.partition);
+                self.trouble.remove(&partition);
                 if !choice.lease.missing.is_empty() {
                     self.settled.notify_one();
                 }
@@ -325,9 +331,9 @@ impl Service {
             }
             Err(error) => {
                 tracing::warn!(queue = self.name, %error, "a lease could not be stored");
-                let partition = choice.lease.partition;
                 self.dispatch.not_leased(choice);
-                self.pause(partition, error.to_string());
+                self.trouble.insert(partition, error.to_string());
+                self.pause(partition);
             }
         }
     }
@@ -361,8 +367,7 @@ impl Service {
     }
 
     /// Leaves a partition alone for a moment.
-    fn pause(&mut self, partition: u32, cause: String) {
-        self.trouble.insert(partition, cause);
+    fn pause(&mut self, partition: u32) {
         self.dispatch.pause(partition);
         self.work.push(Box::pin(async move {
             tokio::time::sleep(RETRY).await;

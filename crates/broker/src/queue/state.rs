@@ -135,8 +135,17 @@ impl Queue {
         &self.partitions
     }
 
+    /// Whether so many are parked that no more can be tried.
+    pub(super) fn is_full(&self) -> bool {
+        self.policy.parked_max as usize <= self.parked()
+    }
+
     /// Leases of the wanted records those that can be.
     fn lease(&self, wanted: &Lease) -> (Reply, Option<EventKind>) {
+        if self.is_full() && !wanted.offsets.is_empty() {
+            let leased = Leased { is_full: true, ..Leased::default() };
+            return (Reply { leased, ..Reply::default() }, None);
+        }
         let Some(window) = self.partitions.get(&wanted.partition) else {
             return (Reply::default(), None);
         };
@@ -167,7 +176,10 @@ impl Queue {
             missing,
             spans: Span::gather(records.iter().map(|(offset, _)| *offset)),
         };
-        (Reply { leased: Leased { lease, records, held }, ..Reply::default() }, Some(event))
+        (
+            Reply { leased: Leased { lease, records, held, is_full: false }, ..Reply::default() },
+            Some(event),
+        )
     }
 
     /// What is given up of what was looked through: all that nobody has.

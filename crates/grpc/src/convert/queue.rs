@@ -55,6 +55,7 @@ pub(crate) fn change(
         backoff_max: millis(settings.max_backoff_ms).unwrap_or(policy.backoff_max),
         order: order.unwrap_or(policy.order),
         window: settings.max_outstanding.unwrap_or(policy.window),
+        parked_max: settings.max_parked.unwrap_or(policy.parked_max),
         dead_letters: dead_letters.unwrap_or(policy.dead_letters),
         retention: retention.unwrap_or(policy.retention),
     })
@@ -76,6 +77,7 @@ fn settings(policy: &QueuePolicy) -> v1::QueueSettings {
         max_backoff_ms: Some(millis(policy.backoff_max)),
         order: order.into(),
         max_outstanding: Some(policy.window),
+        max_parked: Some(policy.parked_max),
         dead_letter_topic: Some(policy.dead_letters.clone().unwrap_or_default()),
         retention: retention.into(),
     }
@@ -102,6 +104,7 @@ pub(crate) fn description(described: QueueDescription) -> v1::DescribeQueueRespo
         Some(Idle::Delayed { until }) => (v1::QueueIdle::Delayed, Some(until)),
         Some(Idle::WindowFull) => (v1::QueueIdle::WindowFull, None),
         Some(Idle::KeysBlocked) => (v1::QueueIdle::KeysBlocked, None),
+        Some(Idle::ParkedFull) => (v1::QueueIdle::ParkedFull, None),
     };
     v1::DescribeQueueResponse {
         queue: described.name,

@@ -95,6 +95,11 @@ fn why(described: &DescribeQueueResponse) -> Option<String> {
         QueueIdle::WindowFull => {
             "max_outstanding records are leased, delayed or passed over".into()
         }
+        QueueIdle::ParkedFull => {
+            "max_parked records are parked: `taffrail queue redrive` or `discard` some, or give the queue a \
+             dead-letter topic"
+                .into()
+        }
         QueueIdle::KeysBlocked => "all that could be waits for a record of the same key".into(),
     })
 }
@@ -122,6 +127,7 @@ pub(super) fn json(described: &DescribeQueueResponse) -> Value {
             "max_backoff_ms": settings.max_backoff_ms,
             "order": order(settings.order()),
             "max_outstanding": settings.max_outstanding,
+            "max_parked": settings.max_parked,
             "retention": match settings.retention() {
                 QueueRetention::Unspecified | QueueRetention::Hold => "hold",
                 QueueRetention::Copy => "copy",

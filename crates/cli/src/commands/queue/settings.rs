@@ -25,6 +25,9 @@ pub(crate) struct Settings {
     /// How many records of a partition may be leased, delayed or passed over at once (10000)
     #[arg(long, value_name = "N")]
     max_outstanding: Option<u32>,
+    /// How many records may be parked until nothing more is handed out (1000000)
+    #[arg(long, value_name = "N")]
+    max_parked: Option<u32>,
     /// The topic that records are copied to which are not tried any more, each once; "" for none: they stay parked
     #[arg(long, value_name = "TOPIC")]
     dead_letters: Option<String>,
@@ -71,6 +74,7 @@ impl Settings {
             max_backoff_ms: self.backoff.map(|(_, max)| millis(max)),
             order: order.into(),
             max_outstanding: self.max_outstanding,
+            max_parked: self.max_parked,
             dead_letter_topic: self.dead_letters.clone(),
             retention: retention.into(),
         }

@@ -128,6 +128,7 @@ pub(crate) async fn measure(options: &Options, harness: &Harness) -> anyhow::Res
         max_attempts: Some(3),
         min_backoff_ms: Some(100),
         max_outstanding: Some(1_000_000),
+        max_parked: Some(10_000_000),
         ..QueueSettings::default()
     };
     let (queue, settings) = (topic.clone(), Some(settings));
