@@ -33,8 +33,8 @@ async fn parked_records_are_listed_in_pages_tried_again_and_forgotten() {
     let broker = Broker::new();
     let door = Door::open(&broker).await;
     create(&door, 2, v1::QueueSettings::default()).await;
-    for partition in 0..2 {
-        door.produce(produce_batch("t", partition, batch(&["a", "b", "c"]))).await;
+    for (partition, texts) in [(0, ["a", "b", "c"]), (1, ["d", "e", "f"])] {
+        door.produce(produce_batch("t", partition, batch(&texts))).await;
     }
     let mut worker = Worker::start(&door, 100).await;
     for _ in 0..6 {
@@ -43,18 +43,22 @@ async fn parked_records_are_listed_in_pages_tried_again_and_forgotten() {
     }
     assert_eq!(describe(&door).await.idle(), v1::QueueIdle::Empty);
 
-    let mut pages = Vec::new();
-    let mut behind = None;
+    let (mut pages, mut values, mut behind) = (Vec::new(), Vec::new(), None);
     loop {
         let page =
-            parked_page(&door, v1::ListParkedRequest { behind, max_records: 3, ..q() }).await;
+            parked_page(&door, v1::ListParkedRequest { behind, max_records: 4, ..q() }).await;
         behind = page.records.last().and_then(|it| it.place);
         pages.push(page.records.len());
+        values.extend(page.records.into_iter().filter_map(|it| it.record?.value));
         if !page.has_more {
             break;
         }
     }
-    assert_eq!(pages, [3, 3], "the second one says that it is the last");
+    assert_eq!(pages, [4, 2]);
+    assert_eq!(values, ["a", "b", "c", "d", "e", "f"]);
+    // As many as there are: no more than that.
+    let page = parked_page(&door, v1::ListParkedRequest { max_records: 6, ..q() }).await;
+    assert!(!page.has_more);
 
     assert_eq!(redrive(&door, Selection::First(1)).await, 1);
     let delivery = worker.next().await;
@@ -66,7 +70,7 @@ async fn parked_records_are_listed_in_pages_tried_again_and_forgotten() {
     let places = vec![place(1, 2), place(0, 0), place(1, 99)];
     assert_eq!(redrive(&door, Selection::Places(v1::RecordPlaces { places })).await, 1);
     let delivery = worker.next().await;
-    assert_eq!((value(&delivery).as_str(), delivery.partition), ("c", 1));
+    assert_eq!((value(&delivery).as_str(), delivery.partition), ("f", 1));
     assert_eq!(worker.settle(&delivery, ACK).await, None);
 
     let places = vec![place(0, 1)];
