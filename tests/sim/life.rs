@@ -161,8 +161,14 @@ async fn begin(world: &Rc<World>, may_fail: bool) -> Option<Arc<Broker>> {
         crew: Crew::Turns(turns.clone()),
     };
     let (spare_bytes, scrub_interval) = (SPARE_BYTES, SCRUB_INTERVAL);
-    let (sync_together_min, default) = (2, BrokerConfig::default());
-    let config = BrokerConfig { spare_bytes, scrub_interval, sync_together_min, ..default };
+    let (sync_together_min, snapshot_bytes_min) = (2, 4 << 10);
+    let config = BrokerConfig {
+        spare_bytes,
+        scrub_interval,
+        sync_together_min,
+        snapshot_bytes_min,
+        ..BrokerConfig::default()
+    };
     let start = Broker::start(machine, Path::new("/data"), true, config);
     match timeout(PATIENCE, start).await.expect("a broker starts or says why not") {
         Ok(broker) => {

@@ -271,6 +271,8 @@ impl World {
         for (name, topic) in self.topics.borrow().iter().filter(|(_, topic)| topic.is_cached) {
             for partition in 0..topic.partitions {
                 self.history.add(Event::Loss { place: format!("{name}/{partition}") });
+                // It is not known which of them are there.
+                self.appended.borrow_mut().remove(&(name.clone(), partition));
             }
         }
     }

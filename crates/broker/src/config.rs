@@ -26,6 +26,8 @@ pub struct BrokerConfig {
     pub sync_together_min: usize,
     /// Threads that read from logs what is not in memory.
     pub reader_threads: usize,
+    /// Bytes of events after which the broker's own state is stored whole, at the least.
+    pub snapshot_bytes_min: u64,
     /// Bytes that compaction reads and writes in a second, over all partitions.
     pub compaction_bytes_per_second: u64,
     /// Bytes of sealed segments that are looked at again in a second.
@@ -52,6 +54,7 @@ impl Default for BrokerConfig {
             committer_threads: 8,
             sync_together_min: 16,
             reader_threads: 4,
+            snapshot_bytes_min: 256 << 10,
             compaction_bytes_per_second: limits::COMPACTION_BYTES_PER_SECOND_DEFAULT,
             scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND_DEFAULT,
             scrub_interval: limits::SCRUB_INTERVAL_DEFAULT,

@@ -107,6 +107,7 @@ impl Broker {
             sync_together_min: config.sync_together_min,
             readers: config.reader_threads,
             tail_bytes: config.tail_bytes,
+            snapshot_bytes_min: config.snapshot_bytes_min,
             compaction_bytes_per_second: config.compaction_bytes_per_second,
             scrub_bytes_per_second: config.scrub_bytes_per_second,
             backup_bytes_per_second: config.backup_bytes_per_second,

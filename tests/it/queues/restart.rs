@@ -1,6 +1,6 @@
 //! What a queue knows after the broker was gone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use taffrail_proto::v1;
 
@@ -51,6 +51,35 @@ async fn leases_attempts_delays_and_what_is_parked_outlive_the_broker() {
     assert_eq!(worker.settle(&deliveries[0], ACK).await.as_deref(), Some("LEASE_EXPIRED"));
     assert_eq!(worker.settle(&held, ACK).await, None);
     await_idle(&door, v1::QueueIdle::AllLeased).await;
+}
+
+#[tokio::test]
+async fn leases_count_from_the_start_of_the_broker_whenever_a_worker_comes() {
+    let home = Home::new();
+    let mut broker = home.start(&[]);
+    let door = Door::open(&broker).await;
+    create(&door, 1, v1::QueueSettings { lease_ms: Some(2_000), ..Default::default() }).await;
+    let texts: Vec<_> = (0..50).map(|number| number.to_string()).collect();
+    door.append("t", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut worker = Worker::start(&door, 50).await;
+    worker.take_values(50).await;
+    drop(worker);
+    broker.program.kill();
+    drop(broker);
+
+    let before = Instant::now();
+    let broker = home.start(&[]);
+    let door = Door::open(&broker).await;
+    door.online("t").await;
+    let after = Instant::now();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut worker = Worker::start(&door, 100).await;
+    for _ in 0..50 {
+        assert_eq!(worker.next().await.attempt, 2);
+        // Not before the lease has ended, and not a second later than that.
+        assert!(Duration::from_secs(2) <= before.elapsed());
+        assert!(after.elapsed() < Duration::from_secs(3), "{:?}", after.elapsed());
+    }
 }
 
 #[tokio::test]

@@ -214,7 +214,7 @@ pub(super) fn encode_nothing() -> NewBatch {
 
 /// The batches of a snapshot.
 pub(crate) fn encode_snapshot(machine: &impl Serialize) -> Vec<NewBatch> {
-    std::iter::once(encode_begin()).chain(encode_parts(machine)).collect()
+    std::iter::once(encode_begin()).chain(encode_parts(&to_json(machine))).collect()
 }
 
 /// A snapshot begins: of what all before it led to.
@@ -222,20 +222,17 @@ pub(super) fn encode_begin() -> NewBatch {
     encode([(SNAPSHOT_BEGIN, Vec::new())])
 }
 
-/// The batches of a snapshot that has begun.
-pub(super) fn encode_parts(machine: &impl Serialize) -> Vec<NewBatch> {
-    let json = to_json(machine);
-    let parts = json.chunks(PART_BYTES).collect::<Vec<_>>();
-    let count = parts.len();
-    let key = |index| if index + 1 == count { SNAPSHOT_END } else { SNAPSHOT_PART };
-    parts
-        .into_iter()
-        .enumerate()
-        .map(|(index, part)| encode([(key(index), part.to_vec())]))
-        .collect()
+/// The batches of a snapshot that has begun, of what is to be read in them.
+pub(super) fn encode_parts(text: &[u8]) -> impl Iterator<Item = NewBatch> {
+    let mut parts = text.chunks(PART_BYTES).peekable();
+    std::iter::from_fn(move || {
+        let part = parts.next()?;
+        let key = if parts.peek().is_some() { SNAPSHOT_PART } else { SNAPSHOT_END };
+        Some(encode([(key, part.to_vec())]))
+    })
 }
 
-fn to_json(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("events have string keys and no failing serializer")
 }
 

@@ -31,9 +31,6 @@ pub(crate) use journal::{JournalError, RecordError, Replay, encode_snapshot};
 use journal::{Replayed, Weight};
 use snapshot::Snapshot;
 
-/// Bytes of events after which a snapshot is appended, at the least.
-const SNAPSHOT_BYTES_MIN: u64 = 256 << 10;
-
 /// What a batch that changes nothing counts as, with what lies around it.
 const NOTHING_BYTES: u64 = 128;
 
@@ -91,8 +88,10 @@ type Pending = mpsc::UnboundedReceiver<Outcome>;
 #[derive(Debug)]
 struct Live<S> {
     machine: S,
-    /// The offset of the next event.
+    /// The offset of what is appended next.
     next: Offset,
+    /// Behind the last event.
+    events_end: Offset,
     weight: Weight,
     /// Where the last snapshot begins.
     snapshot: Option<Offset>,
@@ -224,7 +223,7 @@ impl<S: StateMachine> Live<S> {
     async fn rebuild(partition: &Arc<Partition>) -> Result<Self, JournalError> {
         let Replayed { machine, next, weight, snapshot } = journal::replay(partition).await?;
         let (is_being_written, lane) = (false, Arc::default());
-        Ok(Self { machine, next, weight, snapshot, is_being_written, lane })
+        Ok(Self { machine, next, events_end: next, weight, snapshot, is_being_written, lane })
     }
 
     /// Applies events and puts them into the partition's queue; the answer comes when they are durable.
@@ -234,12 +233,15 @@ impl<S: StateMachine> Live<S> {
         }
         let batch = journal::encode_events(events);
         self.weight.events += batch.payload.len() as u64;
-        self.append(partition, batch)
+        let pending = self.append(partition, batch);
+        self.events_end = self.next;
+        pending
     }
 
     /// Begins a snapshot, if the events weigh enough.
     fn begin_snapshot_if_due(&mut self, partition: &Arc<Partition>) -> Option<Snapshot<S>> {
-        let is_due = self.weight.events >= self.weight.snapshot.max(SNAPSHOT_BYTES_MIN);
+        let weight_min = self.weight.snapshot.max(partition.snapshot_bytes_min());
+        let is_due = weight_min <= self.weight.events;
         if !is_due || self.is_being_written {
             return None;
         }
@@ -260,10 +262,10 @@ impl<S: StateMachine> Live<S> {
     /// What a reply has to wait for that rests on the state as it is. A batch that changes nothing tells
     /// when all before it is durable.
     fn pending(&mut self, partition: &Arc<Partition>) -> Option<Pending> {
-        if self.next <= partition.high_watermark() {
+        if self.events_end <= partition.high_watermark() {
             return None;
         }
-        // It counts, so that the log is cut off behind a snapshot however often somebody only looks.
+        // It counts, so that the log is cut off behind a snapshot however often somebody looks.
         self.weight.events += NOTHING_BYTES;
         Some(self.append(partition, journal::encode_nothing()))
     }

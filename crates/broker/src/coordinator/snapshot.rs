@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use taffrail_model::Offset;
 
-use super::journal::encode_parts;
+use super::journal::{encode_parts, to_json};
 use super::{State, StateMachine, settled};
 use crate::partition::Partition;
 use crate::produce::Lane;
@@ -24,11 +24,9 @@ impl<S: StateMachine> Snapshot<S> {
     pub(super) async fn write(self, partition: Arc<Partition>, state: Arc<State<S>>) {
         let Self { machine, begin, lane } = self;
         // It takes long, and so does dropping the copy.
-        let encoded = partition.beside(move || encode_parts(&machine)).await;
-        let Some(parts) = encoded else { return };
-        let mut bytes = 0;
-        for part in parts {
-            bytes += part.payload.len() as u64;
+        let text = partition.on_snapshot_thread(move || to_json(&machine)).await;
+        let Some(text) = text else { return };
+        for part in encode_parts(&text) {
             let mut locked = state.lock().await;
             let own = locked.as_mut().filter(|live| Arc::ptr_eq(&live.lane, &lane));
             let Some(pending) = own.map(|live| live.append(&partition, part)) else { return };
@@ -39,7 +37,7 @@ impl<S: StateMachine> Snapshot<S> {
         }
         let mut locked = state.lock().await;
         let own = locked.as_mut().filter(|live| Arc::ptr_eq(&live.lane, &lane));
-        let former = own.and_then(|live| live.end_snapshot(begin, bytes));
+        let former = own.and_then(|live| live.end_snapshot(begin, text.len() as u64));
         drop(locked);
         if let Some(former) = former {
             partition.delete_before(former).await;

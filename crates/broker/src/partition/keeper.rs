@@ -192,13 +192,18 @@ impl Partition {
         }
     }
 
-    /// Runs something that takes long, and that nobody who appends or reads waits for; `None` if the threads
-    /// ended before it ran.
-    pub(crate) async fn beside<T: Send + 'static>(
+    /// Runs something that makes a snapshot of the broker's own state; `None` if the threads ended before it
+    /// ran.
+    pub(crate) async fn on_snapshot_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        self.threads.on_admin_thread(work).await
+        self.threads.on_snapshot_thread(work).await
+    }
+
+    /// Bytes of events after which that is stored whole, at the least.
+    pub(crate) fn snapshot_bytes_min(&self) -> u64 {
+        self.threads.snapshot_bytes_min
     }
 
     /// Has what is written on disk, where it can be committed before it is.

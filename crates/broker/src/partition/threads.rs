@@ -32,6 +32,7 @@ pub(crate) struct ThreadsConfig {
     pub(crate) sync_together_min: usize,
     pub(crate) readers: usize,
     pub(crate) tail_bytes: u64,
+    pub(crate) snapshot_bytes_min: u64,
     pub(crate) compaction_bytes_per_second: u64,
     pub(crate) scrub_bytes_per_second: u64,
     pub(crate) backup_bytes_per_second: u64,
@@ -60,6 +61,9 @@ pub(crate) struct LogThreads {
     openers: WorkQueue<Job>,
     /// Creates, configures and removes logs.
     admins: WorkQueue<Job>,
+    /// Makes snapshots of the broker's own state.
+    snapshots: WorkQueue<Job>,
+    pub(super) snapshot_bytes_min: u64,
     /// Partitions that may have something to keep in order.
     pub(super) keepers: WorkQueue<Arc<Partition>>,
     pub(super) agenda: Agenda,
@@ -104,6 +108,8 @@ impl LogThreads {
             readers: WorkQueue::new(),
             openers: WorkQueue::new(),
             admins: WorkQueue::new(),
+            snapshots: WorkQueue::new(),
+            snapshot_bytes_min: config.snapshot_bytes_min,
             keepers: WorkQueue::new(),
             agenda: Agenda::default(),
             compactors: WorkQueue::new(),
@@ -140,6 +146,7 @@ impl LogThreads {
         threads.readers.start(&crew, "log-reader", config.readers, |job: Job| job())?;
         threads.openers.start(&crew, "log-opener", config.readers, |job: Job| job())?;
         threads.admins.start(&crew, "log-admin", 1, |job: Job| job())?;
+        threads.snapshots.start(&crew, "log-snapshot", 1, |job: Job| job())?;
         threads
             .keepers
             .start(&crew, "log-keeper", 1, |partition: Arc<Partition>| partition.keep())?;
@@ -229,13 +236,22 @@ impl LogThreads {
         run_on(&self.openers, work).await
     }
 
-    /// Runs something that creates, configures or removes logs, or takes long for another reason; `None` if
-    /// the threads ended before it ran.
+    /// Runs something that creates, configures or removes logs; `None` if the threads ended before
+    /// it ran.
     pub(crate) async fn on_admin_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         run_on(&self.admins, work).await
+    }
+
+    /// Runs something that makes a snapshot, which nobody else waits for; `None` if the threads ended before
+    /// it ran.
+    pub(super) async fn on_snapshot_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        run_on(&self.snapshots, work).await
     }
 
     /// Shares the memory for tails among so many logs.
@@ -290,6 +306,8 @@ impl LogThreads {
         self.openers.drain();
         self.openers.stop();
         self.admins.stop();
+        self.snapshots.drain();
+        self.snapshots.stop();
         self.keepers.drain();
         self.keepers.stop();
         self.compactors.drain();

@@ -252,7 +252,7 @@ impl DeadLetters {
         let mut wanted: BTreeMap<u32, WantedCopies> = BTreeMap::new();
         let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
         let mut last = self.behind;
-        let mut finder = Finder::new(sources);
+        let mut finder = Finder::new(sources, parked.iter().map(|it| (it.0, it.1)));
         for (partition, offset, parked) in parked {
             let record = finder.find(partition, offset).await;
             let fits = record.and_then(|record| {
@@ -381,7 +381,8 @@ async fn letters(
     sources: &BTreeMap<u32, Arc<Partition>>,
     parked: Vec<(u32, u64, Parked)>,
 ) -> Result<Vec<Letter>, String> {
-    let (mut finder, mut letters) = (Finder::new(sources), Vec::new());
+    let mut finder = Finder::new(sources, parked.iter().map(|it| (it.0, it.1)));
+    let mut letters = Vec::new();
     for (partition, offset, parked) in parked {
         let record = finder.find(partition, offset).await?;
         letters.push(Letter { partition, offset, parked, record });

@@ -37,12 +37,15 @@ use std::time::Duration;
 
 use taffrail_model::{Offset, PartitionIndex, Timestamp, TopicName, limits};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
+use crate::clock;
 use crate::coordinator::Coordinator;
 use crate::fetch::{self, Position};
 use crate::partition::Partition;
 use crate::shared::Shared;
 use command::{Command, CommandKind, Reply};
+use dispatch::Dispatch;
 use event::{Start, Topic};
 use service::{Service, Told};
 
@@ -75,6 +78,8 @@ pub(crate) struct Queues {
     changing: tokio::sync::Mutex<()>,
     /// Held while topics are told what to keep.
     keeping: tokio::sync::Mutex<()>,
+    /// When the broker began.
+    begun: Instant,
 }
 
 /// A queue at work.
@@ -118,6 +123,7 @@ impl Queues {
             running: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             keeping: tokio::sync::Mutex::default(),
+            begun: clock::instant(),
         }
     }
 
@@ -206,8 +212,10 @@ impl Queues {
             settled: Arc::default(),
             last_worker: Arc::default(),
         };
+        let dispatch =
+            Dispatch::new(&known, self.begun, clock::instant(), shared.now().as_millis());
         let service =
-            Service::new(name.clone(), &known, partitions, registry, clock, inbox, &running);
+            Service::new(name.clone(), dispatch, partitions, registry, clock, inbox, &running);
         let beside = futures_util::future::join(
             DeadLetters::new(shared, name.clone(), &running).run(),
             let_go(Arc::downgrade(shared), topic.clone(), Arc::clone(&running.settled)),

@@ -16,7 +16,7 @@ const BLOCK_ENTRIES: usize = 64;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(from = "BTreeMap<u64, T>", bound(deserialize = "T: Clone + Deserialize<'de>"))]
 pub(crate) struct OffsetMap<T> {
-    /// By the offset of the first entry of each, or one before that.
+    /// By an offset that is behind the last entry of the block before, and not behind the first one of its own.
     blocks: BTreeMap<u64, Arc<Block<T>>>,
     len: usize,
 }

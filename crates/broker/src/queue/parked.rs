@@ -1,6 +1,6 @@
 //! Records that are not tried any more: listed, tried again, or forgotten.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use taffrail_log::Read;
@@ -19,7 +19,7 @@ use crate::shared::Shared;
 
 /// Bytes that are read to find a record.
 const READ_BYTES: usize = 64 << 10;
-/// Bytes of records after which a page ends: it goes into one message.
+/// Bytes of a page, unless its only record has more: it goes into one message.
 const PAGE_BYTES: usize = 1 << 20;
 
 /// A record's place.
@@ -47,7 +47,7 @@ pub struct ParkedRecord {
 }
 
 /// Some of the parked records.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParkedPage {
     /// Ascending.
     pub records: Vec<ParkedRecord>,
@@ -75,14 +75,14 @@ pub enum Selection {
     Places(Vec<QueuePlace>),
 }
 
-/// Lists parked records, no more of them once they hold `PAGE_BYTES`.
+/// Lists parked records, as many as `PAGE_BYTES` have room for.
 pub(crate) async fn list(
     shared: &Shared,
     queue: &str,
     query: ParkedQuery,
 ) -> Result<ParkedPage, QueueError> {
     let ParkedQuery { behind, count_max, without_records } = query;
-    let count_max = count_max.min(limits::PARKED_MAX);
+    let count_max = count_max.clamp(1, limits::PARKED_MAX);
     let behind = behind.map(|place| (place.partition.get(), place.offset.get()));
     let found = shared.queues.look(queue, |queue| {
         let found = queue.parked_behind(behind).take(count_max + 1);
@@ -91,21 +91,22 @@ pub(crate) async fn list(
     });
     let (topic, found) = found.await?;
     let served = partitions(shared, &topic).filter(|_| !without_records).unwrap_or_default();
-    let mut finder = Finder::new(&served);
-    let (mut records, mut bytes) = (Vec::new(), 0);
-    let mut found = found.into_iter();
-    while records.len() < count_max
-        && bytes < PAGE_BYTES
-        && let Some((partition, offset, Parked { attempts, reason, at_ms })) = found.next()
-    {
+    let mut finder = Finder::new(&served, found.iter().map(|it| (it.0, it.1)));
+    let (mut page, mut bytes) = (ParkedPage::default(), 0);
+    for (partition, offset, Parked { attempts, reason, at_ms }) in found {
+        let record = finder.find(partition, offset).await.unwrap_or_default();
+        bytes += reason.len() + record.as_ref().map_or(0, QueueRecord::bytes);
+        let is_full = page.records.len() == count_max || PAGE_BYTES < bytes;
+        if is_full && !page.records.is_empty() {
+            page.has_more = true;
+            break;
+        }
         let place =
             QueuePlace { partition: PartitionIndex::new(partition), offset: Offset::new(offset) };
-        let record = finder.find(partition, offset).await.unwrap_or_default();
-        bytes += record.as_ref().map_or(0, QueueRecord::bytes);
         let since = Timestamp::from_millis(at_ms);
-        records.push(ParkedRecord { place, attempts, reason: reason.into(), since, record });
+        page.records.push(ParkedRecord { place, attempts, reason: reason.into(), since, record });
     }
-    Ok(ParkedPage { records, has_more: found.next().is_some() })
+    Ok(page)
 }
 
 /// Lets parked records be tried again, from the first attempt on; how many were parked.
@@ -178,15 +179,21 @@ async fn select(
 /// Finds records one after the other; what lies near the last one is not read again.
 pub(super) struct Finder<'a> {
     partitions: &'a BTreeMap<u32, Arc<Partition>>,
-    /// What was read last, and all records that are there.
+    wanted: BTreeSet<(u32, u64)>,
+    /// What was read last, and the records there that are wanted.
     partition: u32,
     span: Span,
     records: Vec<QueueRecord>,
 }
 
 impl<'a> Finder<'a> {
-    pub(super) const fn new(partitions: &'a BTreeMap<u32, Arc<Partition>>) -> Self {
-        Self { partitions, partition: 0, span: Span(0, 0), records: Vec::new() }
+    /// Finds some of these.
+    pub(super) fn new(
+        partitions: &'a BTreeMap<u32, Arc<Partition>>,
+        wanted: impl IntoIterator<Item = (u32, u64)>,
+    ) -> Self {
+        let (wanted, records) = (wanted.into_iter().collect(), Vec::new());
+        Self { partitions, wanted, partition: 0, span: Span(0, 0), records }
     }
 
     /// What a record holds; `None` if it is not there any more.
@@ -197,21 +204,25 @@ impl<'a> Finder<'a> {
     ) -> Result<Option<QueueRecord>, String> {
         let Some(served) = self.partitions.get(&partition) else { return Ok(None) };
         if self.partition != partition || !self.span.offsets().contains(&offset) {
-            (self.span, self.records) = read(served, offset).await?;
+            let is_wanted = |offset| self.wanted.contains(&(partition, offset));
+            (self.span, self.records) = read(served, offset, is_wanted).await?;
             self.partition = partition;
         }
         let found = self.records.binary_search_by_key(&offset, |record| record.offset.get()).ok();
-        Ok(found.and_then(|index| self.records.get(index)).cloned())
+        Ok(found.and_then(|index| self.records.get(index)).map(QueueRecord::detached))
     }
 }
 
-/// The records from an offset on, as many as are read at once.
-async fn read(partition: &Partition, from: u64) -> Result<(Span, Vec<QueueRecord>), String> {
+/// What is wanted of the records from an offset on, of as many as are read at once.
+async fn read(
+    partition: &Partition,
+    from: u64,
+    is_wanted: impl Fn(u64) -> bool,
+) -> Result<(Span, Vec<QueueRecord>), String> {
     let offset = Offset::new(from);
     match partition.read(offset, READ_BYTES, Compressions::ALL).await {
         Ok(Read::Batches { bytes, next }) => {
-            let span = Span(from, next.get());
-            records_of(bytes, span).map(|records| (span, records))
+            records_of(bytes, is_wanted).map(|records| (Span(from, next.get()), records))
         }
         Ok(Read::Gap(gap)) => Ok((Span(from, gap.to.get()), Vec::new())),
         Ok(Read::End) => Ok((Span(from, from + 1), Vec::new())),

@@ -4,8 +4,6 @@ use bytes::Bytes;
 use taffrail_model::batch::{Batch, Batches, RecordView};
 use taffrail_model::{Offset, Timestamp};
 
-use super::event::Span;
-
 /// What a record takes besides what it holds, about.
 const RECORD_BYTES: usize = 128;
 
@@ -32,6 +30,19 @@ impl QueueRecord {
         RECORD_BYTES + length(&self.key) + length(&self.value) + headers.sum::<usize>()
     }
 
+    /// A copy that holds nothing else of the batch.
+    pub(super) fn detached(&self) -> Self {
+        let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        let headers = self.headers.iter().map(|(name, value)| (name.clone(), copy(value)));
+        Self {
+            offset: self.offset,
+            timestamp: self.timestamp,
+            key: self.key.as_ref().map(copy),
+            value: self.value.as_ref().map(copy),
+            headers: headers.collect(),
+        }
+    }
+
     fn from_view(view: &RecordView<'_>, payload: &Bytes) -> Self {
         Self {
             offset: view.offset,
@@ -46,15 +57,18 @@ impl QueueRecord {
     }
 }
 
-/// The records of batches that lie in a span, in order.
-pub(super) fn records_of(batches: Bytes, span: Span) -> Result<Vec<QueueRecord>, String> {
+/// The records of batches that are wanted, by their offsets, in order.
+pub(super) fn records_of(
+    batches: Bytes,
+    is_wanted: impl Fn(u64) -> bool,
+) -> Result<Vec<QueueRecord>, String> {
     let mut records = Vec::new();
     for batch in Batches::received(batches) {
         let batch: Batch = batch.map_err(|error| error.to_string())?;
         let batch = batch.open().map_err(|error| error.to_string())?;
         for view in batch.records() {
             let view = view.map_err(|error| error.to_string())?;
-            if span.offsets().contains(&view.offset.get()) {
+            if is_wanted(view.offset.get()) {
                 records.push(QueueRecord::from_view(&view, &batch.payload));
             }
         }

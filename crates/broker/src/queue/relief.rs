@@ -142,7 +142,7 @@ async fn look_through(
     let read = partition.read(Offset::new(from), READ_BYTES, Compressions::ALL).await;
     let (end, offsets) = match read {
         Ok(Read::Batches { bytes, next }) => {
-            let records = records_of(bytes, Span(from, next.get()))?;
+            let records = records_of(bytes, |offset| (from..next.get()).contains(&offset))?;
             (next.get(), records.into_iter().map(|record| record.offset.get()).collect())
         }
         Ok(Read::Gap(gap)) => (gap.to.get(), Vec::new()),

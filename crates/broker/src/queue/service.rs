@@ -23,7 +23,7 @@ use super::dispatch::{Choice, Delivery, Dispatch, Wanted, WorkerId};
 use super::event::Span;
 use super::policy::Policy;
 use super::record::{QueueRecord, records_of};
-use super::state::{Queue, Registry};
+use super::state::Registry;
 use super::tally::Tally;
 use super::{QueueError, Running};
 use crate::clock::{self, Clock};
@@ -129,17 +129,16 @@ impl Service {
     /// A queue that is to work from where it stands.
     pub(super) fn new(
         name: String,
-        queue: &Queue,
+        dispatch: Dispatch,
         partitions: BTreeMap<u32, Arc<Partition>>,
         registry: Arc<Coordinator<Registry>>,
         clock: Arc<dyn Clock>,
         inbox: mpsc::UnboundedReceiver<Told>,
         running: &Running,
     ) -> Self {
-        let dispatch = Dispatch::new(queue, clock::instant(), clock.now().as_millis());
         Self {
             name,
-            number: queue.number(),
+            number: running.number,
             registry,
             clock,
             partitions,
@@ -382,7 +381,9 @@ async fn read(partition: Arc<Partition>, wanted: Wanted) -> Done {
     let result = match partition.read(from, READ_BYTES, Compressions::ALL).await {
         Ok(Read::Batches { bytes, next }) => {
             let span = Span(wanted.from, next.get());
-            records_of(bytes, span).map(|records| (span, records)).map_err(Unread::Failed)
+            records_of(bytes, |offset| span.offsets().contains(&offset))
+                .map(|records| (span, records))
+                .map_err(Unread::Failed)
         }
         Ok(Read::Gap(gap)) => Ok((Span(wanted.from, gap.to.get()), Vec::new())),
         Ok(Read::End) if wanted.is_again => {

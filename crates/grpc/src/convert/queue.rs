@@ -252,7 +252,7 @@ fn place(place: v1::RecordPlace) -> QueuePlace {
     }
 }
 
-/// The queue, behind which place, and how many.
+/// The queue, and which of its parked records.
 pub(crate) fn list_parked(
     request: v1::ListParkedRequest,
 ) -> Result<(String, ParkedQuery), Explained> {

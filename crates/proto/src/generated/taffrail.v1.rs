@@ -3408,7 +3408,7 @@ pub struct ListParkedRequest {
 /// Parked records.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListParkedResponse {
-    /// Ascending by partition and offset; at least one, if there is any, and no more once they hold 1 MiB.
+    /// Ascending by partition and offset; at least one, if there is any, and no more than 1 MiB holds.
     #[prost(message, repeated, tag = "1")]
     pub records: ::prost::alloc::vec::Vec<ParkedRecord>,
     /// There are more behind the last one.

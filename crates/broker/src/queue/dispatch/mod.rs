@@ -5,7 +5,7 @@
 //! stored. Where records wait for others of their key, only the first open one of a key can be handed out, and
 //! none before the keys of all open ones are known.
 //!
-//! Times are by the monotonic clock: after a start each lease has its full time again.
+//! Times are by the monotonic clock: after a start of the broker each lease has its full time again.
 
 mod lane;
 
@@ -94,8 +94,9 @@ pub(super) struct Wanted {
 }
 
 impl Dispatch {
-    /// What a queue's state says, when nobody works yet.
-    pub(super) fn new(queue: &Queue, now: Instant, wall_ms: i64) -> Self {
+    /// What a queue's state says, when nobody works yet. What is leased was before the broker began, and has
+    /// its full time since then.
+    pub(super) fn new(queue: &Queue, begun: Instant, now: Instant, wall_ms: i64) -> Self {
         let policy = queue.policy().clone();
         let mut dispatch = Self {
             lanes: BTreeMap::new(),
@@ -107,12 +108,19 @@ impl Dispatch {
             policy,
         };
         for (partition, window) in queue.partitions() {
-            dispatch.add_lane(*partition, window, now, wall_ms);
+            dispatch.add_lane(*partition, window, begun, now, wall_ms);
         }
         dispatch
     }
 
-    fn add_lane(&mut self, partition: u32, window: &Window, now: Instant, wall_ms: i64) {
+    fn add_lane(
+        &mut self,
+        partition: u32,
+        window: &Window,
+        begun: Instant,
+        now: Instant,
+        wall_ms: i64,
+    ) {
         let mut lane = Lane::new(window.runs().end());
         for (range, status) in window.runs().iter() {
             for offset in range {
@@ -120,7 +128,7 @@ impl Dispatch {
                     Status::Settled => continue,
                     Status::Ready { .. } => Phase::Ready,
                     Status::Leased { lease, .. } => {
-                        Phase::Leased { lease, until: now + self.policy.lease }
+                        Phase::Leased { lease, until: begun + self.policy.lease }
                     }
                     Status::Delayed { delay, .. } => {
                         Phase::Delayed { until: now + delay.rest(wall_ms) }

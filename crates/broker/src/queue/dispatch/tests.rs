@@ -261,7 +261,7 @@ impl Bench {
 }
 
 fn begin(registry: &Registry, now: Instant, wall: Timestamp) -> Dispatch {
-    Dispatch::new(registry.get(QUEUE).expect("it is there"), now, wall.as_millis())
+    Dispatch::new(registry.get(QUEUE).expect("it is there"), now, now, wall.as_millis())
 }
 
 fn submit(
