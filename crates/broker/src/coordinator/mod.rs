@@ -201,7 +201,7 @@ async fn settled<S: StateMachine>(
     let Err(error) = result else { return Ok(()) };
     let mut state = state.lock().await;
     // Whoever comes first drops what rests on the failed event.
-    if state.as_ref().is_some_and(|live| Arc::ptr_eq(&live.lane, lane)) {
+    if Live::of_lane(&mut state, lane).is_some() {
         *state = None;
     }
     Err(error)
@@ -218,6 +218,11 @@ impl<S: StateMachine> Live<S> {
             None => Self::rebuild(partition).await?,
         };
         Ok(state.insert(live))
+    }
+
+    /// The state in memory, if none of what has this order was dropped.
+    fn of_lane<'a>(state: &'a mut Option<Self>, lane: &Arc<Lane>) -> Option<&'a mut Self> {
+        state.as_mut().filter(|live| Arc::ptr_eq(&live.lane, lane))
     }
 
     async fn rebuild(partition: &Arc<Partition>) -> Result<Self, JournalError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use taffrail_model::Offset;
 
 use super::journal::{encode_parts, to_json};
-use super::{State, StateMachine, settled};
+use super::{Live, State, StateMachine, settled};
 use crate::partition::Partition;
 use crate::produce::Lane;
 
@@ -28,16 +28,16 @@ impl<S: StateMachine> Snapshot<S> {
         let Some(text) = text else { return };
         for part in encode_parts(&text) {
             let mut locked = state.lock().await;
-            let own = locked.as_mut().filter(|live| Arc::ptr_eq(&live.lane, &lane));
-            let Some(pending) = own.map(|live| live.append(&partition, part)) else { return };
+            let Some(live) = Live::of_lane(&mut locked, &lane) else { return };
+            let pending = live.append(&partition, part);
             drop(locked);
             if settled(&state, pending, &lane).await.is_err() {
                 return;
             }
         }
         let mut locked = state.lock().await;
-        let own = locked.as_mut().filter(|live| Arc::ptr_eq(&live.lane, &lane));
-        let former = own.and_then(|live| live.end_snapshot(begin, text.len() as u64));
+        let Some(live) = Live::of_lane(&mut locked, &lane) else { return };
+        let former = live.end_snapshot(begin, text.len() as u64);
         drop(locked);
         if let Some(former) = former {
             partition.delete_before(former).await;
