@@ -162,6 +162,7 @@ impl Broker {
         tokio::spawn(queue::relieve(Arc::downgrade(&broker.shared), pressed));
         tokio::spawn(group::end_sessions(Arc::downgrade(&broker.shared)));
         keep_points(&broker, &crew, has_spare)?;
+        broker.shared.queues.begin();
         Ok(broker)
     }
 

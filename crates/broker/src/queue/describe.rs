@@ -220,14 +220,14 @@ fn idle(partitions: &[QueuePartition], crowd: &Crowd, policy: &Policy) -> Option
     if crowd.workers == 0 {
         return Some(Idle::NoWorker);
     }
-    if u64::from(policy.parked_max) <= sum(|it| it.parked) {
-        return Some(Idle::ParkedFull);
-    }
     if fresh + ready == 0 {
         return Some(match until {
             Some(until) if leased == 0 => Idle::Delayed { until },
             _ => Idle::AllLeased,
         });
+    }
+    if u64::from(policy.parked_max) <= sum(|it| it.parked) {
+        return Some(Idle::ParkedFull);
     }
     if crowd.with_credit == 0 {
         return Some(Idle::NoCredit);

@@ -32,7 +32,7 @@ mod window;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use taffrail_model::{Offset, PartitionIndex, Timestamp, TopicName, limits};
@@ -78,8 +78,8 @@ pub(crate) struct Queues {
     changing: tokio::sync::Mutex<()>,
     /// Held while topics are told what to keep.
     keeping: tokio::sync::Mutex<()>,
-    /// When the broker began.
-    begun: Instant,
+    /// When the broker began to serve.
+    begun: OnceLock<Instant>,
 }
 
 /// A queue at work.
@@ -123,8 +123,13 @@ impl Queues {
             running: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             keeping: tokio::sync::Mutex::default(),
-            begun: clock::instant(),
+            begun: OnceLock::new(),
         }
+    }
+
+    /// From now on leases count that there were before.
+    pub(crate) fn begin(&self) -> Instant {
+        *self.begun.get_or_init(clock::instant)
     }
 
     fn registry(&self) -> Result<&Arc<Coordinator<Registry>>, QueueError> {
@@ -213,7 +218,7 @@ impl Queues {
             last_worker: Arc::default(),
         };
         let dispatch =
-            Dispatch::new(&known, self.begun, clock::instant(), shared.now().as_millis());
+            Dispatch::new(&known, self.begin(), clock::instant(), shared.now().as_millis());
         let service =
             Service::new(name.clone(), dispatch, partitions, registry, clock, inbox, &running);
         let beside = futures_util::future::join(

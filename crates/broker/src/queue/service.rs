@@ -306,6 +306,7 @@ impl Service {
         let partition = choice.lease.partition;
         match result {
             Ok(leased) if leased.is_full => {
+                self.trouble.remove(&partition);
                 self.dispatch.not_leased(choice);
                 self.pause(partition);
             }
@@ -365,9 +366,11 @@ impl Service {
         }));
     }
 
-    /// Leaves a partition alone for a moment.
+    /// Leaves a partition alone for a moment, if it is not already.
     fn pause(&mut self, partition: u32) {
-        self.dispatch.pause(partition);
+        if !self.dispatch.pause(partition) {
+            return;
+        }
         self.work.push(Box::pin(async move {
             tokio::time::sleep(RETRY).await;
             Done::Paused { partition }

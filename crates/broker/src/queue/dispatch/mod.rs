@@ -212,9 +212,9 @@ impl Dispatch {
         wanted.collect()
     }
 
-    /// Leaves a partition alone.
-    pub(super) fn pause(&mut self, partition: u32) {
-        self.paused.insert(partition);
+    /// Leaves a partition alone; whether it was not.
+    pub(super) fn pause(&mut self, partition: u32) -> bool {
+        self.paused.insert(partition)
     }
 
     /// Goes on with it.
@@ -375,8 +375,9 @@ impl Dispatch {
             let offset = record.offset.get();
             if let Some(open) = lane.open.get_mut(&offset) {
                 open.phase = Phase::Ready;
-                open.record = Some(record);
-                lane.place(offset, order);
+                // Whether it waits for others may not be known since; then it is read again.
+                open.record = Some(record).filter(|_| !lane.keyless.contains(&offset));
+                lane.place_first(offset, order);
             }
         }
     }

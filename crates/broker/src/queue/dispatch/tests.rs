@@ -13,7 +13,7 @@ use super::super::policy::{Order, Policy, Retention};
 use super::super::record::QueueRecord;
 use super::super::state::Registry;
 use super::super::window::Status;
-use super::{Choice, Dispatch};
+use super::{Choice, Dispatch, Leased};
 use crate::coordinator::StateMachine;
 
 const QUEUE: &str = "q";
@@ -331,4 +331,45 @@ async fn a_worker_keeps_its_credit_where_records_were_given_up_meanwhile() {
     bench.log.extend([Some(0); 9]);
     bench.pump(false);
     assert_eq!(bench.hands.len(), 4, "as many as it can take");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_tried_again_before_one_that_could_not_be_leased_comes_first() {
+    let now = Instant::now();
+    let mut bench = Bench::new(vec![Some(1); 2], Order::PerKey, now);
+    let log = [0, 1].map(|offset| bench.record(offset).expect("it is there"));
+    let dispatch = &mut bench.dispatch;
+    let read = |dispatch: &mut Dispatch, end| {
+        for wanted in dispatch.wanted(|_| 2) {
+            let is_there = |it: &&QueueRecord| (wanted.from..end).contains(&it.offset.get());
+            let records = log.iter().filter(is_there).cloned();
+            dispatch.read(0, Span(wanted.from, end), records.collect());
+        }
+    };
+    dispatch.join(1);
+    dispatch.grant(1, 9, u64::MAX);
+    read(dispatch, 2);
+    let first = dispatch.choose().pop().expect("the first can be had");
+    let leased = Leased { lease: 1, records: vec![(0, 1)], ..Leased::default() };
+    dispatch.leased(first, &leased, now);
+    let parked = Settlement { partition: 0, offset: 0, lease: 1, verdict: Verdict::Expire };
+    dispatch.settled(&parked, Ok(Settled::Parked), now);
+    read(dispatch, 2);
+    let second = dispatch.choose().pop().expect("then the second");
+    assert_eq!(second.lease.offsets, [1]);
+    // While its lease is being stored, the first is to be tried again; then it cannot be stored.
+    dispatch.redriven(0, &[Span(0, 1)]);
+    read(dispatch, 1);
+    dispatch.not_leased(second);
+    read(dispatch, 1);
+    let again = dispatch.choose().pop().expect("one of them can be had");
+    assert_eq!(again.lease.offsets, [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_is_left_alone_once_however_often_that_is_wanted() {
+    let mut dispatch = Bench::new(vec![None; 2], Order::None, Instant::now()).dispatch;
+    assert!(dispatch.pause(0) && !dispatch.pause(0));
+    dispatch.go_on(0);
+    assert!(dispatch.pause(0));
 }
