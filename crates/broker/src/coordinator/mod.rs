@@ -141,7 +141,7 @@ impl<S: StateMachine> Coordinator<S> {
         let pending = live.pending(&self.partition);
         let lane = Arc::clone(&live.lane);
         drop(state);
-        self.settled(pending, &lane).await?;
+        settled(&self.state, pending, &lane).await.map_err(CommandError::Storage)?;
         Ok(seen)
     }
 
@@ -169,31 +169,18 @@ impl<S: StateMachine> Coordinator<S> {
             let (partition, state) = (Arc::clone(&self.partition), Arc::clone(&self.state));
             tokio::spawn(snapshot.write(partition, state));
         }
-        self.settled(pending, &lane).await?;
+        settled(&self.state, pending, &lane).await.map_err(CommandError::Storage)?;
         Ok((reply, seen))
-    }
-
-    /// Waits until what was appended is durable.
-    async fn settled(
-        &self,
-        pending: Option<Pending>,
-        lane: &Arc<Lane>,
-    ) -> Result<(), CommandError<S::Refusal>> {
-        match pending {
-            Some(pending) => {
-                settled(&self.state, pending, lane).await.map_err(CommandError::Storage)
-            }
-            None => Ok(()),
-        }
     }
 }
 
-/// Waits until what was appended is durable. If it is not, all that rests on it is dropped.
+/// Waits until what was appended, if anything was, is durable. If it is not, all that rests on it is dropped.
 async fn settled<S: StateMachine>(
     state: &State<S>,
-    mut pending: Pending,
+    pending: Option<Pending>,
     lane: &Arc<Lane>,
 ) -> Result<(), ProduceError> {
+    let Some(mut pending) = pending else { return Ok(()) };
     let result = match pending.recv().await {
         Some(outcome) => outcome.result,
         None => Err(ProduceError::ResultUnknown { cause: "the broker is stopping".into() }),

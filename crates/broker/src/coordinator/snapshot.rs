@@ -31,7 +31,7 @@ impl<S: StateMachine> Snapshot<S> {
             let Some(live) = Live::of_lane(&mut locked, &lane) else { return };
             let pending = live.append(&partition, part);
             drop(locked);
-            if settled(&state, pending, &lane).await.is_err() {
+            if settled(&state, Some(pending), &lane).await.is_err() {
                 return;
             }
         }

@@ -176,10 +176,8 @@ impl Queue {
             missing,
             spans: Span::gather(records.iter().map(|(offset, _)| *offset)),
         };
-        (
-            Reply { leased: Leased { lease, records, held, is_full: false }, ..Reply::default() },
-            Some(event),
-        )
+        let leased = Leased { lease, records, held, ..Leased::default() };
+        (Reply { leased, ..Reply::default() }, Some(event))
     }
 
     /// What is given up of what was looked through: all that nobody has.

@@ -3012,8 +3012,8 @@ pub struct QueueSettings {
     #[prost(enumeration = "QueueRetention", tag = "8")]
     pub retention: i32,
     /// How many records may be parked; beyond, nothing is handed out until some are redriven, discarded or
-    /// copied, and those that are out may still be parked, or given up for retention: 1 to 10,000,000, which take the broker some 110 to
-    /// 1,100 bytes of memory each; default 1,000,000.
+    /// copied, and those that are out may still be parked, or given up for retention: 1 to 10,000,000, which
+    /// take the broker 110 bytes of memory each, and their reasons; default 1,000,000.
     #[prost(uint32, optional, tag = "9")]
     pub max_parked: ::core::option::Option<u32>,
 }
